@@ -1,0 +1,8 @@
+"""What the scripts at the top of the project share.
+
+Arrows point down only:
+
+    stages   dataset, train, evaluate, estimate
+    parts    network, snapshots, samples, inference, crf, metrics
+    base     config, classes, files, logs, errors, backend (the one module that imports mxnet)
+"""

@@ -1,0 +1,79 @@
+"""Command-line parts that all scripts share."""
+import argparse
+import difflib
+import os
+import sys
+
+from core.config import FIELDS, item_type, make_config
+from core.cpus import available_cpus
+from core.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a wrong flag in one line, with the nearest right one."""
+
+    def error(self, message):
+        if message.startswith("unrecognized arguments:"):
+            flag = message.split(":", 1)[1].split()[0].split("=")[0]
+            near = difflib.get_close_matches(flag, self._option_string_actions, 1, 0.5)
+            message += "; did you mean %s?" % near[0] if near else ""
+        self.exit(2, "%s: error: %s (--help lists the flags)\n" % (self.prog, message))
+
+
+def make_parser(description, settings=()):
+    """Parser with --config, --root, --seed and a flag for each named setting.
+
+    Args:
+        description: what the script does, for --help.
+        settings: names of fields of Config to offer as flags, e.g. "batch_size" as --batch-size.
+    """
+    parser = _Parser(description=description, allow_abbrev=False)
+    group = parser.add_argument_group("settings", "Flags win over the --config file, which wins over the defaults.")
+    group.add_argument("--config", metavar="FILE", help="YAML file with any of the settings that the README lists")
+    for name in ("root", "seed") + tuple(settings):
+        field = FIELDS[name]
+        kind, many = item_type(field)
+        default = ",".join(map(str, field.default)) if many else field.default
+        group.add_argument("--" + name.replace("_", "-"), metavar=kind.__name__.upper() + (",..." if many else ""),
+                           type=_list_of(kind) if many else kind, choices=field.metadata["choices"],
+                           help="%s (published: %s)" % (field.metadata["help"].replace("%", "%%"), default))
+    return parser
+
+
+def positive(text):
+    """A whole number above 0, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def add_jobs(parser):
+    parser.add_argument("--jobs", type=positive, default=available_cpus(), metavar="N",
+                        help="processes (default: one for each CPU, here %(default)s)")
+
+
+def _list_of(kind):
+    def parse(text):
+        return tuple(kind(item) for item in text.split(","))
+    parse.__name__ = "list of %s" % kind.__name__  # argparse names it in its error message
+    return parse
+
+
+def parse_config(args, **overrides):
+    """Config from the flags of `make_parser`, and from overrides that are not None."""
+    return make_config(args.config, **{**{name: getattr(args, name, None) for name in FIELDS}, **overrides})
+
+
+def run(main):
+    """Run a script's main function; a user's mistake ends in one line on stderr and exit status 2."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        message = "%s: error: %s" % (os.path.basename(sys.argv[0]), error)
+        sys.stdout.flush()
+        print(" ".join(message.split("\n")), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

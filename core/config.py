@@ -1,0 +1,209 @@
+"""Every setting of the system; its default is the published value.
+
+Precedence: command line, then the --config file, then the default. A YAML file holds names of fields and their values:
+
+    crop_size: 96
+    scales: [0.7, 1.0, 1.3]
+"""
+import dataclasses
+import difflib
+import math
+import os
+from typing import Tuple
+
+import yaml
+
+from core.classes import IGNORE_LABEL, VOC_CLASSES
+from core.errors import UserError
+from core.files import read_text
+
+
+STRIDE = 8  # input pixels per cell of the network's score maps
+MODELS = ("init", "final")
+
+
+def _setting(default, help_text, at_least=None, at_most=None, above=None, choices=None):
+    """A field of Config with the sentence that documents it and the range its value (or each item of it) lies in."""
+    limits = {"at_least": at_least, "at_most": at_most, "above": above, "choices": choices}
+    return dataclasses.field(default=default, metadata={"help": help_text, **limits})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of one run.
+
+    Raises:
+        UserError: a value of the wrong type, out of its range, or at odds with another.
+    """
+
+    # Classes and folders
+    classes: Tuple[str, ...] = _setting(VOC_CLASSES, "class names in the order of their indices, background first")
+    root: str = _setting(".", "folder that holds dataset/, models/, snapshots/, cache/, outputs/ and log/")
+    voc_dir: str = _setting("dataset/VOCdevkit/VOC2012", "PASCAL VOC 2012; a relative path starts at root")
+    sbd_dir: str = _setting("dataset/benchmark_RELEASE/dataset",
+                            "Semantic Boundaries Dataset; a relative path starts at root")
+
+    base_model: str = _setting("models/resnet50.params", "start of the ResNet stages; a relative path starts at root")
+
+    # Network
+    width: int = _setting(64, "channels of conv1; residual stage k (2 to 5) puts out width * 2^k", at_least=1)
+    units: Tuple[int, ...] = _setting((3, 4, 6, 3), "residual units in stages 2, 3, 4 and 5", at_least=1, at_most=26)
+    head_channels: int = _setting(512, "channels of new_conv1 and fc", at_least=1)
+    head_dilation: int = _setting(12, "dilation of new_conv1, in cells of 8 pixels", at_least=1)
+    global_channels: int = _setting(1024, "channels of g_multi_fc1 and g_multi_fc2", at_least=1)
+    dropout: float = _setting(0.5, "share of activations dropped in training", at_least=0, at_most=0.99)
+    new_layer_deviation: float = _setting(0.01, "standard deviation of the start weights of layers without base weights; "
+                                          "0: sqrt(2 / fan-in)", at_least=0)
+    mean_rgb: Tuple[float, ...] = _setting((123.0, 117.0, 104.0), "mean red, green and blue taken off the input",
+                                           at_least=0, at_most=255)
+
+    # Training
+    seed: int = _setting(0, "seed of all random choices", at_least=0, at_most=2 ** 31 - 1)
+    batch_size: int = _setting(16, "images in a batch, over all devices", at_least=1)
+    crop_size: int = _setting(320, "side of the training crop, pixels, a multiple of 8", at_least=8)
+    scale_range: Tuple[float, ...] = _setting((0.7, 1.3), "lowest and highest scale of a training image", above=0)
+    flip_probability: float = _setting(0.5, "share of training images mirrored left to right", at_least=0, at_most=1)
+    label_sampling: str = _setting("corner", "pixel of each 8 x 8 cell whose label trains the cell: corner, as "
+                                   "published, or center, where the upsampled scores have their samples",
+                                   choices=("corner", "center"))
+    learning_rate: float = _setting(16e-4, "step size of SGD", above=0)
+    learning_rate_decay: str = _setting("none", "none, or poly: (1 - step / last step) ^ 0.9 times learning_rate",
+                                        choices=("none", "poly"))
+    momentum: float = _setting(0.9, "momentum of SGD", at_least=0, at_most=0.9999)
+    weight_decay: float = _setting(5e-4, "weight decay of SGD on weights and gammas", at_least=0)
+    init_epoch_size: int = _setting(200, "batches in an epoch of the init model", at_least=1)
+    final_epoch_size: int = _setting(700, "batches in an epoch of the final model", at_least=1)
+    max_epoch: int = _setting(40, "training ends before this epoch; the first one is 1", at_least=1)
+    workers: int = _setting(0, "threads that decode and augment images; 0: one for each CPU core", at_least=0)
+    kv_store: str = _setting("device", "how MXNet sums the gradients of several devices",
+                             choices=("local", "device"))
+
+    # Inference
+    scales: Tuple[float, ...] = _setting((0.7, 1.0, 1.3), "scales whose scores --ms and mask estimation add up",
+                                         above=0, at_most=8)
+    crf_iterations: int = _setting(10, "mean-field iterations of the dense CRF", at_least=1)
+    crf_gaussian_sxy: float = _setting(2.0, "standard deviation of the smoothness kernel, pixels", above=0)
+    crf_gaussian_compat: float = _setting(3.0, "weight of the smoothness kernel", at_least=0)
+    crf_bilateral_sxy: float = _setting(55.0, "spatial standard deviation of the appearance kernel, pixels", above=0)
+    crf_bilateral_srgb: float = _setting(3.0, "colour standard deviation of the appearance kernel, of 255", above=0)
+    crf_bilateral_compat: float = _setting(4.0, "weight of the appearance kernel", at_least=0)
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = _convert(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+            for item in value if isinstance(value, tuple) else (value,):
+                _check_limits(field, item)
+        self._check_together()
+
+    def _check_together(self):
+        lengths = {"units": 4, "mean_rgb": 3, "scale_range": 2}
+        for name, length in lengths.items():
+            if len(getattr(self, name)) != length:
+                raise UserError("setting %s has %d values; %d are expected"
+                                % (name, len(getattr(self, name)), length))
+        if not self.scales:
+            raise UserError("setting scales is empty; at least one scale is expected")
+        if self.scale_range[0] > self.scale_range[1]:
+            raise UserError("setting scale_range: the lowest scale comes first, not %s" % (self.scale_range,))
+        if self.crop_size % STRIDE:
+            raise UserError("setting crop_size is %d; a multiple of %d, the network's stride, is expected"
+                            % (self.crop_size, STRIDE))
+        if not 2 <= len(self.classes) <= IGNORE_LABEL:
+            raise UserError("setting classes has %d names; the background and 1 to %d classes are expected"
+                            % (len(self.classes), IGNORE_LABEL - 1))
+        for name in self.classes:
+            if not name or self.classes.count(name) > 1:
+                raise UserError("setting classes: each class needs a name of its own, not %r" % name)
+
+    @property
+    def num_classes(self):
+        """Number of classes, background included."""
+        return len(self.classes)
+
+    def path(self, *names):
+        """Path below the root folder; an absolute name stays as it is."""
+        return os.path.normpath(os.path.join(self.root, *names))
+
+    def changed(self):
+        """Settings that differ from the published ones: dict from name to value, in the order of the fields."""
+        return {name: getattr(self, name) for name, field in FIELDS.items() if getattr(self, name) != field.default}
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+
+
+def item_type(field):
+    """(type of the field's value or of its items, whether it is a tuple)."""
+    if field.type in (str, int, float):
+        return field.type, False
+    return field.type.__args__[0], True
+
+
+def _convert(field, value):
+    kind, many = item_type(field)
+    if not many:
+        return _convert_item(field, kind, value)
+    if not isinstance(value, (list, tuple)):
+        raise UserError("setting %s is a list, not %r" % (field.name, value))
+    return tuple(_convert_item(field, kind, item) for item in value)
+
+
+def _convert_item(field, kind, value):
+    try:
+        if isinstance(value, bool) or kind is str and not isinstance(value, str):
+            raise ValueError
+        converted = kind(value)  # also text: YAML 1.1 reads 16e-4 as such
+        if kind is int and converted != float(value) or kind is float and not math.isfinite(converted):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        names = {str: "text", int: "a whole number", float: "a number"}
+        raise UserError("setting %s: %r is not %s" % (field.name, value, names[kind])) from None
+    return converted
+
+
+def _check_limits(field, value):
+    limits = field.metadata
+    for name, broken, words in (("at_least", lambda limit: value < limit, "at least %s"),
+                                ("at_most", lambda limit: value > limit, "at most %s"),
+                                ("above", lambda limit: value <= limit, "above %s")):
+        if limits[name] is not None and broken(limits[name]):
+            raise UserError("setting %s is %s; it must be %s" % (field.name, value, words % limits[name]))
+    if limits["choices"] and value not in limits["choices"]:
+        raise UserError("setting %s is %r; it is one of: %s" % (field.name, value, ", ".join(limits["choices"])))
+
+
+def read_config_file(path):
+    """Settings in a YAML file.
+
+    Returns:
+        dict from the name of a field of Config to its value, not yet checked.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or has an unknown key (the nearest known one is named).
+    """
+    try:
+        values = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UserError("%s is not valid YAML: %s" % (path, " ".join(str(error).split()))) from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError("%s holds no settings; lines like 'crop_size: 320' are expected" % path)
+    for key in values:
+        check_setting_name(key, path)
+    return values
+
+
+def check_setting_name(key, source):
+    """Raise UserError, naming the nearest setting, unless `key` is the name of one."""
+    if key not in FIELDS:
+        near = difflib.get_close_matches(str(key), FIELDS, 1, 0.4)
+        raise UserError("%s: there is no setting %r%s" % (source, key, "; did you mean %s?" % near[0] if near else ""))
+
+
+def make_config(config_file=None, **overrides):
+    """Config from the defaults, then a YAML file, then the overrides that are not None."""
+    values = read_config_file(config_file) if config_file else {}
+    values.update((name, value) for name, value in overrides.items() if value is not None)
+    return Config(**values)

@@ -1,0 +1,230 @@
+"""Reading with clear errors, and writing that appears whole or not at all."""
+import contextlib
+import hashlib
+import io
+import json
+import os
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from core.classes import IGNORE_LABEL, voc_palette
+from core.errors import UserError
+
+_PALETTE = voc_palette().ravel().tolist()
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Give a temporary name beside `path`; move it to `path` when the block ends well, else remove it.
+
+    Raises:
+        UserError: the folder can't be written to, or the disk is full.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    temporary = os.path.join(folder, ".%s.%d.tmp" % (name, os.getpid()))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError("%s can't be written: %s" % (path, error.strerror or error)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+
+
+def write_bytes(path, content):
+    """Write `content` (bytes) to `path`."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+
+
+def write_text(path, text):
+    """Write `text` to `path` as UTF-8."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_lines(path, lines):
+    """Write a text file of one string a line."""
+    write_text(path, "".join(line + "\n" for line in lines))
+
+
+def write_json(path, value):
+    """Write `value` as indented JSON."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_array(path, array):
+    """Write a numpy array as .npy."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_bytes(path, buffer.getbuffer())
+
+
+def write_image(path, image, quality=95):
+    """Write (h, w, 3) uint8 RGB as PNG or, where the name ends in .jpg, as JPEG of the given quality."""
+    ending = os.path.splitext(path)[1]
+    flags = [cv2.IMWRITE_JPEG_QUALITY, quality] if ending == ".jpg" else []
+    write_bytes(path, cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)[1].tobytes())
+
+
+def write_mask(path, mask):
+    """Write class indices as a PNG with the VOC palette.
+
+    Args:
+        mask: (h, w) uint8 class indices, 255 = ignore.
+    """
+    image = Image.fromarray(np.ascontiguousarray(mask, np.uint8))
+    image.putpalette(_PALETTE)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    write_bytes(path, buffer.getbuffer())
+
+
+def read_bytes(path):
+    """Content of a file.
+
+    Raises:
+        UserError: there is no such file, or it can't be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UserError("%s can't be read: %s" % (path, error.strerror or error)) from error
+
+
+def file_digest(path):
+    """SHA-256 of a file's content, as hexadecimal text.
+
+    Raises:
+        UserError: as `read_bytes`.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+    except OSError as error:
+        raise UserError("%s can't be read: %s" % (path, error.strerror or error)) from error
+    return digest.hexdigest()
+
+
+def read_text(path):
+    """Text of a UTF-8 file, with or without a byte order mark.
+
+    Raises:
+        UserError: the file is missing or is not UTF-8.
+    """
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError("%s is not a UTF-8 text file (byte %d)" % (path, error.start)) from error
+
+
+def read_lines(path):
+    """Non-blank lines of a text file, without the white space around them; any line ending.
+
+    Raises:
+        UserError: the file is missing, is not UTF-8, or holds nothing.
+    """
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    lines = [line for line in lines if line]
+    if not lines:
+        raise UserError("%s is empty: one id per line is expected" % path)
+    return lines
+
+
+def read_list(path):
+    """Ids of a list file, one per line.
+
+    Raises:
+        UserError: as `read_lines`, or an id stands there twice or is a path.
+    """
+    ids, seen = read_lines(path), set()
+    for number, name in enumerate(ids, 1):
+        if name in seen:
+            raise UserError("%s names %s twice: remove one of the lines" % (path, name))
+        if "/" in name or "\\" in name or "\0" in name:
+            raise UserError("%s, entry %d: %r is no id; ids are file names without folder and ending"
+                            % (path, number, name))
+        seen.add(name)
+    return ids
+
+
+def read_json(path):
+    """Value of a JSON file.
+
+    Raises:
+        UserError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except ValueError as error:
+        raise UserError("%s is not valid JSON: %s" % (path, error)) from error
+    except RecursionError as error:
+        raise UserError("%s is nested too deeply" % path) from error
+
+
+def read_image(path):
+    """Decode a picture, turned as its EXIF orientation says.
+
+    Returns:
+        (h, w, 3) uint8, RGB.
+
+    Raises:
+        UserError: the file is missing, damaged, truncated, or no picture.
+    """
+    content = read_bytes(path)
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+    except cv2.error as error:
+        raise UserError("%s can't be decoded: %s" % (path, error.err)) from error
+    if image is None:
+        raise UserError("%s can't be decoded: the file is damaged, truncated, or no picture" % path)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_mask(path, num_classes, size=None):
+    """Read class indices from a palette or greyscale PNG.
+
+    Args:
+        num_classes: indices 0..num_classes-1 and 255 are allowed.
+        size: (h, w) that the mask must have, or None.
+
+    Returns:
+        (h, w) uint8.
+
+    Raises:
+        UserError: the file is missing or damaged, is a colour picture, has another size, or a label out of range.
+    """
+    content = read_bytes(path)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            mode = image.mode
+            mask = np.array(image) if mode in ("P", "L") else None
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise UserError("%s can't be decoded: %s" % (path, error)) from error
+    if mask is None:
+        raise UserError("%s is a picture of mode %s; a mask is a palette or 8-bit greyscale PNG of class indices"
+                        % (path, mode))
+    check_mask(path, mask, num_classes, size)
+    return mask
+
+
+def check_mask(path, mask, num_classes, size=None):
+    """Raise UserError, naming `path`, if a mask has another size than (h, w) or a label out of range.
+
+    Args:
+        mask: (h, w) array of integers; 0..num_classes-1 and 255 are in range.
+    """
+    if size is not None and mask.shape != tuple(size):
+        raise UserError("%s is %d x %d pixels, its image %d x %d: a mask has its image's size"
+                        % (path, mask.shape[1], mask.shape[0], size[1], size[0]))
+    wrong = (mask < 0) | (mask >= num_classes) & (mask != IGNORE_LABEL)
+    if wrong.any():
+        y, x = np.argwhere(wrong)[0]
+        raise UserError("%s has label %d at x=%d, y=%d; labels are 0..%d, and 255 for pixels to ignore"
+                        % (path, mask[y, x], x, y, num_classes - 1))

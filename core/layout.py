@@ -1,0 +1,102 @@
+"""Where every stage finds and leaves its files: the stages know each other by these names only."""
+import os
+import re
+
+from core.errors import UserError
+
+
+class Layout:
+    """Paths below `config.root`."""
+
+    def __init__(self, config):
+        path = config.path
+        self.root = path(".")
+        self.voc = path(config.voc_dir)
+        self.sbd = path(config.sbd_dir)
+
+        self.web_images = path("dataset", "web_images")
+        self.web_masks = path("dataset", "web_labels")
+        self.web_list = path("dataset", "web_train_list.txt")
+        self.train_images = path("dataset", "train_images")
+        self.train_list = path("dataset", "train_list.txt")
+        self.train_labels = path("dataset", "train_labels.json")
+        self.train_masks = path("cache", "final_voc_masks")
+        self.val_images = path("dataset", "val_images")
+        self.val_masks = path("dataset", "val_masks")
+        self.val_list = path("dataset", "val_list.txt")
+
+        self.base_model = path(config.base_model)
+        self.snapshots = path("snapshots")
+        self.outputs = path("outputs")
+        self.logs = path("log")
+
+    def snapshot_prefix(self, model):
+        return os.path.join(self.snapshots, "%s_fcn_resnet50" % model)
+
+    def snapshot(self, model, epoch):
+        """Parameters of `model` after `epoch`."""
+        return "%s-%d.params" % (self.snapshot_prefix(model), epoch)
+
+    def symbol(self, model):
+        return self.snapshot_prefix(model) + "-symbol.json"
+
+    def epochs(self, model):
+        """Epochs of the finished snapshots of `model`, in rising order; files still being written do not count."""
+        pattern = re.compile(re.escape(os.path.basename(self.snapshot_prefix(model))) + r"-(0|[1-9][0-9]*)\.params")
+        names = os.listdir(self.snapshots) if os.path.isdir(self.snapshots) else ()
+        return sorted(int(match.group(1)) for match in map(pattern.fullmatch, names) if match)
+
+    def output(self, model, epoch):
+        """Folder of an evaluation of `model` after `epoch`."""
+        return os.path.join(self.outputs, "%s_fcn_resnet50_epoch%d" % (model, epoch))
+
+    def ranking(self, model):
+        """Epochs of `model` in the order of their mean IoU, as eval_loop.py found them."""
+        return os.path.join(self.outputs, "%s_ranking.json" % model)
+
+    def log(self, name):
+        return os.path.join(self.logs, name + ".log")
+
+
+def image_path(folder, name):
+    return os.path.join(folder, name + ".jpg")
+
+
+def mask_path(folder, name):
+    return os.path.join(folder, name + ".png")
+
+
+def stems(folder, ending):
+    """Names, without the ending, of the finished files of a folder; an empty set where there is no folder."""
+    names = os.listdir(folder) if os.path.isdir(folder) else ()
+    return {name[:-len(ending)] for name in names if name.endswith(ending) and not name.startswith(".")}
+
+
+def web_class(name, num_classes):
+    """Class index that the name of a web image starts with: 7 for "7_000123".
+
+    Raises:
+        UserError: the name does not start with a class index and an underscore.
+    """
+    match = re.match(r"([0-9]{1,3})_", name)
+    if not match or not 1 <= int(match.group(1)) < num_classes:
+        raise UserError("web image %s: its name must start with a class index 1..%d and an underscore, as 7_000123"
+                        % (name, num_classes - 1))
+    return int(match.group(1))
+
+
+def check_pairs(names, *places):
+    """Check that every name has its file in every place.
+
+    Args:
+        places: (path function, folder, what should make the file) triples.
+
+    Raises:
+        UserError: files are missing; the first is named, the others counted.
+    """
+    for path, folder, remedy in places:
+        present = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        missing = [name for name in names if os.path.basename(path(folder, name)) not in present]
+        if missing:
+            raise UserError("%s is missing%s: %s" % (path(folder, missing[0]),
+                                                    ", and %d more" % (len(missing) - 1) if missing[1:] else "", remedy))

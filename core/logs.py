@@ -1,0 +1,69 @@
+"""Log lines on the console and in a file, and progress that suits both."""
+import importlib.metadata
+import logging
+import os
+import platform
+import sys
+import time
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from core.errors import UserError
+
+logger = logging.getLogger("segmentation")
+_LINE_EVERY = 30  # seconds between progress lines where there is no terminal
+_PACKAGES = ("mxnet", "mxnet-cu117", "mxnet-cu112", "numpy", "opencv-python-headless", "opencv-python", "pillow",
+             "scipy", "pydensecrf2", "pydensecrf")
+
+
+def start_log(path, config):
+    """Log to the console and append to the file at `path`; the first lines tell what runs, on what, how set.
+
+    Raises:
+        UserError: the file can't be written.
+    """
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        file_handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise UserError("%s can't be written: %s" % (path, error.strerror)) from error
+    file_handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    console = logging.StreamHandler(sys.stdout)
+    console.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(file_handler)
+    logger.addHandler(console)
+    logger.info("command: %s", " ".join(sys.argv))
+    logger.info("versions: %s", versions())
+    logger.info("seed %d, settings: %s", config.seed, "; ".join("%s=%s" % item for item in config.changed().items()) or "all as published")
+
+
+def versions():
+    """Python, platform and the packages that results depend on, as one line."""
+    found = ["Python " + platform.python_version(), platform.platform(terse=True)]
+    for package in _PACKAGES:
+        try:
+            found.append("%s %s" % (package, importlib.metadata.version(package)))
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return ", ".join(found)
+
+
+def progress(items, total, what):
+    """Pass `items` on, showing how many are done: a bar on a terminal, else a line every half minute."""
+    if sys.stderr.isatty():
+        with logging_redirect_tqdm([logger]):
+            yield from tqdm(items, total=total, desc=what, unit="", dynamic_ncols=True, leave=False)
+        return
+    start = last = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= _LINE_EVERY and done < total:
+            logger.info("%s: %d of %d, %.2f a second", what, done, total, done / (now - start))
+            last = now

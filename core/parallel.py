@@ -1,0 +1,72 @@
+"""Work spread over processes: results in order, errors passed on, no process left behind.
+
+Workers are spawned, never forked (MXNet's threads don't survive a fork), and must not import mxnet.
+"""
+import collections
+import concurrent.futures
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
+
+from core.errors import UserError
+
+
+@contextlib.contextmanager
+def process_pool(jobs):
+    """Executor of `jobs` spawned processes; none outlives this process, however it ends."""
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(jobs, context, _die_with_parent)
+    try:
+        yield pool
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown()
+
+
+def ordered_map(function, items, executor=None, ahead=1):
+    """Yield (item, function(item)) in the order of the items.
+
+    Args:
+        function: picklable, from a module that does not import mxnet.
+        items: iterable, read no further than `ahead` items before the one whose result comes next.
+        executor: anything with the interface of concurrent.futures.Executor; None works in this process.
+        ahead: items under way at once.
+
+    Raises:
+        UserError: a worker died.
+    """
+    if executor is None:
+        for item in items:
+            yield item, function(item)
+        return
+    pending = collections.deque()
+    items = iter(items)
+    while True:
+        while len(pending) <= ahead:
+            item = next(items, pending)
+            if item is pending:  # no items left
+                break
+            pending.append((item, executor.submit(function, item)))
+        if not pending:
+            return
+        item, future = pending.popleft()
+        try:
+            yield item, future.result()
+        except concurrent.futures.BrokenExecutor as error:
+            raise UserError("a worker process died near %s: perhaps the memory ran out; try fewer --jobs"
+                            % (item,)) from error
+
+
+def _die_with_parent():
+    """End this worker when its parent ends, even by SIGKILL, which shuts no pool down."""
+    parent = multiprocessing.parent_process()
+
+    def watch():
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,53 @@
+"""Small data and a small network that the tests share."""
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+sys.path[:0] = [ROOT, os.path.join(ROOT, "demo")]
+
+import make_sample  # noqa: E402
+from core.config import Config  # noqa: E402
+
+TINY = {"width": 4, "units": (1, 1, 1, 1), "head_channels": 8, "head_dilation": 2, "global_channels": 8, "dropout": 0.0,
+        "crop_size": 32, "batch_size": 4, "init_epoch_size": 3, "final_epoch_size": 3, "max_epoch": 3,
+        "learning_rate": 0.01}
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Config of a network of a few thousand parameters, below an empty folder."""
+    return Config(root=str(tmp_path), **TINY)
+
+
+@pytest.fixture
+def sample(tmp_path):
+    """Folder with a data set of 10 web images, 4 SBD images and 4 + 3 VOC images, drawn anew for each test."""
+    make_sample.make_web(str(tmp_path / "dataset"), 0, 1)
+    make_sample.make_voc(str(tmp_path / "dataset"), 0, 4, 4, 3)
+    return tmp_path
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Function that runs a script of the project with the tiny network in the test's folder."""
+    import yaml
+    settings = tmp_path / "tiny.yaml"
+    settings.write_text(yaml.safe_dump(dict({key: list(value) if isinstance(value, tuple) else value
+                                             for key, value in TINY.items()}, root=str(tmp_path))))
+
+    def run(name, *flags, status=0):
+        done = subprocess.run([sys.executable, os.path.join(ROOT, name), "--config", str(settings), *flags],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, cwd=str(tmp_path),
+                              timeout=300)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done
+    return run

@@ -1,0 +1,61 @@
+import pytest
+
+from core.config import Config, make_config
+from core.errors import UserError
+
+
+def write(tmp_path, text):
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_defaults_are_the_published_settings():
+    config = Config()
+    assert (config.batch_size, config.crop_size, config.max_epoch) == (16, 320, 40)
+    assert (config.learning_rate, config.momentum, config.weight_decay) == (16e-4, 0.9, 5e-4)
+    assert (config.init_epoch_size, config.final_epoch_size) == (200, 700)
+    assert config.scales == (0.7, 1.0, 1.3) and config.scale_range == (0.7, 1.3)
+    assert config.mean_rgb == (123, 117, 104) and config.num_classes == 21
+    assert config.changed() == {}
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
+    path = write(tmp_path, "batch_size: 4\ncrop_size: 64\n")
+    config = make_config(path, batch_size=2, seed=None)
+    assert (config.batch_size, config.crop_size, config.seed) == (2, 64, 0)
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
+    assert make_config(write(tmp_path, "learning_rate: 16e-4\n")).learning_rate == 16e-4
+
+
+@pytest.mark.parametrize("text, names", [
+    ("crop_sise: 64", ("crop_sise", "crop_size")),
+    ("crop_size: [64]", ("crop_size", "whole number")),
+    ("crop_size: 60", ("crop_size", "multiple of 8")),
+    ("crop_size: 64.5", ("crop_size", "whole number")),
+    ("batch_size: 0", ("batch_size", "at least 1")),
+    ("batch_size: true", ("batch_size", "whole number")),
+    ("learning_rate: .nan", ("learning_rate", "number")),
+    ("scales: []", ("scales", "empty")),
+    ("scales: 1.0", ("scales", "list")),
+    ("scale_range: [1.3, 0.7]", ("scale_range", "lowest")),
+    ("units: [1, 2]", ("units", "4")),
+    ("classes: [bk, cat, cat]", ("classes", "cat")),
+    ("classes: [bk]", ("classes",)),
+    ("kv_store: nccl", ("kv_store", "local")),
+    ("- 1", ("no settings",)),
+    ("a: [", ("not valid YAML",)),
+    ("a: !!python/object/apply:os.system ['true']", ("not valid YAML",)),
+])
+def test_wrong_settings_are_named(tmp_path, text, names):
+    with pytest.raises(UserError) as error:
+        make_config(write(tmp_path, text + "\n"))
+    for name in names:
+        assert name in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="nowhere.yaml"):
+        make_config(str(tmp_path / "nowhere.yaml"))

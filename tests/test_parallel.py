@@ -1,0 +1,73 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import workers
+from core.errors import UserError
+from core.parallel import ordered_map, process_pool
+
+
+def test_results_come_in_order():
+    with process_pool(3) as pool:
+        found = list(ordered_map(workers.square, range(20), pool, 6))
+    assert found == [(number, number ** 2) for number in range(20)]
+    assert list(ordered_map(workers.square, range(4))) == [(number, number ** 2) for number in range(4)]
+
+
+def test_items_are_read_no_further_than_needed():
+    read = []
+
+    def items():
+        for number in range(50):
+            read.append(number)
+            yield number
+    with process_pool(2) as pool:
+        results = ordered_map(workers.square, items(), pool, 4)
+        next(results)
+        assert len(read) <= 6
+        results.close()
+
+
+def test_an_error_in_a_worker_ends_the_run_with_it():
+    with pytest.raises(UserError, match="number five is bad"):
+        with process_pool(2) as pool:
+            list(ordered_map(workers.fail_at_five, range(100), pool, 4))
+
+
+def test_a_dying_worker_ends_the_run():
+    with pytest.raises(UserError, match="worker process died"):
+        with process_pool(2) as pool:
+            list(ordered_map(workers.die_at_five, range(100), pool, 4))
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    code = ("import sys; sys.path[:0] = %r\nimport workers\nfrom core.parallel import process_pool\n"
+            "if __name__ == '__main__':\n"
+            "    with process_pool(1) as pool: pool.submit(workers.sleep_long, %r).result()\n"
+            % ([os.path.dirname(__file__), os.path.join(os.path.dirname(__file__), "..")], str(tmp_path / "pid")))
+    (tmp_path / "parent.py").write_text(code)
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py")])
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    worker = int((tmp_path / "pid").read_text())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    wait_until(lambda: not alive(worker))
+
+
+def alive(pid):
+    try:
+        with open("/proc/%d/stat" % pid) as file:
+            return file.read().split(")")[-1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
