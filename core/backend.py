@@ -1,0 +1,64 @@
+"""The one module that imports mxnet, and the choice of devices.
+
+MXNet 1.9.1, the last release, was written for older numpy and Python: numpy.bool is gone since numpy 1.24, distutils
+since Python 3.12 (setuptools carries it on). Only one thread may call MXNet.
+"""
+import os
+import re
+
+import numpy as np
+
+from core.cpus import physical_cores
+from core.errors import UserError
+from core.logs import logger
+
+if "bool" not in vars(np):
+    np.bool = np.bool_
+os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
+# Unset, MXNet takes half of the cores that it sees, for fear of hyper-threads.
+os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
+
+try:
+    import setuptools  # noqa: F401  makes distutils importable on Python 3.12
+    import mxnet as mx  # noqa: E402
+except ImportError as error:
+    raise UserError("%s; the packages are installed by: pip install -r dependencies.txt" % error) from error
+
+
+def resolve_devices(text):
+    """MXNet contexts for a device flag.
+
+    Args:
+        text: GPU numbers such as "0" or "0,1,2,3"; "cpu"; or "cpu:N" for N data-parallel CPU contexts.
+
+    Returns:
+        list of mxnet.Context. Where MXNet has no usable GPU, GPU numbers become the CPU, which is logged.
+
+    Raises:
+        UserError: the text is none of these, or names a GPU that this machine lacks.
+    """
+    text = text.strip()
+    cpus = re.fullmatch(r"cpu(?::([1-9][0-9]?))?", text)
+    if cpus:
+        return [mx.cpu(i) for i in range(int(cpus.group(1) or 1))]
+    if not re.fullmatch(r"[0-9]+(,[0-9]+)*", text):
+        raise UserError("device %r: expected GPU numbers such as 0 or 0,1,2,3, or cpu, or cpu:2" % text)
+    numbers = [int(number) for number in text.split(",")]
+    if len(set(numbers)) < len(numbers):
+        raise UserError("device %r names a GPU twice" % text)
+    available = _gpus()
+    if not available:
+        logger.info("no usable GPU for this build of MXNet: using the CPU")
+        return [mx.cpu()]
+    missing = [number for number in numbers if number >= available]
+    if missing:
+        raise UserError("there is no GPU %d; this machine has %d, numbered from 0" % (missing[0], available))
+    return [mx.gpu(number) for number in numbers]
+
+
+def _gpus():
+    try:
+        return mx.context.num_gpus()
+    except mx.MXNetError as error:
+        logger.info("MXNet can't ask for GPUs: %s", str(error).strip().splitlines()[-1])
+        return 0
