@@ -1,0 +1,161 @@
+"""Training samples: decoded, augmented and put into batches by threads, without mxnet.
+
+Every random choice depends on the seed and on the sample's position in the run alone. So the batches are the same for
+any number of threads, and a run can go on from any batch.
+"""
+import collections
+import concurrent.futures
+
+import cv2
+import numpy as np
+
+from core.classes import IGNORE_LABEL
+from core.config import STRIDE
+from core.cpus import available_cpus
+from core.files import read_image, read_list, read_mask
+from core.layout import check_pairs, image_path, mask_path, web_class
+
+Sample = collections.namedtuple("Sample", "name image mask")  # id, path of the image, path of its mask
+
+Batch = collections.namedtuple("Batch", "names data labels image_labels")
+Batch.__doc__ = """Samples of one training step.
+
+names: list of b ids.
+data: (b, 3, crop, crop) float32, RGB minus the mean.
+labels: (b, (crop / 8)^2) float32 class indices, 255 = ignore.
+image_labels: (b, classes, 1, 1) float32, 1 where the class stands anywhere in the whole mask, background included.
+"""
+
+
+def web_samples(layout, config):
+    """Samples of the init model: web images with their co-segmentation masks.
+
+    Raises:
+        UserError: the list or a file is missing, or a name has no valid class index.
+    """
+    names = read_list(layout.web_list)
+    for name in names:
+        web_class(name, config.num_classes)
+    check_pairs(names, (image_path, layout.web_images, "see dataset/README.md for what belongs there"),
+                (mask_path, layout.web_masks, "see dataset/README.md for what belongs there"))
+    return [Sample(name, image_path(layout.web_images, name), mask_path(layout.web_masks, name)) for name in names]
+
+
+def voc_samples(layout, config):
+    """Samples of the final model: VOC training images with the masks that the init model estimated.
+
+    Raises:
+        UserError: the list or a file is missing.
+    """
+    names = read_list(layout.train_list)
+    check_pairs(names, (image_path, layout.train_images, "run create_dataset.py"),
+                (mask_path, layout.train_masks, "run est_voc_train_masks.py"))
+    return [Sample(name, image_path(layout.train_images, name), mask_path(layout.train_masks, name)) for name in names]
+
+
+def training_samples(model, layout, config):
+    """Samples that train `model`, in the order of its list."""
+    return (web_samples if model == "init" else voc_samples)(layout, config)
+
+
+def augment(rng, image, mask, config):
+    """Random scale, place and mirroring.
+
+    A square of crop_size / s pixels, s drawn from scale_range, is cut from a uniform place and resized to crop_size.
+    Where the image is smaller, the mean colour fills it up on the right and at the bottom, labelled 255.
+
+    Args:
+        rng: numpy Generator.
+        image: (h, w, 3) uint8 RGB.
+        mask: (h, w) uint8 class indices or 255.
+
+    Returns:
+        (crop, crop, 3) uint8 RGB and (crop / 8, crop / 8) uint8 labels.
+    """
+    side = int(config.crop_size / rng.uniform(*config.scale_range))
+    height, width = mask.shape
+    top = int(rng.integers(max(height - side, 0) + 1))
+    left = int(rng.integers(max(width - side, 0) + 1))
+    image, mask = image[top:top + side, left:left + side], mask[top:top + side, left:left + side]
+    below, right = side - mask.shape[0], side - mask.shape[1]
+    if below or right:
+        image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=config.mean_rgb)
+        mask = cv2.copyMakeBorder(mask, 0, below, 0, right, cv2.BORDER_CONSTANT, value=IGNORE_LABEL)
+    if rng.random() < config.flip_probability:
+        image, mask = cv2.flip(image, 1), cv2.flip(mask, 1)
+    cells = config.crop_size // STRIDE
+    nearest = cv2.INTER_NEAREST if config.label_sampling == "corner" else cv2.INTER_NEAREST_EXACT
+    return (cv2.resize(image, (config.crop_size, config.crop_size), interpolation=cv2.INTER_LINEAR),
+            cv2.resize(mask, (cells, cells), interpolation=nearest))
+
+
+def subtract_mean(image, mean_rgb, out):
+    """Write (h, w, 3) uint8 RGB, minus the mean, into `out`, (3, H, W) float32 with H >= h and W >= w."""
+    height, width = image.shape[:2]
+    for channel in range(3):
+        np.subtract(image[:, :, channel], np.float32(mean_rgb[channel]), out=out[channel, :height, :width])
+
+
+class BatchLoader:
+    """Endless batches of samples in a seeded order: every round passes each sample once, in an order of its own.
+
+    A round goes over the ends of batches and epochs, as the published epochs are shorter than the web list.
+    """
+
+    def __init__(self, samples, config):
+        self._samples = samples
+        self._config = config
+        self._workers = config.workers or available_cpus()
+        self._ahead = 2 + self._workers // config.batch_size  # batches made in advance
+        self._turn = self._order = None
+
+    def batches(self, first):
+        """Batches from number `first` on, counted from 0; close the generator to end its threads.
+
+        Raises:
+            UserError: a file is missing or wrong; it is named.
+        """
+        pending = collections.deque()
+        pool = concurrent.futures.ThreadPoolExecutor(self._workers, "decode")
+        try:
+            number = first
+            while True:
+                while len(pending) <= self._ahead:
+                    pending.append(self._start(pool, number))
+                    number += 1
+                batch, parts = pending.popleft()
+                for part in parts:
+                    part.result()
+                yield batch
+        finally:
+            for _, parts in pending:
+                for part in parts:
+                    part.cancel()
+            pool.shutdown()
+
+    def _start(self, pool, number):
+        """A batch, and the futures that fill it."""
+        size, crop, config = self._config.batch_size, self._config.crop_size, self._config
+        positions = range(number * size, (number + 1) * size)
+        samples = [self._samples[self._index(position)] for position in positions]
+        batch = Batch([sample.name for sample in samples], np.empty((size, 3, crop, crop), np.float32),
+                      np.empty((size, (crop // STRIDE) ** 2), np.float32),
+                      np.zeros((size, config.num_classes, 1, 1), np.float32))
+        return batch, [pool.submit(self._fill, batch, row, sample, position)
+                       for row, (sample, position) in enumerate(zip(samples, positions))]
+
+    def _index(self, position):
+        turn, place = divmod(position, len(self._samples))
+        if turn != self._turn:
+            self._turn = turn
+            self._order = np.random.default_rng((self._config.seed, 0, turn)).permutation(len(self._samples))
+        return self._order[place]
+
+    def _fill(self, batch, row, sample, position):
+        image = read_image(sample.image)
+        mask = read_mask(sample.mask, self._config.num_classes, image.shape[:2])
+        present = np.bincount(mask.ravel(), minlength=IGNORE_LABEL + 1)[:self._config.num_classes] > 0
+        batch.image_labels[row, present] = 1
+        image, mask = augment(np.random.default_rng((self._config.seed, 1, position)), image, mask, self._config)
+        subtract_mean(image, self._config.mean_rgb, batch.data[row])
+        batch.labels[row] = mask.ravel()

@@ -1,0 +1,242 @@
+"""Stages 2 and 5: train the init or the final model, data-parallel over the devices."""
+import contextlib
+import os
+import time
+
+import numpy as np
+
+from core.backend import mx
+from core.classes import IGNORE_LABEL
+from core.config import STRIDE
+from core.errors import UserError
+from core.layout import Layout
+from core.logs import logger, progress
+from core.network import base_layer_name, is_base_parameter, parameter_shapes, training_symbol
+from core.samples import BatchLoader, training_samples
+from core.snapshots import load_snapshot, read_parameters, save_snapshot
+
+_LINES_PER_EPOCH = 4
+_POLY_POWER = 0.9  # Chen et al., "DeepLab" (PAMI 2018), section 4.1
+
+
+def train(config, model, devices, start_epoch=0):
+    """Train `model` up to `config.max_epoch`, with a snapshot after every epoch.
+
+    Args:
+        model: "init" (on web images) or "final" (on VOC images with estimated masks).
+        devices: list of mxnet.Context that share every batch.
+        start_epoch: epoch whose snapshot to go on from; 0 starts from the base model.
+
+    Raises:
+        UserError: samples, base model or snapshot are missing or wrong, or the loss is no longer finite.
+    """
+    if config.batch_size % len(devices):
+        raise UserError("a batch of %d images can't be shared evenly by %d devices: change --batch-size or the devices"
+                        % (config.batch_size, len(devices)))
+    if start_epoch + 1 >= config.max_epoch:
+        raise UserError("epoch %d is trained already and max_epoch is %d: give a higher --max-epoch"
+                        % (start_epoch, config.max_epoch))
+    layout = Layout(config)
+    samples = training_samples(model, layout, config)
+    logger.info("%d training images for the %s model", len(samples), model)
+    loader = BatchLoader(samples, config)
+    if start_epoch:
+        parameters = load_snapshot(layout, model, start_epoch, config)
+    elif os.path.exists(layout.base_model) or "base_model" in config.changed():
+        parameters = _from_base_model(config, model, layout.base_model)
+    else:
+        logger.warning("%s is missing: training starts from scratch", layout.base_model)
+        parameters = _from_scratch(config, model, devices[0], loader)
+
+    trainer = _Trainer(config, model, devices, parameters, start_epoch)
+    batches = loader.batches(start_epoch * trainer.epoch_size)
+    try:
+        for epoch in range(start_epoch + 1, config.max_epoch):
+            trainer.train_epoch(epoch, batches)
+            path = save_snapshot(layout, model, epoch, trainer.symbol, *trainer.parameters())
+            logger.info("[epoch: %d] saved %s", epoch, path)
+    finally:
+        batches.close()
+
+
+class _Trainer:
+    """A bound network with its optimizer, and the epoch loop."""
+
+    def __init__(self, config, model, devices, parameters, start_epoch):
+        self._config = config
+        self._model = model
+        self.epoch_size = config.init_epoch_size if model == "init" else config.final_epoch_size
+        self.symbol = training_symbol(model, config, config.batch_size // len(devices))
+        inputs, labels = _input_shapes(config, model, config.batch_size)
+        self._module = mx.mod.Module(self.symbol, [name for name, _ in inputs], [name for name, _ in labels],
+                                     context=devices)
+        self._module.bind(inputs, labels)
+        self._module.init_params(arg_params=parameters[0], aux_params=parameters[1])
+        settings = {"learning_rate": config.learning_rate, "momentum": config.momentum, "wd": config.weight_decay,
+                    "rescale_grad": 1.0 / len(devices)}
+        if config.learning_rate_decay == "poly":
+            settings["lr_scheduler"] = mx.lr_scheduler.PolyScheduler(
+                (config.max_epoch - 1) * self.epoch_size, config.learning_rate, _POLY_POWER)
+            settings["begin_num_update"] = start_epoch * self.epoch_size
+        self._module.init_optimizer(config.kv_store, "sgd", settings)
+
+    def parameters(self):
+        """(args, aux): dicts from parameter name to mxnet.nd.NDArray on the CPU."""
+        return self._module.get_params()
+
+    def train_epoch(self, epoch, batches):
+        """Train on the next `epoch_size` batches.
+
+        Raises:
+            UserError: the loss of a batch is not finite; its images are named.
+        """
+        mx.random.seed(self._config.seed * 100003 + epoch)  # dropout: the same when a run goes on from here
+        meter = _Meter(self._config, epoch, self.epoch_size)
+        waiting = None
+        steps = progress(range(self.epoch_size), self.epoch_size, "%s model, epoch %d" % (self._model, epoch))
+        for _ in steps:
+            with meter.waiting_for_data():
+                batch = next(batches)
+            labels = [mx.nd.array(batch.labels)]
+            if self._model == "final":
+                labels.append(mx.nd.array(batch.image_labels))
+            self._module.forward_backward(mx.io.DataBatch([mx.nd.array(batch.data)], labels))
+            self._module.update()
+            # Copies, for the next step writes over the outputs; read then, so that the devices never wait for Python.
+            outputs = [output.copy() for output in self._module.get_outputs()]
+            if waiting:
+                meter.add(*waiting)
+            waiting = batch, outputs
+        meter.add(*waiting)
+
+
+class _Meter:
+    """Running loss, accuracy and speed of an epoch, logged a few times."""
+
+    def __init__(self, config, epoch, epoch_size):
+        self._batch_size = config.batch_size
+        self._epoch = epoch
+        self._epoch_size = epoch_size
+        self._log_every = max(1, epoch_size // _LINES_PER_EPOCH)
+        self._start = time.perf_counter()
+        self._waited = self._loss = self._label_loss = 0.0
+        self._batches = self._cells = self._correct = 0
+        self._has_label_loss = False
+
+    @contextlib.contextmanager
+    def waiting_for_data(self):
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    def add(self, batch, outputs):
+        """Count a step in.
+
+        Args:
+            outputs: class probabilities (b, classes, h, w) and, final model, image-level ones (b, classes, 1, 1).
+
+        Raises:
+            UserError: a loss is not finite.
+        """
+        self._batches += 1
+        valid = batch.labels != IGNORE_LABEL
+        truth = np.where(valid, batch.labels, 0).astype(np.intp)
+        probabilities = outputs[0].asnumpy().reshape(len(truth), -1, truth.shape[1])
+        loss = _cross_entropy(np.take_along_axis(probabilities, truth[:, None], axis=1)[:, 0][valid]).sum()
+        label_loss = 0.0
+        if len(outputs) > 1:
+            present = outputs[1].asnumpy()
+            label_loss = _cross_entropy(np.where(batch.image_labels > 0, present, 1 - present)).mean()
+            self._has_label_loss = True
+        if not np.isfinite(loss + label_loss):
+            raise UserError("the loss is not finite in epoch %d, batch %d: lower --lr, or look at its images: %s"
+                            % (self._epoch, self._batches, " ".join(batch.names)))
+        self._loss += loss
+        self._label_loss += label_loss
+        self._cells += np.count_nonzero(valid)
+        self._correct += np.count_nonzero((probabilities.argmax(1) == truth) & valid)
+        if self._batches % self._log_every == 0 or self._batches == self._epoch_size:
+            self._log()
+
+    def _log(self):
+        seconds = time.perf_counter() - self._start
+        cells = max(self._cells, 1)
+        line = "[epoch: %d] [batch: %d/%d] [loss: %.4f] [accuracy: %.4f]" % (
+            self._epoch, self._batches, self._epoch_size, self._loss / cells, self._correct / cells)
+        if self._has_label_loss:
+            line += " [label loss: %.4f]" % (self._label_loss / self._batches)
+        logger.info(line + " [images/s: %.1f] [waiting for data: %.1f %%]",
+                    self._batches * self._batch_size / seconds, 100 * self._waited / seconds)
+
+
+def _cross_entropy(probabilities):
+    return -np.log(np.maximum(probabilities, 1e-30, dtype=np.float64))
+
+
+def _input_shapes(config, model, batch_size):
+    """(name, shape) pairs of the network's inputs and labels."""
+    crop, cells = config.crop_size, (config.crop_size // STRIDE) ** 2
+    labels = [("softmax_label", (batch_size, cells))]
+    if model == "final":
+        labels.append(("g_logistic_label", (batch_size, config.num_classes, 1, 1)))
+    return [("data", (batch_size, 3, crop, crop))], labels
+
+
+def _from_base_model(config, model, path):
+    """The base model's parameters for the ResNet stages, in the global branch too, and random ones for new layers.
+
+    A layer of the head that the file has in the right shape is taken too, so any snapshot can be a base model.
+
+    Raises:
+        UserError: the base model is damaged, lacks a parameter of the stages, or has one of another shape.
+    """
+    rng = np.random.default_rng((config.seed, 2))
+    parts = {}, {}
+    for part, base, shapes in zip(parts, read_parameters(path), parameter_shapes(model, config)):
+        for name, shape in shapes.items():
+            source = name if name in base else base_layer_name(name)
+            if source in base and base[source].shape == shape:
+                part[name] = base[source]
+            elif not is_base_parameter(name):
+                part[name] = _random(rng, name, shape, config)
+            elif source not in base:
+                raise UserError("%s lacks the parameter %s: it is no ResNet-50 base model" % (path, source))
+            else:
+                raise UserError("%s: %s has shape %s, the network wants %s" % (path, source, base[source].shape, shape))
+    logger.info("the ResNet stages start from %s", path)
+    return parts
+
+
+def _from_scratch(config, model, device, loader):
+    """Random parameters, and batch norms that store the statistics of the first batch."""
+    rng = np.random.default_rng((config.seed, 2))
+    arg_shapes, aux_shapes = parameter_shapes(model, config)
+    args = {name: _random(rng, name, shape, config) for name, shape in arg_shapes.items()}
+
+    batches = loader.batches(0)
+    batch = next(batches)
+    batches.close()
+    inputs, labels = _input_shapes(config, model, config.batch_size)
+    symbol = training_symbol(model, config, config.batch_size, stored_statistics=False)
+    mx.random.seed(config.seed)
+    executor = symbol.simple_bind(device, grad_req="write", **dict(inputs + labels))
+    executor.copy_params_from(args)
+    executor.forward(is_train=True, data=mx.nd.array(batch.data))
+    executor.backward()  # it is this that stores the statistics
+    return args, {name: executor.aux_dict[name].as_in_context(mx.cpu()) for name in aux_shapes}
+
+
+def _random(rng, name, shape, config):
+    """Start value of a parameter.
+
+    Ones for gammas, zeros for betas and biases. Weights draw from Normal(0, d): d = sqrt(2 / fan-in) in the ResNet
+    stages (He et al., "Delving Deep into Rectifiers", ICCV 2015, equation 10), new_layer_deviation in new layers.
+    """
+    if name.endswith(("_gamma", "_moving_var")):
+        return mx.nd.ones(shape)
+    if name.endswith(("_beta", "_bias", "_moving_mean")):
+        return mx.nd.zeros(shape)
+    deviation = 0 if is_base_parameter(name) else config.new_layer_deviation
+    if name in ("score_weight", "g_score_weight"):
+        deviation = 0.01  # the first softmax is nearly uniform, however wide the layers are
+    return mx.nd.array(rng.normal(0, deviation or np.sqrt(2 / np.prod(shape[1:])), shape))

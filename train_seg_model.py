@@ -1,0 +1,35 @@
+#!/usr/bin/env python3
+"""Train the initial mask generator on web images, or the final model on VOC images with estimated masks."""
+import os
+
+from core.cli import make_parser, parse_config, run
+from core.config import MODELS
+from core.layout import Layout
+from core.logs import start_log
+
+
+def main():
+    parser = make_parser(__doc__, ("batch_size", "crop_size", "max_epoch", "workers", "kv_store"))
+    parser.add_argument("--model", choices=MODELS, required=True, help="init: on dataset/web_train_list.txt; final: "
+                        "on dataset/train_list.txt, with the masks of est_voc_train_masks.py")
+    parser.add_argument("--gpus", default="0", metavar="DEVICES", help="devices that share every batch: GPU numbers "
+                        "such as 0 or 0,1,2,3, or cpu (default: %(default)s)")
+    parser.add_argument("--epoch", type=int, default=0, metavar="X",
+                        help="go on from the snapshot of epoch X, with fresh momentum (default: start anew)")
+    parser.add_argument("--lr", type=float, dest="learning_rate", metavar="FLOAT",
+                        help="learning rate (published: 16e-4, and 16e-5 to fine-tune)")
+    parser.add_argument("--base-model", type=os.path.abspath, metavar="FILE", help="parameters to start from: a ResNet-50 "
+                        "or any snapshot (default: models/resnet50.params, and from scratch without it)")
+    parser.add_argument("--epoch-size", type=int, metavar="INT",
+                        help="batches in an epoch (published: 200 for init, 700 for final)")
+    args = parser.parse_args()
+    config = parse_config(args, **{args.model + "_epoch_size": args.epoch_size})
+    start_log(Layout(config).log("train_%s_model" % args.model), config)
+
+    from core.backend import resolve_devices  # after the flags: importing mxnet takes seconds
+    from core.train import train
+    train(config, args.model, resolve_devices(args.gpus), args.epoch)
+
+
+if __name__ == "__main__":
+    run(main)
