@@ -1,0 +1,94 @@
+"""Stage 4: masks for the VOC training images from the init model, limited to their image-level labels."""
+import contextlib
+import functools
+import os
+
+from core.errors import UserError
+from core.evaluate import scored_images
+from core.files import file_digest, read_json, read_list, write_json
+from core.inference import Segmenter
+from core.layout import Layout, check_pairs, image_path, mask_path, stems
+from core.logs import logger, progress
+from core.parallel import ordered_map, process_pool
+from core.predictions import estimate
+from core.snapshots import load_snapshot
+
+
+def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, jobs=1, model="init"):
+    """Write cache/final_voc_masks/<id>.png for every image of the training list.
+
+    The scores at `config.scales` are added up; classes that are not among the image's labels are left out, the
+    background always stays. Masks that are there already are skipped.
+
+    Args:
+        epoch: snapshot of `model` to use.
+        devices: list of mxnet.Context.
+        crf: refine the scores with the dense CRF.
+        overwrite: make all masks anew.
+        jobs: processes that run the CRF.
+
+    Raises:
+        UserError: list, labels, image or snapshot is missing or wrong; or masks of another snapshot or other settings
+            are there and `overwrite` is not set.
+    """
+    layout = Layout(config)
+    names = read_list(layout.train_list)
+    check_pairs(names, (image_path, layout.train_images, "run create_dataset.py"))
+    labels = read_labels(layout.train_labels, names, config)
+    parameters = load_snapshot(layout, model, epoch, config)
+    origin = {"model": model, "epoch": epoch, "snapshot_sha256": file_digest(layout.snapshot(model, epoch)),
+              "scales": list(config.scales),
+              "crf": {name: value for name, value in vars(config).items() if name.startswith("crf_")} if crf else None}
+    done = _masks_there(layout, origin, overwrite)
+    rest = [name for name in names if name not in done]
+    logger.info("%d masks to estimate, %d there already", len(rest), len(names) - len(rest))
+
+    segmenter = Segmenter(config, model, parameters, devices)
+    work = functools.partial(estimate, config=config, crf=crf, labels=labels, folder=layout.train_masks)
+    with process_pool(jobs) if crf and jobs > 1 else contextlib.nullcontext() as pool:
+        scored = scored_images(segmenter, rest, layout.train_images, config.scales)
+        for _ in progress(ordered_map(work, scored, pool, 2 * jobs), len(rest), "mask estimation"):
+            pass
+    logger.info("masks of %d training images are in %s", len(names), layout.train_masks)
+
+
+def read_labels(path, names, config):
+    """Image-level labels.
+
+    Args:
+        path: JSON file, from id to a list of class indices.
+        names: ids that must be in it.
+
+    Returns:
+        dict from id to list of int.
+
+    Raises:
+        UserError: the file is missing or wrong, lacks an id, or has a label out of range.
+    """
+    labels = read_json(path)
+    if not isinstance(labels, dict):
+        raise UserError("%s: a JSON object from image ids to lists of class indices is expected" % path)
+    for name in names:
+        if name not in labels:
+            raise UserError("%s has no labels for %s: run create_dataset.py" % (path, name))
+        values = labels[name]
+        if not isinstance(values, list) or not all(
+                type(value) is int and 1 <= value < config.num_classes for value in values):
+            raise UserError("%s: the labels of %s are %s; a list of class indices 1..%d is expected"
+                            % (path, name, values, config.num_classes - 1))
+    return {name: labels[name] for name in names}
+
+
+def _masks_there(layout, origin, overwrite):
+    """Ids of the masks that are there and are of the same origin; notes down the origin of those to come."""
+    note = layout.train_masks + ".json"
+    there = stems(layout.train_masks, ".png")
+    if overwrite:
+        for name in there:
+            os.remove(mask_path(layout.train_masks, name))
+        there = set()
+    if there and (not os.path.exists(note) or read_json(note) != origin):
+        raise UserError("%s holds masks of another snapshot or of other settings: pass --overwrite to make them anew, "
+                        "or move them away" % layout.train_masks)
+    write_json(note, origin)
+    return there

@@ -1,0 +1,106 @@
+"""From an image to the scores of the classes at its pixels: for evaluation, mask estimation and the demo alike."""
+import collections
+
+import cv2
+import numpy as np
+
+from core.backend import mx
+from core.config import STRIDE
+from core.interpolation import combine_scales
+from core.network import inference_symbol
+from core.samples import subtract_mean
+
+_CACHED_SHAPES = 8
+
+
+class Segmenter:
+    """A trained network on one or more devices."""
+
+    def __init__(self, config, model, parameters, devices):
+        """
+        Args:
+            model: "init" or "final".
+            parameters: (args, aux) as `snapshots.load_snapshot` gives them.
+            devices: list of mxnet.Context; images go to them in turn.
+        """
+        self._config = config
+        symbol = inference_symbol(model, config)
+        self._networks = [_Network(symbol, parameters, device) for device in devices]
+
+    def scores(self, image, scales=(1.0,)):
+        """Scores of one image; see `scores_of`."""
+        return next(self.scores_of([image], scales))
+
+    def scores_of(self, images, scales=(1.0,)):
+        """Scores of images, in order.
+
+        Args:
+            images: iterable of (h, w, 3) uint8 RGB.
+            scales: factors by which each image is resized; the scores add up over them.
+
+        Yields:
+            (classes, h, w) float32, class probabilities summed over the scales.
+        """
+        pending = collections.deque()  # networks run on while results of earlier images are fetched
+        for number, image in enumerate(images):
+            network = self._networks[number % len(self._networks)]
+            pending.append(self._start(network, image, scales))
+            if len(pending) > len(self._networks):
+                yield self._finish(*pending.popleft())
+        while pending:
+            yield self._finish(*pending.popleft())
+
+    def _start(self, network, image, scales):
+        size = image.shape[:2]
+        scaled_sizes = [(max(1, int(size[0] * scale)), max(1, int(size[1] * scale))) for scale in scales]
+        outputs = [network.forward(prepare(image, scaled, self._config.mean_rgb)) for scaled in scaled_sizes]
+        return outputs, scaled_sizes, size
+
+    @staticmethod
+    def _finish(outputs, scaled_sizes, size):
+        return combine_scales([output.asnumpy()[0] for output in outputs], scaled_sizes, size)
+
+
+def prepare(image, size, mean_rgb):
+    """Network input of an image.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+        size: (h, w) to resize it to.
+
+    Returns:
+        (3, H, W) float32 minus the mean; H and W are the next multiples of 8, zeros fill the right and the bottom.
+    """
+    if image.shape[:2] != size:
+        image = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    padded = np.zeros((3, -(-size[0] // STRIDE) * STRIDE, -(-size[1] // STRIDE) * STRIDE), np.float32)
+    subtract_mean(image, mean_rgb, padded)
+    return padded
+
+
+class _Network:
+    """The network on one device, bound for the last few input shapes."""
+
+    def __init__(self, symbol, parameters, device):
+        self._symbol = symbol
+        self._device = device
+        self._args, self._aux = ({name: value.as_in_context(device) for name, value in part.items()}
+                                 for part in parameters)
+        self._executors = collections.OrderedDict()
+
+    def forward(self, data):
+        """Start the network on (3, h, w) float32; returns an NDArray (1, classes, h/8, w/8) to come."""
+        executor = self._executor((1,) + data.shape)
+        executor.forward(is_train=False, data=mx.nd.array(data[None], ctx=self._device))
+        return executor.outputs[0].copy()
+
+    def _executor(self, shape):
+        if shape in self._executors:
+            self._executors.move_to_end(shape)
+            return self._executors[shape]
+        if len(self._executors) >= _CACHED_SHAPES:
+            self._executors.popitem(last=False)
+        data = mx.nd.empty(shape, self._device)
+        self._executors[shape] = self._symbol.bind(self._device, dict(self._args, data=data), grad_req="null",
+                                                   aux_states=self._aux)
+        return self._executors[shape]

@@ -1,0 +1,127 @@
+"""The output folder of an evaluation: result.json, and the journal that lets a killed evaluation go on."""
+import contextlib
+import json
+import os
+
+import numpy as np
+
+from core.errors import UserError
+from core.files import read_bytes, read_json, write_json, write_lines
+from core.logs import logger
+
+
+class ResultFolder:
+    """Results of one snapshot.
+
+    result.json is the last finished evaluation; those of other settings (scales, CRF, list) are kept in it under
+    "earlier".
+    """
+
+    def __init__(self, folder):
+        self._folder = folder
+        self.path = os.path.join(folder, "result.json")
+
+    def stored(self):
+        """Results in the folder, the last one first.
+
+        Raises:
+            UserError: result.json is not what `write` writes.
+        """
+        if not os.path.exists(self.path):
+            return []
+        last = read_json(self.path)
+        try:
+            results = [last] + last["earlier"]
+            for result in results:
+                result["settings"], result["saved"], result["mean_iou"]
+        except (TypeError, KeyError):
+            raise UserError("%s is no result of an evaluation: move it away" % self.path) from None
+        return results
+
+    def find(self, settings, saved=()):
+        """The stored result with these settings that kept all kinds of files named in `saved`, or None."""
+        for result in self.stored():
+            if result["settings"] == settings and set(saved) <= set(result["saved"]):
+                return result
+        return None
+
+    def write(self, result):
+        """Store a result as the last one. Files that it wrote over no longer count as those of earlier ones."""
+        earlier = [dict(old, saved=[kind for kind in old["saved"] if kind not in result["saved"]])
+                   for old in self.stored() if old["settings"] != result["settings"]]
+        for old in earlier:
+            old.pop("earlier", None)
+        write_json(self.path, dict(result, earlier=earlier))
+
+    def journal(self, settings, saved, num_classes):
+        """Journal of an evaluation with these settings; see Journal."""
+        return Journal(os.path.join(self._folder, "progress.jsonl"), [settings, list(saved)], num_classes)
+
+
+class Journal:
+    """The confusion matrix of every image evaluated so far.
+
+    One JSON value a line: what is evaluated first, then [id, [[cell, pixels], ...]] for each image. Lines that do not
+    belong to the same evaluation are dropped, as is a last line cut short.
+
+    Attributes:
+        done: dict from id to (classes, classes) int64.
+    """
+
+    def __init__(self, path, header, num_classes):
+        self._path = path
+        self._num_classes = num_classes
+        self._file = None
+        self._lines = [json.dumps(header)]
+        self.done = {}
+        lines = read_bytes(path).split(b"\n")[:-1] if os.path.exists(path) else []
+        if lines and lines[0] == self._lines[0].encode():
+            for line in lines[1:]:
+                name, cells = json.loads(line)
+                self.done[name] = self._matrix(cells)
+                self._lines.append(line.decode())
+
+    def __enter__(self):
+        write_lines(self._path, self._lines)
+        self._file = open(self._path, "a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+    def add(self, name, confusion):
+        """Note down an image's confusion matrix."""
+        counts = confusion.ravel()
+        cells = [[int(cell), int(counts[cell])] for cell in np.flatnonzero(counts)]
+        self._file.write(json.dumps([name, cells]) + "\n")
+        self._file.flush()
+
+    def remove(self):
+        """Delete the file: the evaluation is finished."""
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(self._path)
+
+    def _matrix(self, cells):
+        counts = np.zeros(self._num_classes ** 2, np.int64)
+        for cell, pixels in cells:
+            counts[cell] = pixels
+        return counts.reshape(self._num_classes, -1)
+
+
+def report(result):
+    """Log a result: a line for each class, the means, then the lines of the published log."""
+    width = max(map(len, result["iou"]))
+    for name, value in result["iou"].items():
+        logger.info("%s  %s", name.ljust(width), _percent(value))
+    logger.info("mean IoU %s, pixel accuracy %s, mean accuracy %s, frequency-weighted IoU %s", *(
+        _percent(result[key]) for key in ("mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")))
+    logger.info("[perclass] %s", " ".join("[%s: %s]" % (name, _share(value)) for name, value in result["iou"].items()))
+    logger.info("[overall] [iou: %s]", _share(result["mean_iou"]))
+
+
+def _percent(value):
+    return "-" if value is None else "%.2f %%" % (100 * value)
+
+
+def _share(value):
+    return "-" if value is None else "%.4f" % value

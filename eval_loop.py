@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""Evaluate every snapshot that has no result yet, wait for more, and rank them when no more come."""
+from core.cli import add_jobs, make_parser, parse_config, run
+from core.config import MODELS
+from core.layout import Layout
+from core.logs import start_log
+
+
+def main():
+    parser = make_parser(__doc__, ("scales",))
+    parser.add_argument("--model", choices=MODELS, required=True, help="model to evaluate")
+    parser.add_argument("--gpu", default="0", metavar="DEVICES",
+                        help="GPU number, several as 0,1 that share the images, or cpu (default: %(default)s)")
+    parser.add_argument("--ms", action="store_true", help="add up the scores at --scales")
+    parser.add_argument("--crf", action="store_true", help="refine the scores with a dense CRF")
+    parser.add_argument("--wait", type=float, default=0.3, metavar="HOURS",
+                        help="time to wait for new snapshots before looking again (default: %(default)s)")
+    parser.add_argument("--once", action="store_true", help="end without waiting")
+    add_jobs(parser)
+    args = parser.parse_args()
+    config = parse_config(args)
+    start_log(Layout(config).log("eval_model"), config)
+
+    from core.backend import resolve_devices  # after the flags: importing mxnet takes seconds
+    from core.evaluate import evaluate_all
+    evaluate_all(config, args.model, resolve_devices(args.gpu), args.ms, args.crf, None if args.once else args.wait,
+                 args.jobs)
+
+
+if __name__ == "__main__":
+    run(main)

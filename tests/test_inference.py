@@ -1,0 +1,91 @@
+import cv2
+import numpy as np
+import pytest
+
+import reference
+from core.backend import mx
+from core.config import Config
+from core.inference import Segmenter, prepare
+from core.interpolation import combine_scales, upsampling_matrix
+from test_network import random_parameters
+
+SMALL = {"width": 2, "units": (1, 1, 1, 1), "head_channels": 3, "global_channels": 5, "classes": ("bk", "a", "b", "c")}
+
+
+def deconvolve(data):
+    """Upsampling by 2 with the bilinear kernel of size 4, stride 2, padding 1, for (channels, h, w)."""
+    kernel = np.array([0.25, 0.75, 0.75, 0.25])
+    channels, height, width = data.shape
+    result = np.zeros((channels, 2 * height + 2, 2 * width + 2))
+    for y in range(height):
+        for x in range(width):
+            result[:, 2 * y:2 * y + 4, 2 * x:2 * x + 4] += data[:, y, x, None, None] * np.outer(kernel, kernel)
+    return result[:, 1:-1, 1:-1]
+
+
+def upsample(data, scaled, size):
+    """The published steps, one by one."""
+    data = deconvolve(deconvolve(deconvolve(data)))[:, :scaled[0], :scaled[1]]
+    return np.stack([cv2.resize(channel, (size[1], size[0]), interpolation=cv2.INTER_LINEAR) for channel in data])
+
+
+def segment(network, image, scales, model):
+    """The published inference of one image, by the second implementation of the network."""
+    height, width = image.shape[:2]
+    total = np.zeros((4, height, width))
+    for scale in scales:
+        scaled = int(height * scale), int(width * scale)
+        resized = cv2.resize(image, (scaled[1], scaled[0]), interpolation=cv2.INTER_LINEAR)
+        data = np.zeros((1, 3, -(-scaled[0] // 8) * 8, -(-scaled[1] // 8) * 8))
+        data[0, :, :scaled[0], :scaled[1]] = (resized - np.array((123.0, 117, 104))).transpose(2, 0, 1)
+        total += upsample(network.probabilities(data, model)[0], scaled, (height, width))
+    return total
+
+
+@pytest.mark.parametrize("size, scale", [((37, 50), 1.0), ((37, 50), 0.7), ((37, 50), 1.3), ((8, 8), 1.0),
+                                         ((1, 1), 1.0), ((5, 90), 0.7)])
+def test_upsampling_equals_deconvolution_crop_and_resize(rng, size, scale):
+    scaled = tuple(max(1, int(side * scale)) for side in size)
+    data = rng.random((3, -(-scaled[0] // 8), -(-scaled[1] // 8))).astype(np.float32)
+    np.testing.assert_allclose(combine_scales([data], [scaled], size), upsample(data, scaled, size), atol=1e-5)
+
+
+def test_upsampling_puts_a_cell_where_it_lies():
+    """The weight of cell 5 of 10 centres on pixel 8 * 5 + 3.5."""
+    weights = upsampling_matrix(10, 80, 80)[:, 5]
+    assert np.average(np.arange(80), weights=weights) == pytest.approx(43.5)
+
+
+def test_input_is_rgb_minus_the_mean_and_zero_where_padded(rng):
+    image = rng.integers(0, 255, (13, 21, 3), dtype=np.uint8)
+    data = prepare(image, (13, 21), (123.0, 117.0, 104.0))
+    assert data.shape == (3, 16, 24) and data.dtype == np.float32
+    np.testing.assert_array_equal(data[:, :13, :21], image.transpose(2, 0, 1) - np.array([[[123.0]], [[117]], [[104]]]))
+    assert not data[:, 13:].any() and not data[:, :, 21:].any()
+
+
+@pytest.mark.parametrize("model", ["init", "final"])
+@pytest.mark.parametrize("scales", [(1.0,), (0.7, 1.0, 1.3)])
+def test_scores_equal_the_published_steps(rng, model, scales):
+    config = Config(**SMALL)
+    args, aux = random_parameters(model, config, rng)
+    args["conv1_weight"] /= 50
+    image = cv2.resize(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8), (61, 45), interpolation=cv2.INTER_CUBIC)
+    arrays = tuple({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
+    segmenter = Segmenter(config, model, arrays, [mx.cpu()])
+    expected = segment(reference.Network(args, aux), image, scales, model)
+    assert expected.std() > 0.05
+    np.testing.assert_allclose(segmenter.scores(image, scales), expected, atol=1e-4)
+
+
+def test_several_devices_and_shapes_give_scores_in_order(rng):
+    config = Config(**SMALL)
+    args, aux = random_parameters("init", config, rng)
+    arrays = tuple({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
+    images = [rng.integers(0, 255, (20 + 8 * (k % 3), 30 + 7 * k, 3), dtype=np.uint8) for k in range(12)]
+    alone = Segmenter(config, "init", arrays, [mx.cpu()])
+    expected = [alone.scores(image) for image in images]
+    found = list(Segmenter(config, "init", arrays, [mx.cpu(0), mx.cpu(1)]).scores_of(images))
+    assert len(found) == 12
+    for a, b in zip(expected, found):
+        np.testing.assert_allclose(a, b, atol=1e-4)

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+
+from core.errors import UserError
+from core.metrics import summarise
+from core.results import ResultFolder
+
+SETTINGS = {"scales": [1.0], "crf": None}
+
+
+def result(settings=SETTINGS, saved=(), mean_iou=0.5):
+    return {"settings": settings, "saved": list(saved), "mean_iou": mean_iou}
+
+
+def test_results_of_other_settings_are_kept(tmp_path):
+    folder = ResultFolder(str(tmp_path))
+    other = {"scales": [0.7, 1.0], "crf": None}
+    folder.write(result(mean_iou=0.1))
+    folder.write(result(other, mean_iou=0.2))
+    folder.write(result(mean_iou=0.3))
+    assert [stored["mean_iou"] for stored in folder.stored()] == [0.3, 0.2]
+    assert folder.find(SETTINGS)["mean_iou"] == 0.3 and folder.find(other)["mean_iou"] == 0.2
+    assert folder.find({"scales": [2.0]}) is None
+
+
+def test_masks_count_for_the_evaluation_that_wrote_them_last(tmp_path):
+    folder = ResultFolder(str(tmp_path))
+    other = {"scales": [0.7, 1.0], "crf": None}
+    folder.write(result(saved=["masks", "scoremaps"]))
+    assert folder.find(SETTINGS, ["masks"])
+    folder.write(result(other, saved=["masks"]))
+    assert folder.find(other, ["masks"]) and not folder.find(SETTINGS, ["masks"])
+    assert folder.find(SETTINGS, ["scoremaps"]) and folder.find(SETTINGS)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"earlier": [3], "settings": 1, "saved": [], "mean_iou": 1}'])
+def test_a_file_that_is_no_result_is_named(tmp_path, text):
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(UserError, match="result.json"):
+        ResultFolder(str(tmp_path)).find(SETTINGS)
+
+
+def test_a_killed_evaluation_goes_on_from_its_journal(tmp_path, rng):
+    folder = ResultFolder(str(tmp_path))
+    counts = {name: rng.integers(0, 3, (4, 4)) for name in ("a", "b", "ein Bär")}
+    with folder.journal(SETTINGS, ["masks"], 4) as journal:
+        assert journal.done == {}
+        for name, matrix in counts.items():
+            journal.add(name, matrix)
+    path = tmp_path / "progress.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])  # killed while it wrote the last line
+    with folder.journal(SETTINGS, ["masks"], 4) as journal:
+        assert list(journal.done) == ["a", "b"]
+        assert all((journal.done[name] == counts[name]).all() for name in journal.done)
+        journal.add("ein Bär", counts["ein Bär"])
+    assert list(folder.journal(SETTINGS, ["masks"], 4).done) == ["a", "b", "ein Bär"]
+    assert folder.journal({"scales": [2.0]}, ["masks"], 4).done == {}
+    assert folder.journal(SETTINGS, [], 4).done == {}
+    journal.remove()
+    assert not path.exists()
+
+
+def test_a_summary_survives_json(tmp_path):
+    summary = summarise(np.array([[3, 1], [0, 0]]), ("bk", "a"))
+    ResultFolder(str(tmp_path)).write(dict(summary, settings=SETTINGS, saved=[]))
+    assert ResultFolder(str(tmp_path)).find(SETTINGS)["iou"] == summary["iou"]
