@@ -1,0 +1,53 @@
+"""Pictures for people: masks in colour, over their image, side by side."""
+import cv2
+import numpy as np
+
+from core.classes import voc_palette
+
+_HEADER = 22  # pixels above a column
+
+
+def colour_mask(mask):
+    """(h, w) uint8 class indices as (h, w, 3) uint8 RGB in VOC colours."""
+    return voc_palette()[mask]
+
+
+def overlay(image, mask, opacity=0.6):
+    """The image with its mask's colours laid over it; background stays clear.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+        mask: (h, w) uint8 class indices.
+
+    Returns:
+        (h, w, 3) uint8 RGB.
+    """
+    mixed = (1 - opacity) * image + opacity * colour_mask(mask)
+    return np.where(mask[..., None] > 0, mixed, image).astype(np.uint8)
+
+
+def side_by_side(rows, titles, height=150):
+    """Table of pictures.
+
+    Args:
+        rows: list of lists of (h, w, 3) uint8 RGB; the pictures of a row have one shape.
+        titles: text above each column.
+        height: of a row, pixels.
+
+    Returns:
+        (H, W, 3) uint8 RGB on white.
+    """
+    rows = [[cv2.resize(picture, (max(1, round(height * picture.shape[1] / picture.shape[0])), height),
+                        interpolation=cv2.INTER_AREA) for picture in row] for row in rows]
+    widths = [max(row[column].shape[1] for row in rows) for column in range(len(titles))]
+    gap = 6
+    sheet = np.full((_HEADER + len(rows) * (height + gap), sum(widths) + gap * (len(widths) - 1), 3), 255, np.uint8)
+    left = 0
+    for column, (title, width) in enumerate(zip(titles, widths)):
+        cv2.putText(sheet, title, (left + 2, _HEADER - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+        for place, row in enumerate(rows):
+            picture = row[column]
+            top = _HEADER + place * (height + gap)
+            sheet[top:top + height, left:left + picture.shape[1]] = picture
+        left += width + gap
+    return sheet

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# The whole chain on a small data set that is drawn here: bash demo/run.sh
+#
+# The scripts are those of a full-size run; demo/sample.yaml makes the network and the training small. What is done
+# already is not done again: rm -r demo/work starts anew.
+set -eu
+cd "$(dirname "$0")/.."
+. ./environment.sh
+make_environment dependencies.txt
+
+settings="--config demo/sample.yaml"
+work=demo/work
+last=12  # epochs of both models
+
+step() {
+    echo
+    echo "== $*"
+    "$@"
+}
+
+if [ ! -e $work/drawn ]; then
+    step python demo/make_sample.py $settings
+    touch $work/drawn
+fi
+step python create_dataset.py $settings
+if [ ! -e $work/snapshots/init_fcn_resnet50-$last.params ]; then
+    step python train_seg_model.py --model init $settings
+fi
+step python eval_loop.py --model init --once $settings
+step python est_voc_train_masks.py --epoch best --crf $settings
+if [ ! -e $work/snapshots/final_fcn_resnet50-$last.params ]; then
+    step python train_seg_model.py --model final $settings \
+        --base-model $work/snapshots/init_fcn_resnet50-$last.params
+fi
+step python eval_loop.py --model final --once $settings
+step python eval_seg_model.py --model final --epoch best --ms $settings
+step python eval_seg_model.py --model final --epoch best --ms --crf --savemask $settings
+step python demo/show_results.py $settings

@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""Show what the chain has reached: a table of mean IoU, and a picture of val images with their masks."""
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from core.cli import make_parser, parse_config, run  # noqa: E402
+from core.errors import UserError  # noqa: E402
+from core.files import read_image, read_list, read_mask, write_image  # noqa: E402
+from core.layout import Layout, image_path, mask_path  # noqa: E402
+from core.pictures import colour_mask, side_by_side  # noqa: E402
+from core.results import ResultFolder  # noqa: E402
+
+ROWS = (("init", "init", 1, False), ("final", "final", 1, False), ("final + ms", "final", 3, False),
+        ("final + ms + crf", "final", 3, True))  # title, model, number of scales, CRF
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("--images", type=int, default=6, metavar="N", help="val images shown (default: %(default)s)")
+    args = parser.parse_args()
+    config = parse_config(args)
+
+    from core.backend import resolve_devices  # after the flags: importing mxnet takes seconds
+    from core.evaluate import find_epoch
+    from core.inference import Segmenter
+    from core.snapshots import load_snapshot
+    layout = Layout(config)
+    epochs = {model: find_epoch(config, model, "best") for model in ("init", "final")}
+    print("\n%-18s %5s  %s" % ("model", "epoch", "mean IoU on %d val images" % len(read_list(layout.val_list))))
+    for title, model, scales, crf in ROWS:
+        print("%-18s %5d  %.1f" % (title, epochs[model], 100 * mean_iou(layout, model, epochs[model], scales, crf)))
+
+    segmenters = [Segmenter(config, model, load_snapshot(layout, model, epoch, config), resolve_devices("cpu"))
+                  for model, epoch in epochs.items()]
+    refined = os.path.join(layout.output("final", epochs["final"]), "masks")
+    rows = []
+    for name in read_list(layout.val_list)[:args.images]:
+        image = read_image(image_path(layout.val_images, name))
+        masks = [read_mask(mask_path(layout.val_masks, name), config.num_classes)]
+        masks += [segmenter.scores(image).argmax(0).astype("uint8") for segmenter in segmenters]
+        masks.append(read_mask(mask_path(refined, name), config.num_classes))
+        rows.append([image] + [colour_mask(mask) for mask in masks])
+    path = config.path("outputs", "results.png")
+    write_image(path, side_by_side(rows, ("image", "truth", "init", "final", "final + ms + crf")))
+    print("\nimage, truth, init and final side by side: %s" % path)
+
+
+def mean_iou(layout, model, epoch, scales, crf):
+    """Mean IoU of the stored evaluation with these settings."""
+    for result in ResultFolder(layout.output(model, epoch)).stored():
+        if len(result["settings"]["scales"]) == scales and bool(result["settings"]["crf"]) == crf:
+            return result["mean_iou"]
+    raise UserError("%s has no evaluation with %d scales%s: run demo/run.sh"
+                    % (layout.output(model, epoch), scales, " and CRF" if crf else ""))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Runs the tests, in .venv: bash tests/run.sh [pytest's flags]
+set -eu
+cd "$(dirname "$0")/.."
+. ./environment.sh
+make_environment dependencies.txt tests/dependencies.txt
+exec python -m pytest tests "$@"
