@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path[:0] = [ROOT, os.path.join(ROOT, "demo")]
@@ -26,9 +27,13 @@ def tiny(tmp_path):
 @pytest.fixture
 def sample(tmp_path):
     """Folder with a data set of 10 web images, 4 SBD images and 4 + 3 VOC images, drawn anew for each test."""
-    make_sample.make_web(str(tmp_path / "dataset"), 0, 1)
-    make_sample.make_voc(str(tmp_path / "dataset"), 0, 4, 4, 3)
-    return tmp_path
+    return draw_sample(tmp_path)
+
+
+def draw_sample(folder):
+    make_sample.make_web(str(folder / "dataset"), 0, 1)
+    make_sample.make_voc(str(folder / "dataset"), 0, 4, 4, 3)
+    return folder
 
 
 @pytest.fixture
@@ -36,18 +41,17 @@ def rng():
     return np.random.default_rng(0)
 
 
-@pytest.fixture
-def script(tmp_path):
-    """Function that runs a script of the project with the tiny network in the test's folder."""
-    import yaml
-    settings = tmp_path / "tiny.yaml"
-    settings.write_text(yaml.safe_dump(dict({key: list(value) if isinstance(value, tuple) else value
-                                             for key, value in TINY.items()}, root=str(tmp_path))))
-
-    def run(name, *flags, status=0):
-        done = subprocess.run([sys.executable, os.path.join(ROOT, name), "--config", str(settings), *flags],
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, cwd=str(tmp_path),
-                              timeout=300)
-        assert done.returncode == status, done.stdout + done.stderr
-        return done
-    return run
+def run_script(folder, name, *flags, status=0):
+    """Run a script of the project on the tiny network, in and below `folder`; returns stdout + stderr."""
+    settings = folder / "tiny.yaml"
+    if not settings.exists():
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in TINY.items()}
+        settings.write_text(yaml.safe_dump(values))
+    done = subprocess.run([sys.executable, os.path.join(ROOT, name), "--config", str(settings), *flags],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, cwd=str(folder),
+                          timeout=300)
+    assert done.returncode == status, done.stdout + done.stderr
+    if status == 2:
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert done.stderr.startswith(os.path.basename(name) + ": error: ")
+    return done.stdout + done.stderr

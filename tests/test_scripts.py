@@ -1,0 +1,224 @@
+"""The scripts as users call them, stage by stage, with good and bad command lines."""
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import draw_sample, run_script
+from core.files import read_mask, write_mask
+
+SCRIPTS = ("create_dataset.py", "train_seg_model.py", "eval_seg_model.py", "eval_loop.py", "est_voc_train_masks.py")
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """Folder in which every stage has run, with the published command lines."""
+    folder = draw_sample(tmp_path_factory.mktemp("chain"))
+    run_script(folder, "create_dataset.py")
+    run_script(folder, "train_seg_model.py", "--model", "init", "--gpus", "0,1,2,3")
+    run_script(folder, "eval_loop.py", "--model", "init", "--gpu", "0", "--once")
+    run_script(folder, "est_voc_train_masks.py", "--gpu", "0", "--epoch", "2")
+    run_script(folder, "train_seg_model.py", "--model", "final", "--gpus", "0,1,2,3")
+    run_script(folder, "eval_seg_model.py", "--model", "final", "--gpu", "0", "--epoch", "2", "--crf", "--ms",
+               "--savemask", "--savescoremap")
+    return folder
+
+
+@pytest.fixture
+def copy(chain, tmp_path):
+    """A copy of the chain's folder that a test may change."""
+    shutil.copytree(str(chain), str(tmp_path / "copy"), symlinks=True)
+    return tmp_path / "copy"
+
+
+def read(folder, *names):
+    return json.loads(folder.joinpath(*names).read_text())
+
+
+def test_the_chain_leaves_the_published_files(chain):
+    assert sorted(os.listdir(str(chain / "snapshots"))) == sorted(
+        "%s_fcn_resnet50-%s" % (model, part) for model in ("init", "final")
+        for part in ("1.params", "2.params", "symbol.json"))
+    assert sorted(os.listdir(str(chain / "outputs"))) == [
+        "final_fcn_resnet50_epoch2", "init_fcn_resnet50_epoch1", "init_fcn_resnet50_epoch2", "init_ranking.json"]
+    assert len(os.listdir(str(chain / "cache" / "final_voc_masks"))) == 8
+    for name in ("create_dataset", "train_init_model", "train_final_model", "eval_model", "est_voc_train_masks"):
+        assert "versions: Python" in (chain / "log" / (name + ".log")).read_text()
+
+
+def test_a_machine_without_gpu_is_told_once(chain):
+    assert (chain / "log" / "train_init_model.log").read_text().count("using the CPU") == 1
+
+
+def test_estimated_masks_hold_only_image_level_labels(chain):
+    labels = read(chain, "dataset", "train_labels.json")
+    for name, allowed in labels.items():
+        mask = read_mask(str(chain / "cache" / "final_voc_masks" / (name + ".png")), 21)
+        assert set(np.unique(mask).tolist()) <= {0, *allowed}
+
+
+def test_predictions_score_maps_and_result(chain):
+    output = chain / "outputs" / "final_fcn_resnet50_epoch2"
+    result = read(output, "result.json")
+    assert 0 <= result["mean_iou"] <= 1 and result["settings"]["scales"] == [0.7, 1.0, 1.3]
+    assert result["settings"]["crf"]["crf_iterations"] == 10
+    for name in (chain / "dataset" / "val_list.txt").read_text().split():
+        scores = np.load(str(output / "scoremaps" / (name + ".npy")))
+        mask = read_mask(str(output / "masks" / (name + ".png")), 21)
+        truth = read_mask(str(chain / "dataset" / "val_masks" / (name + ".png")), 21)
+        assert scores.shape == (21,) + truth.shape and scores.dtype == np.float32
+        assert (scores.argmax(0) == mask).all()
+        np.testing.assert_allclose(scores.sum(0), 1, atol=1e-3)
+    log = (chain / "log" / "eval_model.log").read_text()
+    assert "[overall] [iou: %.4f]" % result["mean_iou"] in log and "[perclass] [bk: " in log and "[cow: -]" in log
+
+
+def test_confusion_counts_every_pixel_of_the_masks(chain):
+    confusion = np.array(read(chain, "outputs", "final_fcn_resnet50_epoch2", "result.json")["confusion"])
+    expected = np.zeros((21, 21), int)
+    for name in (chain / "dataset" / "val_list.txt").read_text().split():
+        truth = read_mask(str(chain / "dataset" / "val_masks" / (name + ".png")), 21)
+        mask = read_mask(str(chain / "outputs" / "final_fcn_resnet50_epoch2" / "masks" / (name + ".png")), 21)
+        for pair in zip(truth[truth != 255], mask[truth != 255]):
+            expected[pair] += 1
+    assert (confusion == expected).all()
+
+
+def test_finished_work_is_not_done_again(chain):
+    before = {path: path.stat().st_mtime_ns for folder in ("cache", "outputs") for path in (chain / folder).rglob("*.*")
+              if path.name != "init_ranking.json" and path.name != "final_voc_masks.json"}
+    assert "holds this evaluation already" in run_script(chain, "eval_loop.py", "--model", "init", "--once")
+    assert "0 masks to estimate, 8 there already" in run_script(chain, "est_voc_train_masks.py", "--epoch", "2")
+    run_script(chain, "eval_seg_model.py", "--model", "final", "--epoch", "2", "--crf", "--ms")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_loop_ranks_waits_and_survives_a_bad_snapshot(copy):
+    (copy / "snapshots" / "init_fcn_resnet50-3.params").write_bytes(b"half")
+    (copy / "snapshots" / ".init_fcn_resnet50-4.params.1.tmp").write_bytes(b"being written")
+    text = run_script(copy, "eval_loop.py", "--model", "init", "--gpu", "cpu", "--wait", "0.0001", "--ms")
+    assert "waiting 0.00 h for new snapshots" in text
+    assert "epoch 3 can't be evaluated" in text and "init_fcn_resnet50-3.params is damaged" in text
+    ranking = read(copy, "outputs", "init_ranking.json")
+    assert sorted(row["epoch"] for row in ranking["ranking"]) == [1, 2]
+    assert ranking["ranking"][0]["mean_iou"] >= ranking["ranking"][1]["mean_iou"]
+    assert "best epoch of the init model: %d" % ranking["ranking"][0]["epoch"] in text
+    result = read(copy, "outputs", "init_fcn_resnet50_epoch1", "result.json")
+    assert result["settings"]["scales"] == [0.7, 1.0, 1.3] and result["earlier"][0]["settings"]["scales"] == [1.0]
+
+
+def test_a_folder_without_result_does_not_count_as_evaluated(copy):
+    os.remove(str(copy / "outputs" / "init_fcn_resnet50_epoch1" / "result.json"))
+    run_script(copy, "eval_loop.py", "--model", "init", "--once")
+    assert read(copy, "outputs", "init_fcn_resnet50_epoch1", "result.json")["mean_iou"] >= 0
+
+
+def test_an_interrupted_evaluation_goes_on_to_the_same_result(copy):
+    output = copy / "outputs" / "init_fcn_resnet50_epoch2"
+    flags = ("--model", "init", "--epoch", "2", "--gpu", "cpu", "--savemask")
+    run_script(copy, "eval_seg_model.py", *flags)
+    result = read(output, "result.json")
+    os.remove(str(output / "result.json"))
+    missing = copy / "dataset" / "val_images" / "2012_000010.jpg"
+    image = missing.read_bytes()
+    missing.unlink()
+    missing.write_bytes(image[:500])  # stops the evaluation at the third image
+    assert "2012_000010.jpg can't be decoded" in run_script(copy, "eval_seg_model.py", *flags, status=2)
+    assert not (output / "result.json").exists()
+    missing.write_bytes(image)
+    assert "of 3 images" in run_script(copy, "eval_seg_model.py", *flags)
+    assert read(output, "result.json")["confusion"] == result["confusion"]
+
+
+def test_masks_of_another_epoch_are_not_mixed_in(copy):
+    flags = ("--epoch", "1", "--gpu", "cpu")
+    assert "pass --overwrite" in run_script(copy, "est_voc_train_masks.py", *flags, status=2)
+    assert "8 masks to estimate" in run_script(copy, "est_voc_train_masks.py", *flags, "--overwrite", "--crf")
+    os.remove(str(copy / "cache" / "final_voc_masks" / "2012_000003.png"))
+    assert "1 masks to estimate, 7 there" in run_script(copy, "est_voc_train_masks.py", *flags, "--crf")
+
+
+def test_training_goes_on_from_an_epoch(copy):
+    text = run_script(copy, "train_seg_model.py", "--model", "init", "--gpus", "cpu:2", "--epoch", "2", "--lr", "16e-5",
+                      "--max-epoch", "4", "--epoch-size", "2", "--batch-size", "2", "--crop-size", "24")
+    assert "[epoch: 3] [batch: 2/2]" in text and "learning_rate=0.00016" in text
+    assert (copy / "snapshots" / "init_fcn_resnet50-3.params").exists()
+
+
+def test_another_list_and_other_folders_are_evaluated(copy):
+    (copy / "ids.txt").write_text("2012_000009\r\n\r\n")
+    run_script(copy, "eval_seg_model.py", "--model", "init", "--epoch", "best", "--gpu", "cpu", "--list", "ids.txt",
+               "--images", "dataset/val_images", "--masks", "dataset/val_masks", "--output", "mine")
+    truth = read_mask(str(copy / "dataset" / "val_masks" / "2012_000009.png"), 21)
+    assert np.sum(read(copy, "mine", "result.json")["confusion"]) == (truth != 255).sum()
+
+
+def break_image(copy):
+    path = copy / "dataset" / "val_images" / "2012_000008.jpg"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:len(content) // 2])
+
+
+def break_mask(copy):
+    path = copy / "dataset" / "val_masks" / "2012_000008.png"
+    mask = Image.open(str(path)).convert("RGB")
+    path.unlink()
+    mask.save(str(path))
+
+
+def label_21(copy):
+    path = copy / "dataset" / "val_masks" / "2012_000008.png"
+    path.unlink()
+    size = Image.open(str(copy / "dataset" / "val_images" / "2012_000008.jpg")).size
+    write_mask(str(path), np.full(size[::-1], 21, np.uint8))
+
+
+EVAL = ("eval_seg_model.py", "--gpu", "cpu", "--model", "init", "--epoch", "1", "--ms")
+TRAIN = ("train_seg_model.py", "--gpus", "cpu", "--model", "init")
+ESTIMATE = ("est_voc_train_masks.py", "--gpu", "cpu", "--epoch", "2", "--overwrite")
+
+
+@pytest.mark.parametrize("spoil, command, message", [
+    (break_image, EVAL, "2012_000008.jpg can't be decoded"),
+    (break_mask, EVAL, "2012_000008.png is a picture of mode RGB"),
+    (label_21, EVAL, "2012_000008.png has label 21"),
+    (lambda copy: (copy / "dataset" / "val_list.txt").write_text("\n"), EVAL, "val_list.txt is empty"),
+    (lambda copy: (copy / "dataset" / "val_masks" / "2012_000008.png").unlink(), EVAL, "2012_000008.png is missing"),
+    (lambda copy: shutil.copy(str(copy / "snapshots" / "final_fcn_resnet50-1.params"),
+                              str(copy / "snapshots" / "init_fcn_resnet50-1.params")), EVAL + ("--config", "other.yaml"),
+     "other.yaml"),
+    (lambda copy: None, EVAL[:-2] + ("7",), "init_fcn_resnet50-7.params is missing; epochs there: 1, 2"),
+    (lambda copy: None, EVAL[:-2] + ("x",), "epoch 'x'"),
+    (lambda copy: None, EVAL + ("--gpu", "gpu"), "device 'gpu'"),
+    (lambda copy: None, EVAL + ("--jobs", "0"), "--jobs"),
+    (lambda copy: None, EVAL + ("--savemasks",), "did you mean --savemask?"),
+    (lambda copy: None, EVAL + ("--scales", "1,a"), "--scales"),
+    (lambda copy: (copy / "tiny.yaml").write_text("widht: 4\n"), EVAL, "did you mean width?"),
+    (lambda copy: (copy / "tiny.yaml").write_text("width: 8\n"), EVAL, "conv1_weight has shape (4, 3, 7, 7)"),
+    (lambda copy: (copy / "dataset" / "web_images" / "1_000000.jpg").unlink(), TRAIN, "1_000000.jpg is missing"),
+    (lambda copy: (copy / "dataset" / "web_labels" / "1_000000.png").write_bytes(b""), TRAIN, "1_000000.png"),
+    (lambda copy: None, TRAIN + ("--base-model", "nowhere.params"), "nowhere.params can't be read"),
+    (lambda copy: None, TRAIN + ("--batch-size", "3", "--gpus", "cpu:2"), "3 images can't be shared evenly"),
+    (lambda copy: None, TRAIN + ("--epoch", "8"), "epoch 8 is trained already"),
+    (lambda copy: None, TRAIN + ("--model", "other"), "invalid choice"),
+    (lambda copy: (copy / "dataset" / "train_labels.json").write_text("{}"), ESTIMATE, "no labels for 2012_000000"),
+    (lambda copy: (copy / "dataset" / "train_labels.json").write_text('{"2012_000000": [21]}'), ESTIMATE,
+     "the labels of 2012_000000 are [21]"),
+    (lambda copy: (copy / "dataset" / "train_list.txt").unlink(), ESTIMATE, "train_list.txt can't be read"),
+    (lambda copy: shutil.rmtree(str(copy / "dataset" / "VOCdevkit")), ("create_dataset.py",), "VOC2012 is missing"),
+    (lambda copy: shutil.rmtree(str(copy / "snapshots")), ("eval_loop.py", "--model", "init", "--once"),
+     "no snapshot of the init model"),
+])
+def test_mistakes_end_in_one_line_and_status_2(copy, spoil, command, message):
+    spoil(copy)
+    assert message in run_script(copy, *command, status=2)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_explains_every_flag(tmp_path, name):
+    text = run_script(tmp_path, name, "--help")
+    assert "--config FILE" in text and "--seed" in text and "settings:" in text
