@@ -42,7 +42,6 @@ class Config:
     voc_dir: str = _setting("dataset/VOCdevkit/VOC2012", "PASCAL VOC 2012; a relative path starts at root")
     sbd_dir: str = _setting("dataset/benchmark_RELEASE/dataset",
                             "Semantic Boundaries Dataset; a relative path starts at root")
-
     base_model: str = _setting("models/resnet50.params", "start of the ResNet stages; a relative path starts at root")
 
     # Network

@@ -208,7 +208,7 @@ def voc_picture(rng):
 
 
 def simulated_cosegmentation(rng, mask):
-    """Spoil a mask the way co-segmentation does: ragged outline, missing parts, a few masks plainly wrong."""
+    """Spoil a mask the way co-segmentation does: ragged outline, parts missing or too much, a few masks wrong."""
     height, width = mask.shape
     if rng.random() < 0.08:
         wrong = np.zeros_like(mask)
@@ -218,11 +218,15 @@ def simulated_cosegmentation(rng, mask):
     distance = (cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
                 - cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5))
     spoilt = distance + rng.uniform(-1.5, 2.5) + 4 * noise(rng, height, width, 9) > 0
-    if rng.random() < 0.25:
-        y, x = np.mgrid[:height, :width]
-        angle = rng.uniform(0, 2 * np.pi)
-        along = (x - width / 2) * np.cos(angle) + (y - height / 2) * np.sin(angle)
+    y, x = np.mgrid[:height, :width]
+    angle = rng.uniform(0, 2 * np.pi)
+    along = (x - width / 2) * np.cos(angle) + (y - height / 2) * np.sin(angle)
+    part = rng.random()
+    if part < 0.15:
         spoilt &= along < rng.uniform(0.12, 0.35) * min(width, height)
+    elif part < 0.3:
+        nearby = cv2.dilate(mask.astype(np.uint8), np.ones((15, 15))) > 0
+        spoilt |= nearby & (along > rng.uniform(0.12, 0.35) * min(width, height))
     return spoilt
 
 
@@ -268,8 +272,8 @@ def make_voc(folder, seed, sbd, train, val):
 
 def main():
     parser = make_parser(__doc__)
-    parser.add_argument("--web", type=int, default=60, metavar="N", help="web images per class (default: %(default)s)")
-    parser.add_argument("--sbd", type=int, default=400, metavar="N", help="SBD images (default: %(default)s)")
+    parser.add_argument("--web", type=int, default=40, metavar="N", help="web images per class (default: %(default)s)")
+    parser.add_argument("--sbd", type=int, default=600, metavar="N", help="SBD images (default: %(default)s)")
     parser.add_argument("--train", type=int, default=200, metavar="N", help="VOC train images (default: %(default)s)")
     parser.add_argument("--val", type=int, default=80, metavar="N", help="VOC val images (default: %(default)s)")
     args = parser.parse_args()

@@ -29,7 +29,8 @@ fi
 step python eval_loop.py --model init --once $settings
 step python est_voc_train_masks.py --epoch best --crf $settings
 if [ ! -e $work/snapshots/final_fcn_resnet50-$last.params ]; then
-    step python train_seg_model.py --model final $settings \
+    # The init model stands in for ImageNet weights. Crops are large, as the image-level labels speak of whole images.
+    step python train_seg_model.py --model final --crop-size 144 --lr 0.02 $settings \
         --base-model $work/snapshots/init_fcn_resnet50-$last.params
 fi
 step python eval_loop.py --model final --once $settings

@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""Write docs/configuration.md from the fields of core.config.Config: python docs/make_configuration.py"""
+import ast
+import os
+import sys
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(FOLDER, ".."))
+import core.config  # noqa: E402
+
+PATH = os.path.join(FOLDER, "configuration.md")
+HEAD = """# Settings
+
+A `--config FILE.yaml` may hold any of these; a list is written `[1, 2]`. Flags win over the file, which wins over the
+defaults, and the defaults are the published values. A script's log tells which settings differ from them.
+
+    crop_size: 160
+    scales: [0.7, 1.0, 1.3]
+"""
+
+
+def configuration_page():
+    """The page as text: a table for each group of fields, as the comments in the source group them."""
+    lines = [HEAD]
+    for title, names in _groups():
+        lines += ["## " + title, "", "| setting | default | range | meaning |", "|---|---|---|---|"]
+        lines += [_row(core.config.FIELDS[name]) for name in names] + [""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _groups():
+    """(title, names) of each group: comments that stand alone in the class body are titles."""
+    with open(core.config.__file__, encoding="utf-8") as file:
+        source = file.read()
+    body = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == "Config").body
+    fields = {node.lineno: node.target.id for node in body if isinstance(node, ast.AnnAssign)}
+    groups = []
+    for number, line in enumerate(source.splitlines(), 1):
+        if line.startswith("    # ") and min(fields) - 1 <= number <= max(fields):
+            groups.append((line[6:], []))
+        elif number in fields:
+            groups[-1][1].append(fields[number])
+    return groups
+
+
+def _row(field):
+    limits = field.metadata
+    words = [word % limits[key] for key, word in (("at_least", ">= %s"), ("above", "> %s"), ("at_most", "<= %s"))
+             if limits[key] is not None]
+    default = list(field.default) if isinstance(field.default, tuple) else field.default
+    shown = "VOC's 20 and `bk`" if field.name == "classes" else "`%s`" % (default,)
+    return "| `%s` | %s | %s | %s |" % (field.name, shown, ", ".join(words or map("`%s`".__mod__, limits["choices"] or ())),
+                                        field.metadata["help"])
+
+
+if __name__ == "__main__":
+    with open(PATH, "w", encoding="utf-8") as page:
+        page.write(configuration_page())

@@ -1,0 +1,31 @@
+import numpy as np
+
+from core.pictures import colour_mask, heat_map, overlay, side_by_side
+
+
+def test_masks_have_the_colours_of_voc():
+    mask = np.array([[0, 1, 15, 20, 255]], np.uint8)
+    assert colour_mask(mask).tolist() == [[[0, 0, 0], [128, 0, 0], [192, 128, 128], [0, 64, 128], [224, 224, 192]]]
+
+
+def test_an_overlay_leaves_the_background_as_it_is(rng):
+    image = rng.integers(0, 256, (4, 5, 3)).astype(np.uint8)
+    mask = np.zeros((4, 5), np.uint8)
+    mask[1, 2] = 1
+    mixed = overlay(image, mask, 0.5)
+    assert (mixed[mask == 0] == image[mask == 0]).all()
+    assert mixed[1, 2].tolist() == [(int(image[1, 2, 0]) + 128) // 2, image[1, 2, 1] // 2, image[1, 2, 2] // 2]
+
+
+def test_heat_goes_from_blue_to_red():
+    low, high = heat_map(np.array([[0.0, 1.0]]))[0].astype(int)
+    assert low[2] > low[0] and high[0] > high[2]
+
+
+def test_pictures_of_different_shapes_stand_side_by_side(rng):
+    rows = [[np.full((height, width, 3), shade, np.uint8) for shade in (10, 200)]
+            for height, width in ((40, 80), (60, 60))]
+    sheet = side_by_side(rows, ["left", "right"], 40)
+    assert sheet.shape[1] == 2 * 80 + 6
+    assert (sheet[22 + 5, 5] == 10).all() and (sheet[22 + 5, 80 + 6 + 5] == 200).all()
+    assert (sheet[22 + 46 + 5, 35] == 10).all() and (sheet[22 + 46 + 5, 60] == 255).all()
