@@ -257,7 +257,8 @@ def make_voc(folder, seed, sbd, train, val):
     benchmark = os.path.join(folder, "benchmark_RELEASE", "dataset")
     names = ["2012_%06d" % number for number in range(sbd + train + val)]
     for number, name in enumerate(names):
-        image, mask = voc_picture(np.random.default_rng((seed, 1, number)))
+        of_val = number - sbd - train  # val stays the same, however many images there are to train on
+        image, mask = voc_picture(np.random.default_rng((seed, 1, number) if of_val < 0 else (seed, 2, of_val)))
         if number < sbd:
             write_image(os.path.join(benchmark, "img", name + ".jpg"), image)
             save_sbd_mask(os.path.join(benchmark, "cls", name + ".mat"), mask)
@@ -275,7 +276,7 @@ def main():
     parser.add_argument("--web", type=int, default=40, metavar="N", help="web images per class (default: %(default)s)")
     parser.add_argument("--sbd", type=int, default=600, metavar="N", help="SBD images (default: %(default)s)")
     parser.add_argument("--train", type=int, default=200, metavar="N", help="VOC train images (default: %(default)s)")
-    parser.add_argument("--val", type=int, default=80, metavar="N", help="VOC val images (default: %(default)s)")
+    parser.add_argument("--val", type=int, default=200, metavar="N", help="VOC val images (default: %(default)s)")
     args = parser.parse_args()
     config = parse_config(args)
     make_web(config.path("dataset"), config.seed, args.web)

@@ -10,7 +10,7 @@ make_environment dependencies.txt
 
 settings="--config demo/sample.yaml"
 work=demo/work
-last=12  # epochs of both models
+last=6  # epochs of both models
 
 step() {
     echo
