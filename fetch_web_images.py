@@ -25,14 +25,14 @@ def main():
     parser = make_parser(__doc__, SETTINGS)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--folder", metavar="DIR", help="images of your own: DIR/<class name>/*")
-    source.add_argument("--urls", metavar="PATH", help="addresses of your own: a folder of <class name>.txt, one address "
-                        'a line, or a JSON lines file with "class" and "url", such as a web_manifest.jsonl')
+    source.add_argument("--urls", metavar="PATH", help="addresses of your own: a folder of <class name>.txt, one "
+                        'address a line, or a JSON lines file with "class" and "url", such as a web_manifest.jsonl')
     source.add_argument("--flickr", action="store_true", help="Flickr's API; needs a key")
     source.add_argument("--search", choices=sorted(web_sources.ENGINES), help="a search engine's image search")
-    parser.add_argument("--queries", metavar="FILE", help="YAML file, class name: [query, ...], for --flickr and --search "
-                        "(default: the class's name)")
-    parser.add_argument("--licence", choices=web_sources.LICENCES, help="only images under a licence that permits this "
-                        "use, for --flickr and --search bing (default: any)")
+    parser.add_argument("--queries", metavar="FILE", help="YAML file, class name: [query, ...], for --flickr and "
+                        "--search (default: the class's name)")
+    parser.add_argument("--licence", choices=web_sources.LICENCES, help="only images under a licence that permits "
+                        "this use, for --flickr and --search bing (default: any)")
     parser.add_argument("--flickr-key", metavar="KEY", default=os.environ.get("FLICKR_API_KEY"),
                         help="default: the environment's FLICKR_API_KEY")
     parser.add_argument("--flickr-url", metavar="URL", default=web_sources.FLICKR, help="default: %(default)s")
@@ -57,8 +57,8 @@ def make_source(args, config, downloader):
     if args.search:
         return web_sources.search_source(queries, args.search, args.licence)
     if not args.flickr_key:
-        raise UserError("--flickr needs a key, from https://www.flickr.com/services/api/keys: pass --flickr-key or set "
-                        "FLICKR_API_KEY")
+        raise UserError("--flickr needs a key, from https://www.flickr.com/services/api/keys: pass --flickr-key or "
+                        "set FLICKR_API_KEY")
     return web_sources.flickr_source(config, queries, downloader.get, args.flickr_key, args.licence, args.flickr_url)
 
 

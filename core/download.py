@@ -1,7 +1,6 @@
 """Downloads that can't hang, hurry a host, or fill the memory."""
 import contextlib
 import http.client
-import http.cookiejar
 import socket
 import threading
 import time
@@ -17,7 +16,7 @@ _REDIRECTS = 5
 _BACK_OFF = 1  # seconds before the first new attempt; doubled for each further one
 _BUSY = (429, 503)  # the whole host wants a pause
 _PASSING = _BUSY + (408, 425, 500, 502, 504)
-_SILENT = 5  # addresses of a host without any answer, one after the other, after which it is left alone
+_SILENT = 20  # downloads from a host that got no answer, one after the other, after which it is left alone
 
 
 class Rejected(Exception):
@@ -29,11 +28,17 @@ class Failed(Rejected):
 
 
 class _Passing(Exception):
-    """An attempt failed and the next may not; `pause`: seconds that the server asks to wait, `busy`: the host is."""
+    """An attempt failed and the next may not.
 
-    def __init__(self, reason, pause=0, busy=False):
+    Args:
+        pause: seconds that the server asks to wait.
+        busy: the whole host is, not this address alone.
+        silent: there was no answer at all.
+    """
+
+    def __init__(self, reason, pause=0, busy=False, silent=False):
         super().__init__(reason)
-        self.pause, self.busy = pause, busy
+        self.pause, self.busy, self.silent = pause, busy, silent
 
 
 class Downloader:
@@ -51,7 +56,6 @@ class Downloader:
         self._session = requests.Session()
         self._session.headers.update({"User-Agent": config.web_user_agent, "Accept": "image/*, */*;q=0.5",
                                       "Accept-Encoding": "identity"})
-        self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _Adapter(self._watch, pool_maxsize=config.web_threads))
         self._lock = threading.Lock()
@@ -90,6 +94,8 @@ class Downloader:
             except _Passing as error:
                 pause = max(_BACK_OFF * 2 ** attempt, error.pause)
                 if attempt == config.web_retries or time.monotonic() + pause > deadline:
+                    if error.silent:
+                        self._silent[host] = self._silent.get(host, 0) + 1
                     raise Failed(str(error)) from error
                 if error.busy:
                     self._hold(host, pause)
@@ -102,8 +108,7 @@ class Downloader:
                 self._wait_for_turn(host)
             self._deadline.time = deadline
             try:
-                with contextlib.closing(self._session.get(
-                        url, stream=True, allow_redirects=False, timeout=self._config.web_timeout)) as response:
+                with contextlib.closing(self._send(url)) as response:
                     self._silent[host] = 0
                     target = self._session.get_redirect_target(response)
                     if target is None:
@@ -114,12 +119,16 @@ class Downloader:
                 self._check_time(deadline)
                 if isinstance(error, ValueError):  # requests and urllib3 derive their errors for bad addresses from it
                     raise Rejected("no address: %r (%s)" % (url, error)) from error
-                if isinstance(error, requests.ConnectionError):
-                    self._silent[host] = self._silent.get(host, 0) + 1
-                raise _Passing(_in_short(error)) from error
+                raise _Passing(_in_short(error), silent=isinstance(error, requests.RequestException)) from error
             finally:
                 self._sockets.pop(threading.get_ident(), None)
         raise Rejected("more than %d redirects" % _REDIRECTS)
+
+    def _send(self, url):
+        """Session.get without its redirects, for which it would read a body of any size."""
+        request = self._session.prepare_request(requests.Request("GET", url))
+        settings = self._session.merge_environment_settings(request.url, {}, True, None, None)
+        return self._session.get_adapter(request.url).send(request, timeout=self._config.web_timeout, **settings)
 
     def _body(self, response, deadline):
         status = response.status_code
@@ -189,8 +198,8 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
     def init_poolmanager(self, *args, **flags):
         super().init_poolmanager(*args, **flags)
-        pools = self.poolmanager.pool_classes_by_scheme
-        self.poolmanager.pool_classes_by_scheme = {scheme: _watched(pool, self._watch) for scheme, pool in pools.items()}
+        self.poolmanager.pool_classes_by_scheme = {
+            scheme: _watched(pool, self._watch) for scheme, pool in self.poolmanager.pool_classes_by_scheme.items()}
 
 
 def _watched(pool, watch):

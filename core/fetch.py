@@ -77,13 +77,14 @@ def _first(count, items):
 def _keep(config, class_index, source, downloader, pool, manifest, index):
     """Decide on a class's candidates in their order, whichever download ends first; yield each kept name."""
     process = functools.partial(_process, config=config, downloader=downloader)
-    fresh = (candidate for candidate in source(class_index) if manifest.is_new(config.classes[class_index], candidate.url))
+    class_name = config.classes[class_index]
+    fresh = (candidate for candidate in source(class_index) if manifest.is_new(class_name, candidate.url))
     with contextlib.closing(ordered_map(process, fresh, pool, 2 * config.web_threads)) as processed:
         for candidate, (result, jpeg, codes) in processed:
             near = index.near(codes, config.web_hash_distance) if jpeg else ()
             if near:
                 result.update(status="rejected", reason="near duplicate of %s" % near[0])
-            row = {"status": result.pop("status"), "class": config.classes[class_index]}
+            row = {"status": result.pop("status"), "class": class_name}
             row.update((name, value) for name, value in candidate._asdict().items() if name != "class_index" and value)
             if row["status"] == "kept":
                 row["name"] = manifest.free_name(class_index)
@@ -226,7 +227,7 @@ class Manifest:
         self._changed = True
 
     def reject(self, name, reason):
-        """Take a kept image out: first its file, so that a kill in between leaves none, then, on `save`, its status."""
+        """Take a kept image out: its file now, so that a kill leaves none, and its status on `save`."""
         row = next(row for row in self.rows if row.get("name") == name)
         with contextlib.suppress(FileNotFoundError):
             os.remove(image_path(self.folder, name))
@@ -310,8 +311,8 @@ def _evaluation_images(layout):
     paths = {name: image_path(os.path.join(layout.voc, "JPEGImages"), name) for name in names}
     missing = [path for path in paths.values() if not os.path.exists(path)]
     if missing:
-        logger.warning("%d of %d evaluation images are missing, such as %s: web images can't be compared with them; once "
-                       "they are there, run this again", len(missing), len(paths), missing[0])
+        logger.warning("%d of %d evaluation images are missing, such as %s: web images can't be compared with them; "
+                       "once they are there, run this again", len(missing), len(paths), missing[0])
     return {name: path for name, path in paths.items() if path not in set(missing)}
 
 

@@ -11,7 +11,7 @@ HASH_BYTES = _SIDE * _SIDE // 8
 def perceptual_hash(image):
     """Hash that hardly changes with size, compression, colour or a small crop of the image.
 
-    The signs, about their median, of the 16 x 16 lowest frequencies of the discrete cosine transform (imagehash.phash).
+    The signs, about their median, of the 16 x 16 lowest frequencies of the cosine transform (imagehash.phash).
 
     Args:
         image: (h, w, 3) uint8 RGB.

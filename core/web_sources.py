@@ -53,7 +53,8 @@ def read_queries(path, config):
     for name, words in values.items():
         if name not in config.classes[1:]:
             near = difflib.get_close_matches(str(name), config.classes[1:], 1)
-            raise UserError("%s: there is no class %r%s" % (path, name, "; did you mean %s?" % near[0] if near else ""))
+            near = "; did you mean %s?" % near[0] if near else ""
+            raise UserError("%s: there is no class %r%s" % (path, name, near))
         words = [words] if isinstance(words, str) else words
         if not isinstance(words, list) or not words or not all(isinstance(word, str) and word for word in words):
             raise UserError("%s: the queries of %s are a list of texts, not %r" % (path, name, words))
@@ -144,8 +145,8 @@ def flickr_source(config, queries, get, key, licence=None, base=FLICKR):
     def candidates(class_index):
         for query in queries[class_index]:
             for page in range(1, _FLICKR_PAGES + 1):
-                photos = ask("photos.search", text=query, media="photos", content_types=0, sort="relevance", per_page=500,
-                             page=page, extras="license," + ",".join("url_" + size for size in _FLICKR_SIZES),
+                photos = ask("photos.search", text=query, media="photos", content_types=0, sort="relevance",
+                             per_page=500, page=page, extras="license," + ",".join("url_" + size for size in _FLICKR_SIZES),
                              **allowed)["photos"]
                 for photo in photos["photo"]:
                     url = _flickr_size(photo, config.web_longest_side)
@@ -210,8 +211,8 @@ def search_source(queries, engine, licence=None):
             crawler = getattr(icrawler.builtin, ENGINES[engine])(downloader_cls=Collector, log_level="ERROR")
             crawler.crawl(query, filters={"license": licence} if licence else None, max_num=_RESULTS)
             if not crawler.downloader.urls:
-                logger.warning("%s shows nothing for %r: it may have changed its pages (try a newer icrawler) or block "
-                               "this machine; lists of your own, --urls, always work", engine, query)
+                logger.warning("%s shows nothing for %r: it may have changed its pages (try a newer icrawler) or "
+                               "block this machine; lists of your own, --urls, always work", engine, query)
             for url in crawler.downloader.urls:
                 yield Candidate(class_index, engine, url, query)
     return candidates
