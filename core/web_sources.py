@@ -142,11 +142,13 @@ def flickr_source(config, queries, get, key, licence=None, base=FLICKR):
     allowed = {} if licence is None else {"license": ",".join(
         number for number, address in sorted(terms.items()) if _permits(address, licence))}
 
+    extras = ",".join(["license"] + ["url_" + size for size in _FLICKR_SIZES])
+
     def candidates(class_index):
         for query in queries[class_index]:
             for page in range(1, _FLICKR_PAGES + 1):
                 photos = ask("photos.search", text=query, media="photos", content_types=0, sort="relevance",
-                             per_page=500, page=page, extras="license," + ",".join("url_" + size for size in _FLICKR_SIZES),
+                             per_page=500, page=page, extras=extras,
                              **allowed)["photos"]
                 for photo in photos["photo"]:
                     url = _flickr_size(photo, config.web_longest_side)

@@ -30,7 +30,7 @@ from core.near_duplicates import HashIndex, both_hashes, perceptual_hash
 from core.web_sources import Candidate
 from web_server import ENDLESS, WebServer, encoded, picture
 
-SETTINGS = {"classes": ("bk", "cat", "oak tree", "dog"), "web_rate": 1000.0, "web_timeout": 2.0, "web_total_time": 2.5,
+SETTINGS = {"classes": ("bk", "cat", "oak tree", "dog"), "web_rate": 1000.0, "web_timeout": 4.0, "web_total_time": 5.0,
             "web_threads": 4, "web_bytes": 1000000}
 
 
@@ -115,8 +115,8 @@ def test_what_fails_for_a_while_is_asked_for_again(get, server, path, hits):
 
 @pytest.mark.parametrize("path, error, reason, hits", [
     ("status/404", Rejected, "HTTP 404", 1), ("status/500", Failed, "HTTP 500", 4), ("later/x", Failed, "HTTP 503", 1),
-    ("cut-always/x", Failed, "", 4), ("mute/x", Failed, "", 2), ("drip/x", Failed, "took more than 2.5 s", 1),
-    ("drip-headers/x", Failed, "took more than 2.5 s", 1), ("loop/x", Rejected, "more than 5 redirects", 6),
+    ("cut-always/x", Failed, "", 4), ("mute/x", Failed, "", 2), ("drip/x", Failed, "took more than 5 s", 1),
+    ("drip-headers/x", Failed, "took more than 5 s", 1), ("loop/x", Rejected, "more than 5 redirects", 6),
     ("declared/x", Rejected, "too large: %d bytes" % ENDLESS, 1),
     ("endless/x", Rejected, "too large: more than 1000000", 1)])
 def test_a_download_ends_in_time_with_its_reason(get, server, path, error, reason, hits):
@@ -124,7 +124,7 @@ def test_a_download_ends_in_time_with_its_reason(get, server, path, error, reaso
     with pytest.raises(Rejected) as caught:
         get(server.url(path))
     assert type(caught.value) is error and reason in str(caught.value)
-    assert time.monotonic() - start < 5 and server.hits["/" + path] == hits
+    assert time.monotonic() - start < 10 and server.hits["/" + path] == hits
     assert server.streamed < 30000000  # what the sockets' buffers took beyond the limit
 
 
@@ -264,7 +264,7 @@ def test_every_candidate_has_its_line_and_only_good_images_are_kept(config, serv
         3: [server.url("flaky/4"), server.url("ok/1"), server.url("ok/1")]})
     assert [(row["status"], row.get("name", row.get("reason", "")).split(":")[0]) for row in rows] == [
         ("kept", "1_000001"), ("rejected", "HTTP 404"), ("rejected", "near duplicate of 1_000001"),
-        ("failed", "took more than 2.5 s"), ("rejected", "unreadable"), ("kept", "1_000002"),
+        ("failed", "took more than 5 s"), ("rejected", "unreadable"), ("kept", "1_000002"),
         ("rejected", "near duplicate of VOC 2007_val0"), ("rejected", "near duplicate of 1_000001"),
         ("rejected", "tiny"),
         ("kept", "2_000001"), ("rejected", "near duplicate of VOC 2007_test0"), ("rejected", "too large"),
