@@ -56,11 +56,10 @@ def ordered_map(function, items, executor=None, ahead=1):
             if not pending:
                 return
             item, future = pending.popleft()
-            try:
-                yield item, future.result()
-            except concurrent.futures.BrokenExecutor as error:
-                raise UserError("a worker process died near %s: perhaps the memory ran out; try fewer --jobs"
-                                % (item,)) from error
+            yield item, future.result()
+    except concurrent.futures.BrokenExecutor as error:  # from result, or from submit where it knows first
+        raise UserError("a worker process died near %s: perhaps the memory ran out; try fewer --jobs"
+                        % (item,)) from error
     finally:  # also where the caller wants no more
         for _, future in pending:
             future.cancel()
