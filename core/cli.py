@@ -36,7 +36,7 @@ def make_parser(description, settings=()):
         default = ",".join(map(str, field.default)) if many else field.default
         group.add_argument("--" + name.replace("_", "-"), metavar=kind.__name__.upper() + (",..." if many else ""),
                            type=_list_of(kind) if many else kind, choices=field.metadata["choices"],
-                           help="%s (published: %s)" % (field.metadata["help"].replace("%", "%%"), default))
+                           help="%s (default: %s)" % (field.metadata["help"].replace("%", "%%"), default))
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Every setting of the system; its default is the published value.
+"""Every setting of the system; its default is the published value where one was published.
 
 Precedence: command line, then the --config file, then the default. A YAML file holds names of fields and their values:
 
@@ -43,6 +43,27 @@ class Config:
     sbd_dir: str = _setting("dataset/benchmark_RELEASE/dataset",
                             "Semantic Boundaries Dataset; a relative path starts at root")
     base_model: str = _setting("models/resnet50.params", "start of the ResNet stages; a relative path starts at root")
+
+    # Web images; the paper names no values
+    web_images_per_class: int = _setting(2700, "web images kept of each class, at most", at_least=1, at_most=999999)
+    web_longest_side: int = _setting(500, "longest side of a stored web image, pixels; larger ones are shrunk",
+                                     at_least=32)
+    web_shortest_side: int = _setting(100, "web images with a shorter side below this are left out, pixels",
+                                      at_least=16)
+    web_aspect_ratio: float = _setting(3.0, "web images with a longer : shorter side above this are left out",
+                                       at_least=1)
+    web_hash_distance: int = _setting(70, "bits of 256 in which the perceptual hashes of near duplicates differ, at "
+                                      "most", at_least=0, at_most=255)
+    web_pixels: int = _setting(40000000, "web images of more pixels are not decoded", at_least=1)
+    web_bytes: int = _setting(20000000, "web images of more bytes are not downloaded", at_least=1)
+    web_threads: int = _setting(8, "downloads at once", at_least=1, at_most=256)
+    web_rate: float = _setting(2.0, "requests a second to one host, at most", above=0)
+    web_timeout: float = _setting(10.0, "seconds to wait for a connection and for each next byte", above=0)
+    web_total_time: float = _setting(60.0, "seconds that a download takes at most, new attempts included", above=0)
+    web_retries: int = _setting(3, "new attempts after a failure that may pass; waits 1, 2, 4, ... s", at_least=0,
+                                at_most=20)
+    web_user_agent: str = _setting("fetch_web_images/1.0 (research)", "how downloads introduce themselves; some sites "
+                                   "want an address to write to")
 
     # Network
     width: int = _setting(64, "channels of conv1; residual stage k (2 to 5) puts out width * 2^k", at_least=1)

@@ -63,11 +63,15 @@ def write_array(path, array):
     write_bytes(path, buffer.getbuffer())
 
 
+def encode_image(image, ending, quality=95):
+    """(h, w, 3) uint8 RGB as the content of a .png or, with the given quality, .jpg file."""
+    flags = [cv2.IMWRITE_JPEG_QUALITY, quality] if ending == ".jpg" else []
+    return cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)[1].tobytes()
+
+
 def write_image(path, image, quality=95):
     """Write (h, w, 3) uint8 RGB as PNG or, where the name ends in .jpg, as JPEG of the given quality."""
-    ending = os.path.splitext(path)[1]
-    flags = [cv2.IMWRITE_JPEG_QUALITY, quality] if ending == ".jpg" else []
-    write_bytes(path, cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)[1].tobytes())
+    write_bytes(path, encode_image(image, os.path.splitext(path)[1], quality))
 
 
 def write_mask(path, mask):

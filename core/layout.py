@@ -15,6 +15,7 @@ class Layout:
         self.sbd = path(config.sbd_dir)
 
         self.web_images = path("dataset", "web_images")
+        self.web_manifest = path("dataset", "web_manifest.jsonl")
         self.web_masks = path("dataset", "web_labels")
         self.web_list = path("dataset", "web_train_list.txt")
         self.train_images = path("dataset", "train_images")

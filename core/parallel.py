@@ -46,20 +46,23 @@ def ordered_map(function, items, executor=None, ahead=1):
         return
     pending = collections.deque()
     items = iter(items)
-    while True:
-        while len(pending) <= ahead:
-            item = next(items, pending)
-            if item is pending:  # no items left
-                break
-            pending.append((item, executor.submit(function, item)))
-        if not pending:
-            return
-        item, future = pending.popleft()
-        try:
+    try:
+        while True:
+            while len(pending) <= ahead:
+                item = next(items, pending)
+                if item is pending:  # no items left
+                    break
+                pending.append((item, executor.submit(function, item)))
+            if not pending:
+                return
+            item, future = pending.popleft()
             yield item, future.result()
-        except concurrent.futures.BrokenExecutor as error:
-            raise UserError("a worker process died near %s: perhaps the memory ran out; try fewer --jobs"
-                            % (item,)) from error
+    except concurrent.futures.BrokenExecutor as error:  # from result, or from submit where it knows first
+        raise UserError("a worker process died near %s: perhaps the memory ran out; try fewer --jobs"
+                        % (item,)) from error
+    finally:  # also where the caller wants no more
+        for _, future in pending:
+            future.cancel()
 
 
 def _die_with_parent():

@@ -1,0 +1,242 @@
+"""Downloads that can't hang, hurry a host, or fill the memory."""
+import contextlib
+import http.client
+import socket
+import threading
+import time
+from urllib.parse import urljoin, urlsplit
+
+import requests
+import requests.adapters
+import urllib3
+from urllib3.util.retry import Retry
+
+_CHUNK = 1 << 16  # bytes
+_REDIRECTS = 5
+_BACK_OFF = 1  # seconds before the first new attempt; doubled for each further one
+_BUSY = (429, 503)  # the whole host wants a pause
+_PASSING = _BUSY + (408, 425, 500, 502, 504)
+_SILENT = 20  # downloads from a host that got no answer, one after the other, after which it is left alone
+
+
+class Rejected(Exception):
+    """What was asked for is of no use; the message says why. Asking again gives the same."""
+
+
+class Failed(Rejected):
+    """What was asked for did not come; another time it may."""
+
+
+class _Passing(Exception):
+    """An attempt failed and the next may not.
+
+    Args:
+        pause: seconds that the server asks to wait.
+        busy: the whole host is, not this address alone.
+        silent: there was no answer at all.
+    """
+
+    def __init__(self, reason, pause=0, busy=False, silent=False):
+        super().__init__(reason)
+        self.pause, self.busy, self.silent = pause, busy, silent
+
+
+class Downloader:
+    """HTTP client for many addresses, used from several threads at once.
+
+    Every download ends within `web_total_time` seconds (looking up a host's name excepted), holds at most `web_bytes`
+    bytes, and starts at least 1 / `web_rate` seconds after the one before from the same host.
+
+    Args:
+        config: Config; its settings web_* apply.
+    """
+
+    def __init__(self, config):
+        self._config = config
+        self._session = requests.Session()
+        self._session.headers.update({"User-Agent": config.web_user_agent, "Accept": "image/*, */*;q=0.5",
+                                      "Accept-Encoding": "identity"})
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, _Adapter(self._watch, pool_maxsize=config.web_threads))
+        self._lock = threading.Lock()
+        self._turns = {}  # host: time from which on it may be asked
+        self._silent = {}  # host: downloads in a row that got no answer
+        self._deadline = threading.local()
+        self._sockets = {}  # thread: (socket that it waits for, deadline)
+        self._closed = threading.Event()
+        threading.Thread(target=self._enforce_deadlines, daemon=True).start()
+
+    def close(self):
+        """End all downloads now; they raise Failed."""
+        self._closed.set()
+        for connection, _ in list(self._sockets.values()):
+            _shut_down(connection)
+        self._session.close()
+
+    def get(self, url):
+        """Content of an http or https address, as bytes.
+
+        Raises:
+            Rejected: no such address, not http(s), too large, or the server refuses.
+            Failed: no answer, too slow, or cut off, each time it was tried.
+        """
+        config = self._config
+        host = _host(url)
+        if self._silent.get(host, 0) >= _SILENT:
+            raise Failed("no answer: %s gave none %d times in a row" % (host, _SILENT))
+        self._wait_for_turn(host)
+        deadline = time.monotonic() + config.web_total_time
+        for attempt in range(config.web_retries + 1):
+            if attempt:
+                self._wait_for_turn(host)
+            try:
+                return self._get_once(url, deadline)
+            except _Passing as error:
+                pause = max(_BACK_OFF * 2 ** attempt, error.pause)
+                if attempt == config.web_retries or time.monotonic() + pause > deadline:
+                    if error.silent:
+                        self._silent[host] = self._silent.get(host, 0) + 1
+                    raise Failed(str(error)) from error
+                if error.busy:
+                    self._hold(host, pause)
+                self._sleep(pause)
+
+    def _get_once(self, url, deadline):
+        for hop in range(_REDIRECTS + 1):
+            host = _host(url)
+            if hop:
+                self._wait_for_turn(host)
+            self._deadline.time = deadline
+            try:
+                with contextlib.closing(self._send(url)) as response:
+                    self._silent[host] = 0
+                    target = self._session.get_redirect_target(response)
+                    if target is None:
+                        return self._body(response, deadline)
+                    url = urljoin(url, target)
+            except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError,
+                    ValueError) as error:
+                self._check_time(deadline)
+                if isinstance(error, ValueError):  # requests and urllib3 derive their errors for bad addresses from it
+                    raise Rejected("no address: %r (%s)" % (url, error)) from error
+                raise _Passing(_in_short(error), silent=isinstance(error, requests.RequestException)) from error
+            finally:
+                self._sockets.pop(threading.get_ident(), None)
+        raise Rejected("more than %d redirects" % _REDIRECTS)
+
+    def _send(self, url):
+        """Session.get without its redirects, for which it would read a body of any size."""
+        request = self._session.prepare_request(requests.Request("GET", url))
+        settings = self._session.merge_environment_settings(request.url, {}, True, None, None)
+        return self._session.get_adapter(request.url).send(request, timeout=self._config.web_timeout, **settings)
+
+    def _body(self, response, deadline):
+        status = response.status_code
+        if status in _PASSING:
+            raise _Passing("HTTP %d" % status, _retry_after(response), status in _BUSY)
+        if status != 200:
+            raise Rejected("HTTP %d" % status)
+        limit = self._config.web_bytes
+        length = response.headers.get("Content-Length", "")
+        length = int(length) if length.isdigit() else None
+        if length is not None and length > limit:
+            raise Rejected("too large: %d bytes" % length)
+        content = bytearray()
+        while True:
+            chunk = response.raw.read(_CHUNK, decode_content=False)
+            self._check_time(deadline)  # also the end of a connection that was shut down looks like the end of a file
+            if not chunk:
+                break
+            content += chunk
+            if len(content) > limit:
+                raise Rejected("too large: more than %d bytes" % limit)
+        if length is not None and len(content) < length and "Transfer-Encoding" not in response.headers:
+            raise _Passing("cut off: %d of %d bytes came" % (len(content), length))
+        return bytes(content)
+
+    def _check_time(self, deadline):
+        if self._closed.is_set():
+            raise Failed("stopped")
+        if time.monotonic() >= deadline:
+            raise Failed("took more than %g s" % self._config.web_total_time)
+
+    def _wait_for_turn(self, host):
+        with self._lock:
+            now = time.monotonic()
+            turn = max(now, self._turns.get(host, now))
+            self._turns[host] = turn + 1 / self._config.web_rate
+        self._sleep(turn - now)
+
+    def _hold(self, host, pause):
+        with self._lock:
+            self._turns[host] = max(self._turns.get(host, 0), time.monotonic() + pause)
+
+    def _sleep(self, seconds):
+        if self._closed.wait(seconds):
+            raise Failed("stopped")
+
+    def _watch(self, connection):
+        self._sockets[threading.get_ident()] = connection, self._deadline.time
+        if self._closed.is_set():
+            _shut_down(connection)
+
+    def _enforce_deadlines(self):
+        """A socket's timeout bounds the time between two bytes only, so a slow drip, of headers too, is ended here."""
+        while not self._closed.wait(0.2):
+            now = time.monotonic()
+            for connection, deadline in list(self._sockets.values()):
+                if now > deadline:
+                    _shut_down(connection)
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Shows each connection's socket to `watch` before it waits for the answer."""
+
+    def __init__(self, watch, **flags):
+        self._watch = watch
+        super().__init__(**flags)
+
+    def init_poolmanager(self, *args, **flags):
+        super().init_poolmanager(*args, **flags)
+        self.poolmanager.pool_classes_by_scheme = {
+            scheme: _watched(pool, self._watch) for scheme, pool in self.poolmanager.pool_classes_by_scheme.items()}
+
+
+def _watched(pool, watch):
+    class Connection(pool.ConnectionCls):
+        def getresponse(self, *args, **flags):
+            watch(self.sock)
+            return super().getresponse(*args, **flags)
+    return type("Watched" + pool.__name__, (pool,), {"ConnectionCls": Connection})
+
+
+def _shut_down(connection):
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # SSL's own would wait for the other side
+
+
+def _host(url):
+    try:
+        parts = urlsplit(url)
+        host, scheme = parts.hostname, parts.scheme
+    except ValueError as error:
+        raise Rejected("no address: %r (%s)" % (url, error)) from error
+    if scheme.lower() not in ("http", "https") or not host:
+        raise Rejected("neither http nor https: %r" % url)
+    return host
+
+
+def _retry_after(response):
+    with contextlib.suppress(urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
+        header = response.headers.get("Retry-After")
+        return Retry().parse_retry_after(header) if header else 0
+    return 0
+
+
+def _in_short(error):
+    """The innermost reason, which says most: requests and urllib3 wrap errors in errors."""
+    while True:
+        inner = getattr(error, "reason", None) or next((arg for arg in error.args if isinstance(arg, Exception)), None)
+        if not isinstance(inner, Exception):
+            return "%s: %s" % (type(error).__name__, " ".join(str(error).split())[:200])
+        error = inner

@@ -1,0 +1,66 @@
+#!/usr/bin/env python3
+"""Collect web images of each class in dataset/web_images, cleaned, and without any evaluation image.
+
+Lists and folders of your own (--urls, --folder) are the most dependable source: Flickr needs a key, and what a search
+engine shows changes from day to day and stops working whenever it changes its pages.
+"""
+import contextlib
+import os
+import sys
+
+from core import web_sources
+from core.cli import make_parser, parse_config, run
+from core.download import Downloader
+from core.errors import UserError
+from core.fetch import fetch_web_images
+from core.layout import Layout
+from core.logs import start_log
+
+SETTINGS = ("voc_dir", "web_images_per_class", "web_longest_side", "web_shortest_side", "web_aspect_ratio",
+            "web_hash_distance", "web_pixels", "web_bytes", "web_threads", "web_rate", "web_timeout", "web_total_time",
+            "web_retries", "web_user_agent")
+
+
+def main():
+    parser = make_parser(__doc__, SETTINGS)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--folder", metavar="DIR", help="images of your own: DIR/<class name>/*")
+    source.add_argument("--urls", metavar="PATH", help="addresses of your own: a folder of <class name>.txt, one "
+                        'address a line, or a JSON lines file with "class" and "url", such as a web_manifest.jsonl')
+    source.add_argument("--flickr", action="store_true", help="Flickr's API; needs a key")
+    source.add_argument("--search", choices=sorted(web_sources.ENGINES), help="a search engine's image search")
+    parser.add_argument("--queries", metavar="FILE", help="YAML file, class name: [query, ...], for --flickr and "
+                        "--search (default: the class's name)")
+    parser.add_argument("--licence", choices=web_sources.LICENCES, help="only images under a licence that permits "
+                        "this use, for --flickr and --search bing (default: any)")
+    parser.add_argument("--flickr-key", metavar="KEY", default=os.environ.get("FLICKR_API_KEY"),
+                        help="default: the environment's FLICKR_API_KEY")
+    parser.add_argument("--flickr-url", metavar="URL", default=web_sources.FLICKR, help="default: %(default)s")
+    parser.add_argument("--retry-failed", action="store_true", help="ask again for what failed, such as timeouts")
+    args = parser.parse_args()
+    config = parse_config(args)
+    if args.flickr_key:  # the log shows the command
+        sys.argv = [argument.replace(args.flickr_key, "<key>") for argument in sys.argv]
+    start_log(Layout(config).log("fetch_web_images"), config)
+    with contextlib.closing(Downloader(config)) as downloader:
+        fetch_web_images(config, make_source(args, config, downloader), downloader, args.retry_failed)
+
+
+def make_source(args, config, downloader):
+    if args.folder or args.urls:
+        for flag in ("licence", "queries"):
+            if getattr(args, flag):
+                raise UserError("--%s is for --flickr and --search; folders and lists are taken as they are" % flag)
+        return (web_sources.folder_source(config, args.folder) if args.folder
+                else web_sources.url_source(config, args.urls))
+    queries = web_sources.read_queries(args.queries, config)
+    if args.search:
+        return web_sources.search_source(queries, args.search, args.licence)
+    if not args.flickr_key:
+        raise UserError("--flickr needs a key, from https://www.flickr.com/services/api/keys: pass --flickr-key or "
+                        "set FLICKR_API_KEY")
+    return web_sources.flickr_source(config, queries, downloader.get, args.flickr_key, args.licence, args.flickr_url)
+
+
+if __name__ == "__main__":
+    run(main)
