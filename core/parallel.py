@@ -59,7 +59,7 @@ def ordered_map(function, items, executor=None, ahead=1):
             yield item, future.result()
     except concurrent.futures.BrokenExecutor as error:  # from result, or from submit where it knows first
         raise UserError("a worker process died near %s: perhaps the memory ran out; try fewer --jobs"
-                        % (item,)) from error
+                        % getattr(item, "name", item)) from error
     finally:  # also where the caller wants no more
         for _, future in pending:
             future.cancel()
