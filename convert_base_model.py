@@ -2,7 +2,7 @@
 """Turn ResNet-50 weights of Keras, torchvision, timm or MXNet into models/resnet50.params, where training starts."""
 import os
 
-from core.cli import make_parser, parse_config, run
+from core.cli import make_parser, non_negative, parse_config, run
 from core.errors import UserError
 from core.layout import Layout
 from core.logs import start_log
@@ -15,7 +15,7 @@ def main():
     parser.add_argument("--output", type=os.path.abspath, dest="base_model", metavar="FILE",
                         help="file to write (default: models/resnet50.params)")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it is there already")
-    parser.add_argument("--epsilon", type=float, metavar="FLOAT", help="what the source's batch norm adds to the variance "
+    parser.add_argument("--epsilon", type=non_negative, metavar="FLOAT", help="what the source's batch norm adds to the variance "
                         "(default: 1e-5 for PyTorch, 1.001e-5 otherwise)")
     parser.add_argument("--channels", choices=("rgb", "bgr"),
                         help="order of the source's input channels (default: bgr for Keras, rgb otherwise)")

@@ -173,6 +173,8 @@ class _Weights:
                             % (self.source, part, layer, error)) from error
         if values.dtype.kind != "f" or not np.isfinite(values).all():
             raise UserError("%s: %s of layer %s are not all finite numbers" % (self.source, part, layer))
+        if part == "var" and values.min() < 0:
+            raise UserError("%s: var of layer %s is negative" % (self.source, layer))
         return values.astype(np.float64).transpose(axes)
 
     def left_over(self):

@@ -92,9 +92,10 @@ def _read_legacy(file, path):
     for key in _Unpickler(file, path, storage).load():
         array, dtype = storages[key]
         count, = struct.unpack("<q", file.read(8))
-        if count != len(array):
-            raise ValueError("storage %s has %d items; %d were announced" % (key, count, len(array)))
-        array[:] = _as_array(file.read(count * _item_size(dtype)), dtype, "<")
+        content = file.read(len(array) * _item_size(dtype))
+        if count != len(array) or len(content) != count * _item_size(dtype):
+            raise ValueError("storage %s is cut short" % key)
+        array[:] = _as_array(content, dtype, "<")
         del storages[key]
     if storages:
         raise ValueError("storages are missing")
