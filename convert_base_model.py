@@ -10,13 +10,13 @@ from core.logs import start_log
 
 def main():
     parser = make_parser(__doc__, ("mean_rgb",))
-    parser.add_argument("source", metavar="SOURCE", help=".h5 or .keras of Keras, .pth or .safetensors of torchvision or "
-                        "timm, .params of MXNet")
+    parser.add_argument("source", metavar="SOURCE", help=".h5 or .keras of Keras, .pth or .safetensors of "
+                        "torchvision or timm, .params of MXNet")
     parser.add_argument("--output", type=os.path.abspath, dest="base_model", metavar="FILE",
                         help="file to write (default: models/resnet50.params)")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it is there already")
-    parser.add_argument("--epsilon", type=non_negative, metavar="FLOAT", help="what the source's batch norm adds to the variance "
-                        "(default: 1e-5 for PyTorch, 1.001e-5 otherwise)")
+    parser.add_argument("--epsilon", type=non_negative, metavar="FLOAT", help="what the source's batch norm adds to "
+                        "the variance (default: 1e-5 for PyTorch, 1.001e-5 otherwise)")
     parser.add_argument("--channels", choices=("rgb", "bgr"),
                         help="order of the source's input channels (default: bgr for Keras, rgb otherwise)")
     args = parser.parse_args()

@@ -25,7 +25,7 @@ names: function from a layer's name here, such as res2a_branch2a, to the names o
 backbone: pattern that only names of the ResNet stages' layers there start with.
 kernel: axes that bring its kernels to (out, in, height, width).
 channels: order of its input's channels, rgb or bgr.
-stride_on: as in Config.
+stride_on: as in Config; None is that of Config.
 epsilon: what its batch norm adds to the variance.
 mean_rgb, std_rgb: it takes (pixel - mean) / std, with pixels in 0..255; a mean of None is that of Config.
 """
@@ -65,13 +65,14 @@ _CAFFE_MEAN = (123.68, 116.779, 103.939)
 _IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # 255 times torchvision's
 _CAFFE_BACKBONE = r"(res|bn)[2-5][a-z]+[0-9]*_branch(1|2[abc])$"
 FAMILIES = {
-    "keras": (Family("Keras", _keras_names, r"conv[2-5]_block", _HWIO, "bgr", "1x1", BN_EPSILON, _CAFFE_MEAN, None),
-              Family("Keras, Caffe's names", _caffe_names, _CAFFE_BACKBONE, _HWIO, "bgr", "1x1", BN_EPSILON, _CAFFE_MEAN,
-                     None)),
-    "torch": (Family("PyTorch", _torch_names, r"layer[1-9]\.", _OIHW, "rgb", "3x3", 1e-5, _IMAGENET_MEAN,
-                     _IMAGENET_STD),),
-    "mxnet": (Family("MXNet, Caffe's names", _caffe_names, _CAFFE_BACKBONE, _OIHW, "rgb", "1x1", BN_EPSILON, None,
-                     None),),
+    "keras": (Family("Keras", _keras_names, r"conv[2-5]_block",
+                     _HWIO, "bgr", "1x1", BN_EPSILON, _CAFFE_MEAN, None),
+              Family("Keras before 2019, as in Caffe", _caffe_names, _CAFFE_BACKBONE,
+                     _HWIO, "bgr", "1x1", BN_EPSILON, _CAFFE_MEAN, None)),
+    "torch": (Family("PyTorch", _torch_names, r"layer[1-9]\.",
+                     _OIHW, "rgb", "3x3", 1e-5, _IMAGENET_MEAN, _IMAGENET_STD),),
+    "mxnet": (Family("MXNet, as in Caffe", _caffe_names, _CAFFE_BACKBONE,
+                     _OIHW, "rgb", None, BN_EPSILON, None, None),),
 }
 FAMILIES["safetensors"] = FAMILIES["torch"]
 
@@ -89,8 +90,8 @@ def convert_base_model(config, source, output, epsilon=None, channels=None):
         channels: order of the source's input channels, "rgb" or "bgr"; None takes its framework's order.
 
     Raises:
-        UserError: the source is missing, damaged or no ResNet-50, an array has another shape than `config` asks for, or
-            the output can't be written.
+        UserError: the source is missing, damaged or no ResNet-50, an array has another shape than `config` asks for,
+            or the output can't be written.
     """
     kind, weights, recorded = _read(source)
     family = _family(source, kind, weights)
@@ -98,12 +99,12 @@ def convert_base_model(config, source, output, epsilon=None, channels=None):
         family = family._replace(epsilon=epsilon)
     if channels is not None:
         family = family._replace(channels=channels)
-    facts = dict({"stride_on": family.stride_on}, **recorded)
+    facts = {} if family.stride_on is None else {"stride_on": family.stride_on}
     if family.mean_rgb and not config.is_set("mean_rgb"):
         facts["mean_rgb"] = family.mean_rgb
-    config = adopt_recorded(config, source, facts)
+    config = adopt_recorded(config, source, dict(facts, **recorded))
     logger.info("%s: names of %s; stride on the %s convolution; %s input; batch norm epsilon %g", source, family.title,
-                family.stride_on, family.channels.upper(), family.epsilon)
+                config.stride_on, family.channels.upper(), family.epsilon)
 
     arg_shapes, aux_shapes = parameter_shapes("init", config)
     shapes = {name: shape for name, shape in {**arg_shapes, **aux_shapes}.items() if is_base_parameter(name)}
@@ -116,7 +117,7 @@ def convert_base_model(config, source, output, epsilon=None, channels=None):
 
 
 def _read(source):
-    """(kind, weights, recorded): dict from (layer, part) to array-like; settings of the network that the file tells."""
+    """(kind, weights, recorded): dict from (layer, part) to array-like; settings that the file records."""
     kind = file_kind(source)
     if kind == "keras":
         return kind, read_keras(source), {}
@@ -164,8 +165,8 @@ class _Weights:
         self._left.pop((layer, part))
         found = tuple(array.shape[axis] for axis in axes) if len(array.shape) == len(axes) else tuple(array.shape)
         if found != tuple(shape):
-            raise UserError("%s: %s of layer %s has shape %s, the network wants %s: another network, or other settings "
-                            "width and units" % (self.source, part, layer, found, tuple(shape)))
+            raise UserError("%s: %s of layer %s has shape %s, the network wants %s: another network, or other "
+                            "settings width and units" % (self.source, part, layer, found, tuple(shape)))
         try:
             values = array.asnumpy() if isinstance(array, mx.nd.NDArray) else array[()]
         except (OSError, mx.MXNetError) as error:  # HDF5 reads an array when it is asked for

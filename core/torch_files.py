@@ -139,8 +139,8 @@ class _Unpickler(pickle.Unpickler):
             return known[module, name]
         if module in ("torch", "torch.storage") and name in _DTYPES:
             return _DTYPES[name]
-        raise UserError("%s names %s.%s, which a file of weights has no need of, and which is not run: write the weights "
-                        "alone, with torch.save(model.state_dict(), FILE), or as .safetensors"
+        raise UserError("%s names %s.%s, which a file of weights has no need of, and which is not run: write the "
+                        "weights alone, with torch.save(model.state_dict(), FILE), or as .safetensors"
                         % (self._path, module, name))
 
     def persistent_load(self, pid):

@@ -104,7 +104,7 @@ def read_keras(path):
 
 
 def _keras_name(name, item):
-    """(layer, part) of a dataset: from its path, or in Keras 3, which numbers both, from an attribute and the order."""
+    """(layer, part) of a dataset: from its path; in Keras 3, which numbers both, from an attribute and the order."""
     folders, leaf = name.split("/")[:-1], name.split("/")[-1]
     parts = _KERAS_ORDER.get(len(item.parent), ())
     if folders and folders[-1] == "vars" and leaf.isdigit():

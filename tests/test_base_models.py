@@ -45,7 +45,8 @@ def layers():
             for number, shape in enumerate(((inner, inputs, 1, 1), (inner, inner, 3, 3), (4 * inner, inner, 1, 1)), 1):
                 branch = "%s2%s" % (caffe, "abc"[number - 1])
                 yield (("%sconv%d" % (torch, number), "%sbn%d" % (torch, number)),
-                       ("%s%d_conv" % (keras, number), "%s%d_bn" % (keras, number)), ("res" + branch, "bn" + branch), shape)
+                       ("%s%d_conv" % (keras, number), "%s%d_bn" % (keras, number)),
+                       ("res" + branch, "bn" + branch), shape)
             inputs = 4 * inner
 
 
@@ -158,9 +159,10 @@ def test_files_in_which_no_settings_are_recorded_keep_those_of_the_configuration
     path = convert(write_keras(tmp_path / "resnet.h5"), tmp_path)
     values = {name: value for name, value in mx.nd.load(path).items() if not name.startswith("settings:")}
     mx.nd.save(str(tmp_path / "plain.params"), values)
-    convert(str(tmp_path / "plain.params"), tmp_path)
-    assert read_parameters(path).settings == {"width": 2, "units": [2, 1, 1, 1], "stride_on": "1x1",
-                                              "mean_rgb": [123, 117, 104]}
+    for stride_on in ("1x1", "3x3"):
+        convert(str(tmp_path / "plain.params"), tmp_path, Config(stride_on=stride_on, **SMALL))
+        assert read_parameters(path).settings == {"width": 2, "units": [2, 1, 1, 1], "stride_on": stride_on,
+                                                  "mean_rgb": [123, 117, 104]}
 
 
 def test_channels_of_the_input_can_be_told(tmp_path):
@@ -225,13 +227,16 @@ def change(name, value):
     (lambda state: state.pop("layer4.0.bn3.running_var"), "lacks var of layer layer4.0.bn3"),
     (change("layer1.1.conv3.weight", np.zeros((4, 2, 1, 1), np.float32)),
      r"weight of layer layer1.1.conv3 has shape \(4, 2, 1, 1\), the network wants \(8, 2, 1, 1\)"),
-    (change("bn1.bias", np.zeros((1, 2), np.float32)), r"beta of layer bn1 has shape \(1, 2\), the network wants \(2,\)"),
-    (change("layer3.1.conv1.weight", np.zeros((8, 32, 1, 1), np.float32)), "has layer layer3.1.conv1, which the network"),
+    (change("bn1.bias", np.zeros((1, 2), np.float32)),
+     r"beta of layer bn1 has shape \(1, 2\), the network wants \(2,\)"),
+    (change("layer3.1.conv1.weight", np.zeros((8, 32, 1, 1), np.float32)),
+     "has layer layer3.1.conv1, which the network"),
     (change("bn1.running_mean", np.array([1, np.nan], np.float32)), "mean of layer bn1 are not all finite numbers"),
     (change("layer1.0.bn1.weight", np.ones(2, np.int64)), "gamma of layer layer1.0.bn1 are not all finite numbers"),
     (change("layer1.0.bn1.running_var", np.array([1, -1], np.float32)), "var of layer layer1.0.bn1 is negative"),
     (change("module.conv1.weight", np.ones(2, np.float32)), "holds weight of layer conv1 twice"),
-    (lambda state: state.clear() or state.update(x=np.zeros(3, np.float32)), "holds no ResNet-50: layers named as layer1.0"),
+    (lambda state: state.clear() or state.update(x=np.zeros(3, np.float32)),
+     "holds no ResNet-50: layers named as layer1.0"),
 ])
 def test_what_does_not_fit_is_named(tmp_path, spoil, message):
     state = torch_state()
@@ -263,7 +268,8 @@ class Torch:
     """Opcodes of a state dict, written by hand: what torch.save writes, or what an attacker would."""
 
     def __init__(self, key="0", dtype="FloatStorage", offset=0, size=(2, 3), stride=(3, 1), count=6):
-        self.program = b"\x80\x02}q\x00X\x01\x00\x00\x00w" + self.tensor(key, dtype, offset, size, stride, count) + b"s."
+        tensor = self.tensor(key, dtype, offset, size, stride, count)
+        self.program = b"\x80\x02}q\x00X\x01\x00\x00\x00w" + tensor + b"s."
 
     @staticmethod
     def tensor(key, dtype, offset, size, stride, count):
@@ -288,9 +294,9 @@ def test_a_hand_written_file_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("fields", [
-    {"stride": (4, 1)}, {"offset": 1}, {"offset": -1}, {"size": (-2, 3)}, {"stride": (-3, 1)}, {"size": (2 ** 40, 2 ** 40)},
-    {"size": (2 ** 40, 3), "stride": (0, 1)}, {"count": 2 ** 50, "size": (7,), "stride": (1,)}, {"size": (2,)},
-    {"key": "1"}, {"dtype": "DoubleStorage"}, {"size": ("2", 3)}, {"count": "6"}])
+    {"stride": (4, 1)}, {"offset": 1}, {"offset": -1}, {"size": (-2, 3)}, {"stride": (-3, 1)},
+    {"size": (2 ** 40, 2 ** 40)}, {"size": (2 ** 40, 3), "stride": (0, 1)}, {"size": (2,)},
+    {"count": 2 ** 50, "size": (7,), "stride": (1,)}, {"key": "1"}, {"dtype": "DoubleStorage"}, {"size": ("2", 3)}, {"count": "6"}])
 def test_a_tensor_that_leaves_its_storage_is_refused(tmp_path, fields):
     path = write_zip(tmp_path / "a.pth", Torch(**fields).program)
     with pytest.raises(UserError, match="a.pth is damaged"):
@@ -331,7 +337,8 @@ def test_a_pickle_that_would_run_something_is_refused_and_nothing_runs(tmp_path,
     b"\x80\x02ctorch\nFloatStorage\n)R.",  # a storage called
     b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.",
     b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x08\x00\x00\x00__code__K\x01sb.",
-    b"\x80\x02K\x01Q.", b"\x80\x02}h\x05.", b"\x80\x02(((((((((t.", b"\x80\x02\x82\x01.", b".", b"", b"\x80\x02]q\x00h\x00a.",
+    b"\x80\x02K\x01Q.", b"\x80\x02}h\x05.", b"\x80\x02(((((((((t.", b"\x80\x02\x82\x01.", b".", b"",
+    b"\x80\x02]q\x00h\x00a.",
     b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",  # bytes of 2^63 - 1
 ])
 def test_strange_pickles_are_refused(tmp_path, program):

@@ -1,7 +1,6 @@
 import dataclasses
 import os
 
-import numpy as np
 import pytest
 
 from core.backend import mx
@@ -123,7 +122,8 @@ def test_the_settings_of_the_network_travel_with_the_snapshot(layout, parameters
 
 @pytest.mark.parametrize("name, mine, message", [
     ("stride_on", "1x1", "setting stride_on is 1x1, but .*-3.params was made with 3x3: use that, or leave"),
-    ("mean_rgb", (123.0, 117.0, 104.0), r"mean_rgb is \[123.0, 117.0, 104.0\], but .* was made with \[124.5, 116.0, 104.0\]"),
+    ("mean_rgb", (123.0, 117.0, 104.0),
+     r"mean_rgb is \[123.0, 117.0, 104.0\], but .* was made with \[124.5, 116.0, 104.0\]"),
     ("head_dilation", 12, "head_dilation is 12, but"), ("classes", ("bk", "cat"), r"classes is \[bk, cat\], but")])
 def test_another_setting_given_by_the_user_is_refused(layout, parameters, tiny, name, mine, message):
     trained = dataclasses.replace(tiny, stride_on="3x3", mean_rgb=(124.5, 116, 104), head_dilation=6)

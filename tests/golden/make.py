@@ -69,8 +69,9 @@ def torch_features():
     for name, module in network.named_modules():
         for key, value in module.state_dict().items():
             if "." not in key and value.ndim:
-                norm = {"weight": "gamma", "bias": "beta"} if isinstance(module, nn.BatchNorm2d) else {"weight": "kernel"}
-                drawn = draw(name, tuple(value.shape), {**parts, **norm}[key])
+                parts.update({"weight": "gamma", "bias": "beta"} if isinstance(module, nn.BatchNorm2d)
+                             else {"weight": "kernel"})
+                drawn = draw(name, tuple(value.shape), parts[key])
                 getattr(module, key).data.copy_(torch.from_numpy(drawn))
 
     network.eval()
@@ -104,8 +105,9 @@ def keras_features():
         shapes = [weights.shape for weights in layer.get_weights()]
         if len(shapes) == 2:
             kernel = draw(layer.name, tuple(shapes[0][axis] for axis in (3, 2, 0, 1)), "kernel").transpose(2, 3, 1, 0)
-            # The input is not divided by its deviation of about 60.
-            layer.set_weights([kernel / (60 if layer.name == "conv1_conv" else 1), draw(layer.name, shapes[1], "bias")])
+            if layer.name == "conv1_conv":
+                kernel = kernel / 60  # about the input's deviation
+            layer.set_weights([kernel, draw(layer.name, shapes[1], "bias")])
         elif shapes:
             layer.set_weights([draw(layer.name, shapes[0], part) for part in ("gamma", "beta", "mean", "var")])
     outputs = [network.get_layer("conv%d_block%d_out" % (stage, units)).output for stage, units in enumerate(UNITS, 2)]
