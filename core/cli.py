@@ -48,6 +48,14 @@ def positive(text):
     return number
 
 
+def non_negative(text):
+    """A finite number of at least 0, for argparse."""
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise ValueError
+    return number
+
+
 def add_jobs(parser):
     parser.add_argument("--jobs", type=positive, default=available_cpus(), metavar="N",
                         help="processes (default: one for each CPU, here %(default)s)")

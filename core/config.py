@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import math
 import os
-from typing import Tuple
+from typing import FrozenSet, Tuple
 
 import yaml
 
@@ -68,6 +68,8 @@ class Config:
     # Network
     width: int = _setting(64, "channels of conv1; residual stage k (2 to 5) puts out width * 2^k", at_least=1)
     units: Tuple[int, ...] = _setting((3, 4, 6, 3), "residual units in stages 2, 3, 4 and 5", at_least=1, at_most=26)
+    stride_on: str = _setting("1x1", "convolution that halves a stage's resolution: the unit's first 1x1, as in the "
+                              "Caffe model, or its 3x3, as in torchvision and timm", choices=("1x1", "3x3"))
     head_channels: int = _setting(512, "channels of new_conv1 and fc", at_least=1)
     head_dilation: int = _setting(12, "dilation of new_conv1, in cells of 8 pixels", at_least=1)
     global_channels: int = _setting(1024, "channels of g_multi_fc1 and g_multi_fc2", at_least=1)
@@ -108,8 +110,11 @@ class Config:
     crf_bilateral_srgb: float = _setting(3.0, "colour standard deviation of the appearance kernel, of 255", above=0)
     crf_bilateral_compat: float = _setting(4.0, "weight of the appearance kernel", at_least=0)
 
+    # Names of the settings that flags or the --config file gave, at their default or not
+    given: FrozenSet[str] = dataclasses.field(default=frozenset(), repr=False, compare=False)
+
     def __post_init__(self):
-        for field in dataclasses.fields(self):
+        for field in FIELDS.values():
             value = _convert(field, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
             for item in value if isinstance(value, tuple) else (value,):
@@ -145,12 +150,54 @@ class Config:
         """Path below the root folder; an absolute name stays as it is."""
         return os.path.normpath(os.path.join(self.root, *names))
 
+    def is_set(self, name):
+        """Whether a flag or the --config file gave the setting, or it has another value than the published one."""
+        return name in self.given or name in self.changed()
+
     def changed(self):
         """Settings that differ from the published ones: dict from name to value, in the order of the fields."""
         return {name: getattr(self, name) for name, field in FIELDS.items() if getattr(self, name) != field.default}
 
 
-FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+FIELDS = {field.name: field for field in dataclasses.fields(Config) if "help" in field.metadata}
+
+# What parameters are trained for: with another value of these they fit no more, or give wrong scores unnoticed.
+NETWORK_SETTINGS = ("classes", "width", "units", "stride_on", "head_channels", "head_dilation", "global_channels",
+                    "mean_rgb")
+
+
+def network_settings(config, names=NETWORK_SETTINGS):
+    """The settings `names` as JSON keeps them: dict from name to number, text or list."""
+    values = {name: getattr(config, name) for name in names}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def adopt_settings(config, recorded, source):
+    """Config with the settings that a file was made with.
+
+    Args:
+        recorded: dict from the name of a setting to its value; settings it lacks stay as they are.
+        source: name of the file, for messages.
+
+    Raises:
+        UserError: a flag or the --config file gave one of them another value, or a value is out of its range.
+    """
+    for name in recorded:
+        check_setting_name(name, source)
+    try:
+        adopted = dataclasses.replace(config, **recorded)
+    except UserError as error:
+        raise UserError("%s: %s" % (source, error)) from error
+    for name in recorded:
+        mine, theirs = getattr(config, name), getattr(adopted, name)
+        if mine != theirs and config.is_set(name):
+            raise UserError("setting %s is %s, but %s was made with %s: use that, or leave the setting out"
+                            % (name, _as_yaml(mine), source, _as_yaml(theirs)))
+    return adopted
+
+
+def _as_yaml(value):
+    return "[%s]" % ", ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def item_type(field):
@@ -226,4 +273,4 @@ def make_config(config_file=None, **overrides):
     """Config from the defaults, then a YAML file, then the overrides that are not None."""
     values = read_config_file(config_file) if config_file else {}
     values.update((name, value) for name, value in overrides.items() if value is not None)
-    return Config(**values)
+    return Config(given=frozenset(values), **values)

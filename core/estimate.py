@@ -3,6 +3,7 @@ import contextlib
 import functools
 import os
 
+from core.config import network_settings
 from core.errors import UserError
 from core.evaluate import scored_images
 from core.files import file_digest, read_json, read_list, write_json
@@ -34,10 +35,10 @@ def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, job
     layout = Layout(config)
     names = read_list(layout.train_list)
     check_pairs(names, (image_path, layout.train_images, "run create_dataset.py"))
+    config, parameters = load_snapshot(layout, model, epoch, config)
     labels = read_labels(layout.train_labels, names, config)
-    parameters = load_snapshot(layout, model, epoch, config)
     origin = {"model": model, "epoch": epoch, "snapshot_sha256": file_digest(layout.snapshot(model, epoch)),
-              "scales": list(config.scales),
+              "scales": list(config.scales), "network": network_settings(config),
               "crf": {name: value for name, value in vars(config).items() if name.startswith("crf_")} if crf else None}
     done = _masks_there(layout, origin, overwrite)
     rest = [name for name in names if name not in done]

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 
+from core.config import network_settings
 from core.errors import UserError
 from core.files import file_digest, read_image, read_json, read_list, write_json
 from core.inference import Segmenter
@@ -65,7 +66,7 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
     names = read_list(options.list)
     check_pairs(names, (image_path, options.images, "run create_dataset.py, or see --images"),
                 (mask_path, options.masks, "run create_dataset.py, or see --masks"))
-    parameters = load_snapshot(layout, model, epoch, config)
+    config, parameters = load_snapshot(layout, model, epoch, config)
     settings = _settings(config, layout.snapshot(model, epoch), options, names)
     saved = ["masks"] * options.save_masks + ["scoremaps"] * options.save_scores
     folder = ResultFolder(options.output)
@@ -181,5 +182,4 @@ def _settings(config, snapshot, options, names):
     crf = {name: value for name, value in vars(config).items() if name.startswith("crf_")}
     return {"snapshot_sha256": file_digest(snapshot), "images": options.images, "masks": options.masks,
             "names_sha256": hashlib.sha256("\n".join(names).encode("utf-8")).hexdigest(),
-            "scales": list(options.scales), "crf": crf if options.crf else None,
-            "classes": list(config.classes), "mean_rgb": list(config.mean_rgb)}
+            "scales": list(options.scales), "crf": crf if options.crf else None, **network_settings(config)}

@@ -109,7 +109,10 @@ def _scores(model, config, dropout, stored_statistics):
 
 
 class _Builder:
-    """Residual stages of He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), 50 layers."""
+    """Residual stages of He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), 50 layers.
+
+    With stride_on "3x3" their later variant "v1.5", of the same parameters.
+    """
 
     def __init__(self, config, stored_statistics):
         self._config = config
@@ -134,8 +137,9 @@ class _Builder:
             return self._batch_norm(convolved, "bn" + name + branch + suffix)
 
         shortcut = conv_bn(data, "1", 4 * channels, stride=stride) if project else data
-        residual = _relu(conv_bn(data, "2a", channels, stride=stride))
-        residual = _relu(conv_bn(residual, "2b", channels, kernel=3, dilation=dilation))
+        strides = (stride, 1) if self._config.stride_on == "1x1" else (1, stride)
+        residual = _relu(conv_bn(data, "2a", channels, stride=strides[0]))
+        residual = _relu(conv_bn(residual, "2b", channels, kernel=3, stride=strides[1], dilation=dilation))
         residual = conv_bn(residual, "2c", 4 * channels)
         return _relu(shortcut + residual)
 

@@ -1,11 +1,28 @@
-"""Snapshots of a network: <model>_fcn_resnet50-<epoch>.params, in MXNet's format."""
+"""Snapshots of a network: <model>_fcn_resnet50-<epoch>.params, in MXNet's format.
+
+The settings that the parameters fit travel inside the file, as the name of one more array: "settings:" and a JSON
+object. MXNet and the published implementation take names that start with "arg:" and "aux:" only. A file without that
+record, as the published ones are, fits the settings that it is used with.
+"""
+import collections
+import json
+
 from core.backend import mx
+from core.config import adopt_settings, network_settings
 from core.errors import UserError
 from core.files import replacing, write_text
+from core.logs import logger
 from core.network import parameter_shapes
 
+Parameters = collections.namedtuple("Parameters", "args aux settings")
+Parameters.__doc__ = """Content of a .params file.
 
-def save_snapshot(layout, model, epoch, symbol, args, aux):
+args, aux: dicts from parameter name to mxnet.nd.NDArray on the CPU.
+settings: dict from the name of a setting to its value, as the file records them; empty where it records none.
+"""
+
+
+def save_snapshot(layout, model, epoch, config, symbol, args, aux):
     """Write the parameters after `epoch`, and the network beside them.
 
     Args:
@@ -14,23 +31,30 @@ def save_snapshot(layout, model, epoch, symbol, args, aux):
     Returns:
         path of the parameters.
     """
-    values = {"arg:" + name: value for name, value in args.items()}
-    values.update(("aux:" + name, value) for name, value in aux.items())
     write_text(layout.symbol(model), symbol.tojson())
     path = layout.snapshot(model, epoch)
+    write_parameters(path, Parameters(args, aux, network_settings(config)))
+    return path
+
+
+def write_parameters(path, parameters):
+    """Write `Parameters` as a .params file.
+
+    Raises:
+        UserError: the folder can't be written to, or the disk is full.
+    """
+    values = {"arg:" + name: value for name, value in parameters.args.items()}
+    values.update(("aux:" + name, value) for name, value in parameters.aux.items())
+    values["settings:" + json.dumps(parameters.settings)] = mx.nd.zeros(1)  # an empty array can't be saved
     with replacing(path) as temporary:
         try:
             mx.nd.save(temporary, values)
         except mx.MXNetError as error:
             raise UserError("%s can't be written: %s" % (path, _first_line(error))) from error
-    return path
 
 
 def read_parameters(path):
-    """Content of a .params file.
-
-    Returns:
-        (args, aux): dicts from parameter name to mxnet.nd.NDArray on the CPU.
+    """`Parameters` of a .params file.
 
     Raises:
         UserError: the file is missing, damaged, or holds no named parameters.
@@ -45,30 +69,60 @@ def read_parameters(path):
     if not isinstance(values, dict):
         raise UserError("%s holds arrays without names: it is no snapshot" % path)
     parts = {"arg": {}, "aux": {}}
+    settings = {}
     for key, value in values.items():
         kind, _, name = key.partition(":")
         if kind in parts:
             parts[kind][name] = value
-    return parts["arg"], parts["aux"]
+        elif kind == "settings":
+            settings = _read_settings(name, path)
+    return Parameters(parts["arg"], parts["aux"], settings)
+
+
+def _read_settings(text, path):
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise UserError("%s is damaged: its record of settings is no JSON object" % path)
+    return settings
+
+
+def adopt_recorded(config, path, recorded):
+    """Config with the settings that the parameter file `path` records; those that change are logged.
+
+    Raises:
+        UserError: as `config.adopt_settings`.
+    """
+    adopted = adopt_settings(config, recorded, path)
+    changes = ["%s=%s" % (name, getattr(adopted, name)) for name in recorded
+               if getattr(adopted, name) != getattr(config, name)]
+    if changes:
+        logger.info("settings from %s: %s", path, "; ".join(changes))
+    return adopted
 
 
 def load_snapshot(layout, model, epoch, config):
-    """Parameters of a snapshot, checked against the network that `config` describes.
+    """Parameters of a snapshot, checked against the network that it was trained for.
 
     Returns:
-        (args, aux): dicts with just the network's parameters; a published snapshot's fixed upsampling weights and
-        other extras are left out.
+        (config, (args, aux)): config with the settings that the snapshot records; dicts with just the network's
+        parameters, for a published snapshot's fixed upsampling weights and other extras are left out.
 
     Raises:
-        UserError: the snapshot is missing or damaged, lacks a parameter, or has one of another shape.
+        UserError: the snapshot is missing or damaged, lacks a parameter, has one of another shape, or records another
+            value of a setting than a flag or the --config file gave.
     """
     path = layout.snapshot(model, epoch)
     epochs = layout.epochs(model)
     if epoch not in epochs:
         raise UserError("%s is missing; %s" % (path, "epochs there: " + ", ".join(map(str, epochs)) if epochs
                                                else "train it with: train_seg_model.py --model %s" % model))
+    parameters = read_parameters(path)
+    config = adopt_recorded(config, path, parameters.settings)
     checked = []
-    for found, shapes in zip(read_parameters(path), parameter_shapes(model, config)):
+    for found, shapes in zip((parameters.args, parameters.aux), parameter_shapes(model, config)):
         for name, shape in shapes.items():
             if name not in found:
                 raise UserError("%s lacks the parameter %s: it is no snapshot of the %s model" % (path, name, model))
@@ -76,7 +130,7 @@ def load_snapshot(layout, model, epoch, config):
                 raise UserError("%s: %s has shape %s, the %s model wants %s; use the --config it was trained with"
                                 % (path, name, found[name].shape, model, shape))
         checked.append({name: found[name] for name in shapes})
-    return tuple(checked)
+    return config, tuple(checked)
 
 
 def _first_line(error):

@@ -13,9 +13,10 @@ from core.layout import Layout
 from core.logs import logger, progress
 from core.network import base_layer_name, is_base_parameter, parameter_shapes, training_symbol
 from core.samples import BatchLoader, training_samples
-from core.snapshots import load_snapshot, read_parameters, save_snapshot
+from core.snapshots import adopt_recorded, load_snapshot, read_parameters, save_snapshot
 
 _LINES_PER_EPOCH = 4
+_BASE_SETTINGS = ("stride_on", "mean_rgb")  # what the ResNet stages fit beside their shapes
 _POLY_POWER = 0.9  # Chen et al., "DeepLab" (PAMI 2018), section 4.1
 
 
@@ -37,14 +38,15 @@ def train(config, model, devices, start_epoch=0):
         raise UserError("epoch %d is trained already and max_epoch is %d: give a higher --max-epoch"
                         % (start_epoch, config.max_epoch))
     layout = Layout(config)
+    parameters = None
+    if start_epoch:
+        config, parameters = load_snapshot(layout, model, start_epoch, config)
+    elif os.path.exists(layout.base_model) or "base_model" in config.changed():
+        config, parameters = _from_base_model(config, model, layout.base_model)
     samples = training_samples(model, layout, config)
     logger.info("%d training images for the %s model", len(samples), model)
     loader = BatchLoader(samples, config)
-    if start_epoch:
-        parameters = load_snapshot(layout, model, start_epoch, config)
-    elif os.path.exists(layout.base_model) or "base_model" in config.changed():
-        parameters = _from_base_model(config, model, layout.base_model)
-    else:
+    if parameters is None:
         logger.warning("%s is missing: training starts from scratch", layout.base_model)
         parameters = _from_scratch(config, model, devices[0], loader)
 
@@ -53,7 +55,7 @@ def train(config, model, devices, start_epoch=0):
     try:
         for epoch in range(start_epoch + 1, config.max_epoch):
             trainer.train_epoch(epoch, batches)
-            path = save_snapshot(layout, model, epoch, trainer.symbol, *trainer.parameters())
+            path = save_snapshot(layout, model, epoch, config, trainer.symbol, *trainer.parameters())
             logger.info("[epoch: %d] saved %s", epoch, path)
     finally:
         batches.close()
@@ -187,12 +189,19 @@ def _from_base_model(config, model, path):
 
     A layer of the head that the file has in the right shape is taken too, so any snapshot can be a base model.
 
+    Returns:
+        (config, (args, aux)): config with the stride placement and the mean that the base model records.
+
     Raises:
-        UserError: the base model is damaged, lacks a parameter of the stages, or has one of another shape.
+        UserError: the base model is damaged, lacks a parameter of the stages, has one of another shape, or records
+            another value of a setting than a flag or the --config file gave.
     """
     rng = np.random.default_rng((config.seed, 2))
+    found = read_parameters(path)
+    config = adopt_recorded(config, path, {name: found.settings[name] for name in _BASE_SETTINGS
+                                           if name in found.settings})
     parts = {}, {}
-    for part, base, shapes in zip(parts, read_parameters(path), parameter_shapes(model, config)):
+    for part, base, shapes in zip(parts, (found.args, found.aux), parameter_shapes(model, config)):
         for name, shape in shapes.items():
             source = name if name in base else base_layer_name(name)
             if source in base and base[source].shape == shape:
@@ -204,7 +213,7 @@ def _from_base_model(config, model, path):
             else:
                 raise UserError("%s: %s has shape %s, the network wants %s" % (path, source, base[source].shape, shape))
     logger.info("the ResNet stages start from %s", path)
-    return parts
+    return config, parts
 
 
 def _from_scratch(config, model, device, loader):

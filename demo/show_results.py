@@ -31,8 +31,10 @@ def main():
     for title, model, scales, crf in ROWS:
         print("%-18s %5d  %.1f" % (title, epochs[model], 100 * mean_iou(layout, model, epochs[model], scales, crf)))
 
-    segmenters = [Segmenter(config, model, load_snapshot(layout, model, epoch, config), resolve_devices("cpu"))
-                  for model, epoch in epochs.items()]
+    segmenters = []
+    for model, epoch in epochs.items():
+        trained, parameters = load_snapshot(layout, model, epoch, config)
+        segmenters.append(Segmenter(trained, model, parameters, resolve_devices("cpu")))
     refined = os.path.join(layout.output("final", epochs["final"]), "masks")
     rows = []
     for name in read_list(layout.val_list)[:args.images]:

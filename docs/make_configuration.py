@@ -7,6 +7,7 @@ import sys
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(FOLDER, ".."))
 import core.config  # noqa: E402
+from core.files import write_text  # noqa: E402
 
 PATH = os.path.join(FOLDER, "configuration.md")
 HEAD = """# Settings
@@ -33,7 +34,8 @@ def _groups():
     with open(core.config.__file__, encoding="utf-8") as file:
         source = file.read()
     body = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == "Config").body
-    fields = {node.lineno: node.target.id for node in body if isinstance(node, ast.AnnAssign)}
+    fields = {node.lineno: node.target.id for node in body
+              if isinstance(node, ast.AnnAssign) and node.target.id in core.config.FIELDS}
     groups = []
     for number, line in enumerate(source.splitlines(), 1):
         if line.startswith("    # ") and min(fields) - 1 <= number <= max(fields):
@@ -54,5 +56,4 @@ def _row(field):
 
 
 if __name__ == "__main__":
-    with open(PATH, "w", encoding="utf-8") as page:
-        page.write(configuration_page())
+    write_text(PATH, configuration_page())

@@ -37,10 +37,11 @@ def softmax(scores):
 class Network:
     """Both models. Parameters are dicts from the published names to arrays."""
 
-    def __init__(self, args, aux, units=(1, 1, 1, 1), head_dilation=12):
+    def __init__(self, args, aux, units=(1, 1, 1, 1), head_dilation=12, stride_on="1x1"):
         self.values = {name: np.asarray(value, np.float64) for name, value in {**args, **aux}.items()}
         self.units = units
         self.head_dilation = head_dilation
+        self.stride_on = stride_on
 
     def conv(self, data, name, **kwargs):
         return convolve(data, self.values[name + "_weight"], self.values.get(name + "_bias"), **kwargs)
@@ -57,8 +58,9 @@ class Network:
                 return self.norm(self.conv(inputs, "res" + name, **kwargs), "bn" + name)
 
             first = stride if unit == "a" else 1
-            inner = relu(layer(data, "2a", stride=first))
-            inner = layer(relu(layer(inner, "2b", dilation=dilation)), "2c")
+            on_1x1, on_3x3 = (first, 1) if self.stride_on == "1x1" else (1, first)
+            inner = relu(layer(data, "2a", stride=on_1x1))
+            inner = layer(relu(layer(inner, "2b", stride=on_3x3, dilation=dilation)), "2c")
             data = relu((layer(data, "1", stride=first) if unit == "a" else data) + inner)
         return data
 

@@ -44,14 +44,15 @@ def test_published_names_and_shapes():
     assert final["g_multi_fc1_weight"] == (1024, 2048, 1, 1) and final["g_score_weight"] == (21, 1024, 1, 1)
 
 
+@pytest.mark.parametrize("stride_on", ["1x1", "3x3"])
 @pytest.mark.parametrize("model", ["init", "final"])
-def test_probabilities_equal_those_of_a_second_implementation(model, rng):
-    config = Config(**SMALL)
+def test_probabilities_equal_those_of_a_second_implementation(model, stride_on, rng):
+    config = Config(stride_on=stride_on, **SMALL)
     args, aux = random_parameters(model, config, rng)
     data = rng.normal(0, 1, (2, 3, 120, 136))  # wide enough for a dilation of 12 cells to reach both sides
     executor = bind(inference_symbol(model, config), args, aux, "null", data=data)
     found = executor.forward(is_train=False)[0].asnumpy()
-    expected = reference.Network(args, aux, config.units).probabilities(data, model)
+    expected = reference.Network(args, aux, config.units, stride_on=stride_on).probabilities(data, model)
     assert found.shape == (2, 4, 15, 17)
     assert expected.std() > 0.05
     np.testing.assert_allclose(found, expected, atol=2e-5)
@@ -81,6 +82,11 @@ def test_gradients_are_those_of_the_losses(model, rng):
         place = np.unravel_index(np.abs(gradient).argmax(), gradient.shape)
         expected = (loss(name, place, 1e-6) - loss(name, place, -1e-6)) / 2e-6
         assert gradient[place] == pytest.approx(expected, rel=2e-3, abs=1e-6), name
+
+
+def test_both_stride_placements_have_the_same_parameters():
+    for model in ("init", "final"):
+        assert parameter_shapes(model, Config(stride_on="3x3")) == parameter_shapes(model, Config())
 
 
 def test_a_cell_to_ignore_gets_no_gradient_and_valid_cells_are_averaged(rng):

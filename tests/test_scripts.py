@@ -9,8 +9,10 @@ from PIL import Image
 
 from conftest import draw_sample, run_script
 from core.files import read_mask, write_mask
+from core.snapshots import read_parameters, write_parameters
 
-SCRIPTS = ("fetch_web_images.py", "create_dataset.py", "train_seg_model.py", "eval_seg_model.py", "eval_loop.py", "est_voc_train_masks.py")
+SCRIPTS = ("fetch_web_images.py", "convert_base_model.py", "create_dataset.py", "train_seg_model.py", "eval_seg_model.py",
+           "eval_loop.py", "est_voc_train_masks.py")
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +150,33 @@ def test_training_goes_on_from_an_epoch(copy):
     assert (copy / "snapshots" / "init_fcn_resnet50-3.params").exists()
 
 
+def test_the_stride_placement_and_mean_of_a_base_model_travel_down_the_chain(copy):
+    """From a base model as of torchvision to the final model's evaluation, without a word about them."""
+    source = str(copy / "snapshots" / "init_fcn_resnet50-2.params")
+    parameters = read_parameters(source)
+    write_parameters(str(copy / "models" / "resnet50.params"), parameters._replace(
+        settings={"stride_on": "3x3", "mean_rgb": [130, 120, 110]}))
+    for model in ("init", "final"):
+        text = run_script(copy, "train_seg_model.py", "--model", model, "--gpus", "cpu", "--max-epoch", "2")
+        assert "resnet50.params: stride_on=3x3; mean_rgb=(130.0, 120.0, 110.0)" in text
+        settings = read_parameters(str(copy / "snapshots" / ("%s_fcn_resnet50-1.params" % model))).settings
+        assert settings["stride_on"] == "3x3" and settings["mean_rgb"] == [130, 120, 110]
+        result = ("eval_seg_model.py", "--model", model, "--epoch", "1", "--gpu", "cpu", "--output", model)
+        assert "settings from" in run_script(copy, *result)
+        assert read(copy, model, "result.json")["settings"]["stride_on"] == "3x3"
+        (copy / "other.yaml").write_text((copy / "tiny.yaml").read_text() + "stride_on: 1x1\n")
+        assert "setting stride_on is 1x1, but" in run_script(copy, *result, "--config", "other.yaml", status=2)
+        if model == "init":
+            run_script(copy, "est_voc_train_masks.py", "--epoch", "1", "--gpu", "cpu", "--overwrite")
+    network = read(copy, "cache", "final_voc_masks.json")["network"]
+    assert network["stride_on"] == "3x3" and network["mean_rgb"] == [130, 120, 110]
+    symbol = (copy / "snapshots" / "final_fcn_resnet50-symbol.json").read_text()
+    strides = {node["name"]: node["attrs"]["stride"] for node in json.loads(symbol)["nodes"]
+               if node["op"] == "Convolution"}
+    assert strides["res3a_branch2a"] == "(1, 1)" and strides["res3a_branch2b"] == "(2, 2)"
+    assert strides["res4a_branch2b_g"] == "(2, 2)" and strides["res4a_branch2b"] == "(1, 1)"
+
+
 def test_another_list_and_other_folders_are_evaluated(copy):
     (copy / "ids.txt").write_text("2012_000009\r\n\r\n")
     run_script(copy, "eval_seg_model.py", "--model", "init", "--epoch", "best", "--gpu", "cpu", "--list", "ids.txt",
@@ -198,7 +227,7 @@ ESTIMATE = ("est_voc_train_masks.py", "--gpu", "cpu", "--epoch", "2", "--overwri
     (lambda copy: None, EVAL + ("--savemasks",), "did you mean --savemask?"),
     (lambda copy: None, EVAL + ("--scales", "1,a"), "--scales"),
     (lambda copy: (copy / "tiny.yaml").write_text("widht: 4\n"), EVAL, "did you mean width?"),
-    (lambda copy: (copy / "tiny.yaml").write_text("width: 8\n"), EVAL, "conv1_weight has shape (4, 3, 7, 7)"),
+    (lambda copy: (copy / "tiny.yaml").write_text("width: 8\n"), EVAL, "setting width is 8, but"),
     (lambda copy: (copy / "dataset" / "web_images" / "1_000000.jpg").unlink(), TRAIN, "1_000000.jpg is missing"),
     (lambda copy: (copy / "dataset" / "web_labels" / "1_000000.png").write_bytes(b""), TRAIN, "1_000000.png"),
     (lambda copy: None, TRAIN + ("--base-model", "nowhere.params"), "nowhere.params can't be read"),

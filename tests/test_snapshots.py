@@ -1,9 +1,10 @@
+import dataclasses
 import os
 
-import numpy as np
 import pytest
 
 from core.backend import mx
+from core.config import Config, make_config
 from core.errors import UserError
 from core.layout import Layout
 from core.network import parameter_shapes, training_symbol
@@ -22,14 +23,14 @@ def parameters(tiny, rng):
 
 
 def save(layout, parameters, tiny, epoch=3):
-    return save_snapshot(layout, "init", epoch, training_symbol("init", tiny, 4), *parameters)
+    return save_snapshot(layout, "init", epoch, tiny, training_symbol("init", tiny, 4), *parameters)
 
 
 def test_a_snapshot_comes_back_as_it_was(layout, parameters, tiny):
     path = save(layout, parameters, tiny)
     assert path.endswith(os.path.join("snapshots", "init_fcn_resnet50-3.params"))
     assert os.path.exists(os.path.join(os.path.dirname(path), "init_fcn_resnet50-symbol.json"))
-    for saved, loaded in zip(parameters, load_snapshot(layout, "init", 3, tiny)):
+    for saved, loaded in zip(parameters, load_snapshot(layout, "init", 3, tiny)[1]):
         assert set(saved) == set(loaded)
         assert all((saved[name] == loaded[name]).asnumpy().all() for name in saved)
 
@@ -46,7 +47,7 @@ def test_epochs_are_not_padded_and_unfinished_files_do_not_count(layout, paramet
 def test_fixed_upsampling_weights_of_a_published_snapshot_are_left_out(layout, parameters, tiny):
     extra = dict(parameters[0], upsample_weight=mx.nd.ones((4, 1, 4, 4)))
     save(layout, (extra, parameters[1]), tiny)
-    assert "upsample_weight" not in load_snapshot(layout, "init", 3, tiny)[0]
+    assert "upsample_weight" not in load_snapshot(layout, "init", 3, tiny)[1][0]
 
 
 def test_a_missing_parameter_is_named(layout, parameters, tiny):
@@ -103,3 +104,58 @@ def test_a_save_that_fails_leaves_the_last_snapshot(layout, parameters, tiny, mo
         save(layout, parameters, tiny)
     assert open(path, "rb").read() == before
     assert sorted(os.listdir(layout.snapshots)) == ["init_fcn_resnet50-3.params", "init_fcn_resnet50-symbol.json"]
+
+
+def published(tiny, **changes):
+    """Config of a user who gives no settings, in the folder of `tiny`."""
+    return make_config(root=tiny.root, **changes)
+
+
+def test_the_settings_of_the_network_travel_with_the_snapshot(layout, parameters, tiny):
+    trained = dataclasses.replace(tiny, stride_on="3x3", mean_rgb=(124.5, 116, 104), head_dilation=6)
+    save(layout, parameters, trained)
+    config = load_snapshot(layout, "init", 3, published(tiny))[0]
+    for name in ("width", "units", "stride_on", "mean_rgb", "head_dilation", "classes"):
+        assert getattr(config, name) == getattr(trained, name), name
+    assert config.crop_size == Config().crop_size  # of the training, not of the network
+
+
+@pytest.mark.parametrize("name, mine, message", [
+    ("stride_on", "1x1", "setting stride_on is 1x1, but .*-3.params was made with 3x3: use that, or leave"),
+    ("mean_rgb", (123.0, 117.0, 104.0),
+     r"mean_rgb is \[123.0, 117.0, 104.0\], but .* was made with \[124.5, 116.0, 104.0\]"),
+    ("head_dilation", 12, "head_dilation is 12, but"), ("classes", ("bk", "cat"), r"classes is \[bk, cat\], but")])
+def test_another_setting_given_by_the_user_is_refused(layout, parameters, tiny, name, mine, message):
+    trained = dataclasses.replace(tiny, stride_on="3x3", mean_rgb=(124.5, 116, 104), head_dilation=6)
+    save(layout, parameters, trained)
+    with pytest.raises(UserError, match=message):
+        load_snapshot(layout, "init", 3, published(tiny, **{name: mine}))
+    load_snapshot(layout, "init", 3, published(tiny, **{name: getattr(trained, name)}))
+
+
+def test_a_published_snapshot_is_used_with_the_settings_that_are_given(layout, parameters, tiny):
+    path = save(layout, parameters, tiny)
+    values = {name: value for name, value in mx.nd.load(path).items() if not name.startswith("settings:")}
+    mx.nd.save(path, values)
+    for stride_on in ("1x1", "3x3"):
+        config, (args, _) = load_snapshot(layout, "init", 3, dataclasses.replace(tiny, stride_on=stride_on))
+        assert config == dataclasses.replace(tiny, stride_on=stride_on) and "conv1_weight" in args
+
+
+def test_mxnet_reads_snapshots_without_minding_the_settings(layout, parameters, tiny):
+    path = save(layout, parameters, tiny)
+    os.rename(path, os.path.join(layout.snapshots, "mine-0003.params"))
+    args, aux = mx.model.load_params(os.path.join(layout.snapshots, "mine"), 3)
+    assert (set(args), set(aux)) == tuple(map(set, parameter_shapes("init", tiny)))
+
+
+@pytest.mark.parametrize("record, message", [
+    ("{", "is damaged: its record"), ("[]", "is damaged: its record"), ('{"widht": 4}', "no setting 'widht'"),
+    ('{"given": []}', "no setting 'given'"), ('{"width": "a"}', "params: setting width: 'a' is not a whole number"),
+    ('{"mean_rgb": [1]}', "params: setting mean_rgb has 1 values")])
+def test_a_damaged_record_is_named(layout, parameters, tiny, record, message):
+    path = save(layout, parameters, tiny)
+    values = {name: value for name, value in mx.nd.load(path).items() if not name.startswith("settings:")}
+    mx.nd.save(path, dict(values, **{"settings:" + record: mx.nd.zeros(1)}))
+    with pytest.raises(UserError, match=message):
+        load_snapshot(layout, "init", 3, published(tiny))

@@ -1,0 +1,34 @@
+#!/usr/bin/env python3
+"""Turn ResNet-50 weights of Keras, torchvision, timm or MXNet into models/resnet50.params, where training starts."""
+import os
+
+from core.cli import make_parser, non_negative, parse_config, run
+from core.errors import UserError
+from core.layout import Layout
+from core.logs import start_log
+
+
+def main():
+    parser = make_parser(__doc__, ("mean_rgb",))
+    parser.add_argument("source", metavar="SOURCE", help=".h5 or .keras of Keras, .pth or .safetensors of "
+                        "torchvision or timm, .params of MXNet")
+    parser.add_argument("--output", type=os.path.abspath, dest="base_model", metavar="FILE",
+                        help="file to write (default: models/resnet50.params)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it is there already")
+    parser.add_argument("--epsilon", type=non_negative, metavar="FLOAT", help="what the source's batch norm adds to "
+                        "the variance (default: 1e-5 for PyTorch, 1.001e-5 otherwise)")
+    parser.add_argument("--channels", choices=("rgb", "bgr"),
+                        help="order of the source's input channels (default: bgr for Keras, rgb otherwise)")
+    args = parser.parse_args()
+    config = parse_config(args)
+    output = Layout(config).base_model
+    if os.path.exists(output) and not args.overwrite:
+        raise UserError("%s is there already: pass --overwrite to replace it, or choose another --output" % output)
+    start_log(Layout(config).log("convert_base_model"), config)
+
+    from core.base_models import convert_base_model  # after the flags: importing mxnet takes seconds
+    convert_base_model(config, args.source, output, args.epsilon, args.channels)
+
+
+if __name__ == "__main__":
+    run(main)
