@@ -69,8 +69,8 @@ def test_without_labels_all_is_background(scene, rng):
 def crowd(scene, rng):
     """The scene with 18 more labels, of scores that vary over the image and are up to half of the best."""
     truth, image, scores = scene
-    more = rng.random((18, 60, 80)).astype(np.float32) ** 8 * np.linspace(0.001, 0.16, 18, dtype=np.float32)[:, None, None]
-    scores = np.concatenate([scores[:2], more])
+    more = rng.random((18, 60, 80)) ** 8 * np.linspace(0.001, 0.16, 18)[:, None, None]
+    scores = np.concatenate([scores[:2], more.astype(np.float32)])
     odds = (scores / scores.max(0)).reshape(20, -1).max(1)
     assert 0.25 < odds[2:].max() <= MINOR_ODDS
     return truth, image, scores
