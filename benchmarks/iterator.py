@@ -55,7 +55,7 @@ def main():
     args = make_parser(__doc__, repeats=9).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         samples = []
-        for number in range(64):
+        for number in range(32):
             image, mask = draw(np.random.default_rng(number), args.size)
             samples.append(Sample(str(number), os.path.join(folder, "%d.jpg" % number),
                                   os.path.join(folder, "%d.png" % number)))
@@ -65,10 +65,10 @@ def main():
         configs = [Config(workers=count) for count in workers]
         feeds = [BatchLoader(samples, config).batches(0) for config in configs]
         plain = PlainIterator(samples, configs[0])
-        ways = {"plain": lambda: [plain.next() for _ in range(8)]}
+        ways = {"plain": lambda: [plain.next() for _ in range(4)]}
         for count, feed in zip(workers, feeds):
-            ways["core/samples.py, %d threads" % count] = lambda feed=feed: [next(feed) for _ in range(8)]
-        alternate(ways, args.repeats, "an image", 8 * configs[0].batch_size)
+            ways["core/samples.py, %d threads" % count] = lambda feed=feed: [next(feed) for _ in range(4)]
+        alternate(ways, args.repeats, "an image", 4 * configs[0].batch_size)
         for feed in feeds:
             feed.close()
 

@@ -29,7 +29,8 @@ def _size(text):
 
 def smooth_noise(rng, shape, sigma):
     """(h, w) float32 of unit variance that varies over about `sigma` pixels."""
-    noise = cv2.GaussianBlur(rng.normal(0, 1, shape).astype(np.float32), (0, 0), sigma)
+    coarse = rng.normal(0, 1, [max(2, round(side / (2 * sigma))) for side in shape]).astype(np.float32)
+    noise = cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
     return noise / noise.std()
 
 
