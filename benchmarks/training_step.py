@@ -26,6 +26,9 @@ def main():
         ways = {"float32, batch %d" % count: _step(symbol, args.model, parameters, batch)}
         if not args.growth:
             low = amp.convert_symbol(symbol, target_dtype="bfloat16")
+            for variable in low.get_internals():
+                if variable.name in parameters[0] or variable.name in parameters[1]:
+                    variable._set_attr(__dtype__="0")  # master weights stay float32
             ways["bfloat16, batch %d" % count] = _step(low, args.model, parameters, batch)
         alternate(ways, args.repeats, "an image", count)
 
