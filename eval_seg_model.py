@@ -7,7 +7,7 @@ from core.logs import start_log
 
 
 def main():
-    parser = make_parser(__doc__, ("scales",))
+    parser = make_parser(__doc__, ("scales", "dtype"))
     parser.add_argument("--model", choices=MODELS, required=True, help="model to evaluate")
     parser.add_argument("--gpu", default="0", metavar="DEVICES",
                         help="GPU number, several as 0,1 that share the images, or cpu (default: %(default)s)")

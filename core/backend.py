@@ -3,12 +3,13 @@
 MXNet 1.9.1, the last release, was written for older numpy and Python: numpy.bool is gone since numpy 1.24, distutils
 since Python 3.12 (setuptools carries it on). Only one thread may call MXNet.
 """
+import ctypes
 import os
 import re
 
 import numpy as np
 
-from core.cpus import physical_cores
+from core.cpus import cpu_flags, physical_cores
 from core.errors import UserError
 from core.logs import logger
 
@@ -18,9 +19,28 @@ os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
 # Unset, MXNet takes half of the cores that it sees, for fear of hyper-threads.
 os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
 
+# Linux on x86-64, the only system whose CPU flags name AMX (arch/x86/include/uapi/asm/prctl.h).
+_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18
+
+
+def _enable_amx(flags):
+    """Let oneDNN use the tile registers for bfloat16, where the CPU has them and Linux grants them.
+
+    Without the grant the first tile instruction would end the process (SIGILL).
+    """
+    if not {"amx_tile", "amx_bf16"} <= flags:
+        return
+    libc = ctypes.CDLL(None)
+    if libc.syscall(_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA) == 0:
+        os.environ.setdefault("DNNL_MAX_CPU_ISA", "AVX512_CORE_AMX")
+
+
+_enable_amx(cpu_flags())
+
 try:
     import setuptools  # noqa: F401  makes distutils importable on Python 3.12
     import mxnet as mx  # noqa: E402
+    from mxnet.contrib import amp  # noqa: E402,F401
 except ImportError as error:
     raise UserError("%s; the packages are installed by: pip install -r dependencies.txt" % error) from error
 
@@ -54,6 +74,36 @@ def resolve_devices(text):
     if missing:
         raise UserError("there is no GPU %d; this machine has %d, numbered from 0" % (missing[0], available))
     return [mx.gpu(number) for number in numbers]
+
+
+def resolve_dtype(text, devices):
+    """Type that the network computes in, for a setting "auto", "float32", "bfloat16" or "float16"; it is logged.
+
+    Args:
+        devices: list of mxnet.Context.
+
+    Returns:
+        "float32", "bfloat16" or "float16"; auto is float32, whose results do not depend on the machine's abilities.
+
+    Raises:
+        UserError: MXNet can't compute in that type on these devices.
+    """
+    on_cpu = any(device.device_type == "cpu" for device in devices)
+    flags = cpu_flags()
+    fast = bool(flags & {"avx512_bf16", "amx_bf16"})
+    if text == "float16" and on_cpu:
+        raise UserError("--dtype float16 is for GPUs; on a CPU choose float32 or bfloat16")
+    if text == "bfloat16" and not on_cpu:
+        raise UserError("--dtype bfloat16 is for CPUs; on a GPU choose float32 or float16")
+    if text == "bfloat16" and "avx512bw" not in flags:
+        raise UserError("--dtype bfloat16 needs a CPU with AVX-512; choose float32")
+    if text == "auto":
+        logger.info("computing in float32, so that no result moves%s",
+                    "; this CPU is faster with --dtype bfloat16" if on_cpu and fast else "")
+        return "float32"
+    why = "" if text != "bfloat16" or fast else "; this CPU has no bfloat16 instructions: float32 would be faster"
+    logger.info("computing in %s, as set%s", text, why)
+    return text
 
 
 def _gpus():

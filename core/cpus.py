@@ -1,4 +1,4 @@
-"""How many CPU cores this process may use."""
+"""How many CPU cores this process may use, and what they can do."""
 import math
 import os
 
@@ -27,3 +27,16 @@ def physical_cores():
         except OSError:
             return available_cpus()
     return min(available_cpus(), len(cores) or available_cpus())
+
+
+def cpu_flags():
+    """Names of the CPU's features as Linux lists them, such as avx512_bf16; an empty set on other systems."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                if name.strip() in ("flags", "Features"):
+                    return set(value.split())
+    except OSError:
+        pass
+    return set()

@@ -3,6 +3,7 @@ import contextlib
 import functools
 import os
 
+from core.backend import resolve_dtype
 from core.config import network_settings
 from core.errors import UserError
 from core.evaluate import scored_images
@@ -40,11 +41,14 @@ def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, job
     origin = {"model": model, "epoch": epoch, "snapshot_sha256": file_digest(layout.snapshot(model, epoch)),
               "scales": list(config.scales), "network": network_settings(config),
               "crf": {name: value for name, value in vars(config).items() if name.startswith("crf_")} if crf else None}
+    dtype = resolve_dtype(config.dtype, devices)
+    if dtype != "float32":
+        origin["dtype"] = dtype
     done = _masks_there(layout, origin, overwrite)
     rest = [name for name in names if name not in done]
     logger.info("%d masks to estimate, %d there already", len(rest), len(names) - len(rest))
 
-    segmenter = Segmenter(config, model, parameters, devices)
+    segmenter = Segmenter(config, model, parameters, devices, dtype)
     work = functools.partial(estimate, config=config, crf=crf, labels=labels, folder=layout.train_masks)
     with process_pool(jobs) if crf and jobs > 1 else contextlib.nullcontext() as pool:
         scored = scored_images(segmenter, rest, layout.train_images, config.scales)

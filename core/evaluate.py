@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 
+from core.backend import resolve_dtype
 from core.config import network_settings
 from core.errors import UserError
 from core.files import file_digest, read_image, read_json, read_list, write_json
@@ -67,7 +68,8 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
     check_pairs(names, (image_path, options.images, "run create_dataset.py, or see --images"),
                 (mask_path, options.masks, "run create_dataset.py, or see --masks"))
     config, parameters = load_snapshot(layout, model, epoch, config)
-    settings = _settings(config, layout.snapshot(model, epoch), options, names)
+    dtype = resolve_dtype(config.dtype, devices)
+    settings = _settings(config, layout.snapshot(model, epoch), options, names, dtype)
     saved = ["masks"] * options.save_masks + ["scoremaps"] * options.save_scores
     folder = ResultFolder(options.output)
     finished = folder.find(settings, saved)
@@ -82,7 +84,7 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
         logger.info("going on after %d of %d images", len(journal.done), len(names))
     confusion = sum(journal.done.values(), np.zeros((config.num_classes,) * 2, np.int64))
     start = time.perf_counter()
-    segmenter = Segmenter(config, model, parameters, devices)
+    segmenter = Segmenter(config, model, parameters, devices, dtype)
     work = functools.partial(compare, config=config, options=options)
     with journal, process_pool(jobs) if options.crf and jobs > 1 else contextlib.nullcontext() as pool:
         compared = ordered_map(work, scored_images(segmenter, rest, options.images, options.scales), pool, 2 * jobs)
@@ -177,9 +179,10 @@ def find_epoch(config, model, text):
         raise UserError("%s is no ranking of eval_loop.py" % path) from None
 
 
-def _settings(config, snapshot, options, names):
-    """What decides the numbers of an evaluation, as JSON keeps it."""
+def _settings(config, snapshot, options, names, dtype):
+    """What decides the numbers of an evaluation, as JSON keeps it; float32 goes without saying, as in old results."""
     crf = {name: value for name, value in vars(config).items() if name.startswith("crf_")}
-    return {"snapshot_sha256": file_digest(snapshot), "images": options.images, "masks": options.masks,
+    return {**({} if dtype == "float32" else {"dtype": dtype}),
+            "snapshot_sha256": file_digest(snapshot), "images": options.images, "masks": options.masks,
             "names_sha256": hashlib.sha256("\n".join(names).encode("utf-8")).hexdigest(),
             "scales": list(options.scales), "crf": crf if options.crf else None, **network_settings(config)}

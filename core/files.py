@@ -183,12 +183,12 @@ def read_image(path):
     """
     content = read_bytes(path)
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB) if content else None
     except cv2.error as error:
         raise UserError("%s can't be decoded: %s" % (path, error.err)) from error
     if image is None:
         raise UserError("%s can't be decoded: the file is damaged, truncated, or no picture" % path)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 def read_mask(path, num_classes, size=None):

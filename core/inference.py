@@ -4,10 +4,10 @@ import collections
 import cv2
 import numpy as np
 
-from core.backend import mx
+from core.backend import amp, mx
 from core.config import STRIDE
 from core.interpolation import combine_scales
-from core.network import inference_symbol
+from core.network import fold_batch_norms, inference_symbol
 from core.samples import subtract_mean
 
 _CACHED_SHAPES = 8
@@ -16,16 +16,19 @@ _CACHED_SHAPES = 8
 class Segmenter:
     """A trained network on one or more devices."""
 
-    def __init__(self, config, model, parameters, devices):
+    def __init__(self, config, model, parameters, devices, dtype="float32"):
         """
         Args:
             model: "init" or "final".
             parameters: (args, aux) as `snapshots.load_snapshot` gives them.
             devices: list of mxnet.Context; images go to them in turn.
+            dtype: what `backend.resolve_dtype` gives; scores are float32 in any case.
         """
         self._config = config
-        symbol = inference_symbol(model, config)
-        self._networks = [_Network(symbol, parameters, device) for device in devices]
+        symbol, args = inference_symbol(model, config, folded=True), fold_batch_norms(*parameters)
+        if dtype != "float32":
+            symbol, args, _ = amp.convert_model(symbol, args, {}, target_dtype=dtype)
+        self._networks = [_Network(symbol, args, device) for device in devices]
 
     def scores(self, image, scales=(1.0,)):
         """Scores of one image; see `scores_of`."""
@@ -81,11 +84,10 @@ def prepare(image, size, mean_rgb):
 class _Network:
     """The network on one device, bound for the last few input shapes."""
 
-    def __init__(self, symbol, parameters, device):
+    def __init__(self, symbol, args, device):
         self._symbol = symbol
         self._device = device
-        self._args, self._aux = ({name: value.as_in_context(device) for name, value in part.items()}
-                                 for part in parameters)
+        self._args = {name: value.as_in_context(device) for name, value in args.items()}
         self._executors = collections.OrderedDict()
 
     def forward(self, data):
@@ -101,6 +103,5 @@ class _Network:
         if len(self._executors) >= _CACHED_SHAPES:
             self._executors.popitem(last=False)
         data = mx.nd.empty(shape, self._device)
-        self._executors[shape] = self._symbol.bind(self._device, dict(self._args, data=data), grad_req="null",
-                                                   aux_states=self._aux)
+        self._executors[shape] = self._symbol.bind(self._device, dict(self._args, data=data), grad_req="null")
         return self._executors[shape]

@@ -7,6 +7,8 @@ final model: the same, and from stage 3 on a global branch that scores the whole
 Layers carry the names of He et al.'s Caffe model, so snapshots interchange with the published ones. Batch norm uses
 the stored statistics in training too.
 """
+import numpy as np
+
 from core.backend import mx
 from core.classes import IGNORE_LABEL
 from core.config import MODELS
@@ -30,7 +32,7 @@ def training_symbol(model, config, device_batch, stored_statistics=True):
         device_batch: images of a batch on one device.
         stored_statistics: False normalises by the statistics of the batch (see `train.calibrate`).
     """
-    scores, global_scores = _scores(model, config, config.dropout, stored_statistics)
+    scores, global_scores = _scores(model, config, config.dropout, "stored" if stored_statistics else "batch")
     outputs = [mx.sym.SoftmaxOutput(scores, name="softmax", multi_output=True, use_ignore=True,
                                     ignore_label=IGNORE_LABEL, normalization="valid")]
     if global_scores is not None:
@@ -43,9 +45,13 @@ def training_symbol(model, config, device_batch, stored_statistics=True):
     return symbol
 
 
-def inference_symbol(model, config):
-    """Network that maps data (b, 3, h, w) to class probabilities (b, classes, h/8, w/8)."""
-    scores, _ = _scores(model, config, 0.0, True)
+def inference_symbol(model, config, folded=False):
+    """Network that maps data (b, 3, h, w) to class probabilities (b, classes, h/8, w/8).
+
+    Args:
+        folded: the network of `fold_batch_norms`, with biases in place of batch norms.
+    """
+    scores, _ = _scores(model, config, 0.0, "folded" if folded else "stored")
     return mx.sym.softmax(scores, axis=1, name="softmax")
 
 
@@ -60,6 +66,34 @@ def parameter_shapes(model, config):
     arg_shapes = dict(zip(symbol.list_arguments(), args))
     del arg_shapes["data"]
     return arg_shapes, dict(zip(symbol.list_auxiliary_states(), aux))
+
+
+def fold_batch_norms(args, aux):
+    """Parameters of the network that scales and shifts in the convolutions what its batch norms scaled and shifted.
+
+    A batch norm g (x - m) / sqrt(v + e) + b after a convolution is the convolution with weights times
+    s = g / sqrt(v + e) and bias s (bias - m) + b. It is computed in float64.
+
+    Args:
+        args, aux: dicts from name to mxnet.nd.NDArray, as `snapshots.load_snapshot` gives them.
+
+    Returns:
+        dict from name to mxnet.nd.NDArray: arguments of `inference_symbol(..., folded=True)`, which has no auxiliary
+        states.
+    """
+    def value(part, name):
+        return part[name].asnumpy().astype(np.float64)
+
+    folded = {name: array for name, array in args.items() if not name.endswith(("_gamma", "_beta"))}
+    for gamma in (name for name in args if name.endswith("_gamma")):
+        norm = gamma[:-len("_gamma")]
+        conv = "conv1" if norm == "bn_conv1" else "res" + norm[len("bn"):]
+        slope = value(args, gamma) / np.sqrt(value(aux, norm + "_moving_var") + BN_EPSILON)
+        bias = value(args, conv + "_bias") if conv + "_bias" in args else 0.0
+        folded[conv + "_weight"] = mx.nd.array(value(args, conv + "_weight") * slope[:, None, None, None])
+        folded[conv + "_bias"] = mx.nd.array(slope * (bias - value(aux, norm + "_moving_mean"))
+                                             + value(args, norm + "_beta"))
+    return folded
 
 
 def base_layer_name(name):
@@ -83,11 +117,15 @@ def _quicken_shifts(symbol):
             variables[name]._set_attr(__lr_mult__="2.0", __wd_mult__="0.0")
 
 
-def _scores(model, config, dropout, stored_statistics):
-    """(per-cell scores before the softmax, image-level scores or None)."""
+def _scores(model, config, dropout, norm):
+    """(per-cell scores before the softmax, image-level scores or None).
+
+    Args:
+        norm: statistics of the batch norms, "stored" or "batch"; "folded": there are none, see `fold_batch_norms`.
+    """
     if model not in MODELS:
         raise UserError("there is no model %r; it is one of: %s" % (model, ", ".join(MODELS)))
-    net = _Builder(config, stored_statistics)
+    net = _Builder(config, norm)
     shared = net.stages_1_to_3(mx.sym.Variable("data"))
 
     dense = net.stage(shared, 4, stride=1, dilation=2)
@@ -114,9 +152,9 @@ class _Builder:
     With stride_on "3x3" their later variant "v1.5", of the same parameters.
     """
 
-    def __init__(self, config, stored_statistics):
+    def __init__(self, config, norm):
         self._config = config
-        self._stored_statistics = stored_statistics
+        self._norm = norm
 
     def stages_1_to_3(self, data):
         stem = _relu(self._batch_norm(_conv(data, "conv1", self._config.width, kernel=7, stride=2), "bn_conv1"))
@@ -133,7 +171,7 @@ class _Builder:
 
     def _bottleneck(self, data, name, suffix, channels, stride, dilation, project):
         def conv_bn(inputs, branch, count, **kwargs):
-            convolved = _conv(inputs, "res" + name + branch + suffix, count, bias=False, **kwargs)
+            convolved = _conv(inputs, "res" + name + branch + suffix, count, bias=self._norm == "folded", **kwargs)
             return self._batch_norm(convolved, "bn" + name + branch + suffix)
 
         shortcut = conv_bn(data, "1", 4 * channels, stride=stride) if project else data
@@ -144,9 +182,11 @@ class _Builder:
         return _relu(shortcut + residual)
 
     def _batch_norm(self, data, name):
+        if self._norm == "folded":
+            return data
         return mx.sym.BatchNorm(data, name=name, fix_gamma=False, eps=BN_EPSILON,
-                                use_global_stats=self._stored_statistics,
-                                momentum=0.9 if self._stored_statistics else 0.0)
+                                use_global_stats=self._norm == "stored",
+                                momentum=0.9 if self._norm == "stored" else 0.0)
 
 
 def _conv(data, name, channels, kernel=1, stride=1, dilation=1, bias=True):

@@ -92,8 +92,8 @@ def augment(rng, image, mask, config):
 def subtract_mean(image, mean_rgb, out):
     """Write (h, w, 3) uint8 RGB, minus the mean, into `out`, (3, H, W) float32 with H >= h and W >= w."""
     height, width = image.shape[:2]
-    for channel in range(3):
-        np.subtract(image[:, :, channel], np.float32(mean_rgb[channel]), out=out[channel, :height, :width])
+    for channel, plane in enumerate(cv2.split(image)):  # numpy is twice as fast on planes that lie apart
+        np.subtract(plane, np.float32(mean_rgb[channel]), out=out[channel, :height, :width])
 
 
 class BatchLoader:
@@ -154,8 +154,8 @@ class BatchLoader:
     def _fill(self, batch, row, sample, position):
         image = read_image(sample.image)
         mask = read_mask(sample.mask, self._config.num_classes, image.shape[:2])
-        present = np.bincount(mask.ravel(), minlength=IGNORE_LABEL + 1)[:self._config.num_classes] > 0
-        batch.image_labels[row, present] = 1
+        counts = cv2.calcHist([mask], [0], None, [IGNORE_LABEL + 1], [0, IGNORE_LABEL + 1])  # (256, 1)
+        batch.image_labels[row, counts[:self._config.num_classes, 0] > 0] = 1
         image, mask = augment(np.random.default_rng((self._config.seed, 1, position)), image, mask, self._config)
         subtract_mean(image, self._config.mean_rgb, batch.data[row])
         batch.labels[row] = mask.ravel()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from core.config import Config
-from core.crf import refine
+from core.crf import MINOR_ODDS, refine
 from core.predictions import Scored, predict
 
 
@@ -63,3 +63,48 @@ def test_without_labels_all_is_background(scene, rng):
     _, image, _ = scene
     mask, _ = predict(Scored("a", image, rng.random((3, 60, 80)).astype(np.float32)), Config(), False, allowed=[])
     assert not mask.any()
+
+
+@pytest.fixture
+def crowd(scene, rng):
+    """The scene with 18 more labels, of scores that vary over the image and are up to half of the best."""
+    truth, image, scores = scene
+    more = rng.random((18, 60, 80)) ** 8 * np.linspace(0.001, 0.16, 18)[:, None, None]
+    scores = np.concatenate([scores[:2], more.astype(np.float32)])
+    odds = (scores / scores.max(0)).reshape(20, -1).max(1)
+    assert 0.25 < odds[2:].max() <= MINOR_ODDS
+    return truth, image, scores
+
+
+def test_minor_labels_change_no_more_than_a_few_pixels(crowd):
+    _, image, scores = crowd
+    found, full = refine(scores, image, Config()), refine(scores, image, Config(), minor_odds=0)
+    assert (found.argmax(0) == full.argmax(0)).mean() >= 0.999
+    assert 0 < np.abs(found - full).max() < 0.02
+    np.testing.assert_allclose(found.sum(0), 1, atol=1e-4)
+
+
+def test_minor_labels_keep_their_marginal_within_the_bound(crowd):
+    """Without their message, the odds of a minor label fall by a factor between 1 and exp(sum of weights * share)."""
+    _, image, scores = crowd
+    config = Config(crf_iterations=1)
+    found, full = refine(scores, image, config), refine(scores, image, config, minor_odds=0)
+    weights = config.crf_gaussian_compat + config.crf_bilateral_compat
+    for label in range(2, 20):
+        lost = (full[label] / full[0]) / (found[label] / found[0])
+        share = (scores[label] / scores.sum(0)).max()
+        assert 0.999 < lost.min() and 1.0001 < lost.max() < np.exp(weights * share), label
+
+
+def test_a_label_that_may_win_is_not_left_out(crowd):
+    """With a patch where it leads, a label has the marginals of the whole mean field."""
+    _, image, scores = crowd
+    scores[5, 20:40, 30:50] = 2
+    found, full = refine(scores, image, Config()), refine(scores, image, Config(), minor_odds=0)
+    assert full[5].max() > 0.9 and np.abs(found[5] - full[5]).max() < 0.01
+
+
+def test_scores_without_a_leader_go_through_the_whole_mean_field(scene, rng):
+    _, image, _ = scene
+    scores = (1 + 0.1 * rng.random((20, 60, 80))).astype(np.float32)
+    np.testing.assert_array_equal(refine(scores, image, Config()), refine(scores, image, Config(), minor_odds=0))

@@ -3,8 +3,11 @@ import numpy as np
 import pytest
 
 import reference
-from core.backend import mx
+from core import backend
+from core.backend import mx, resolve_dtype
 from core.config import Config
+from core.cpus import cpu_flags
+from core.errors import UserError
 from core.inference import Segmenter, prepare
 from core.interpolation import combine_scales, upsampling_matrix
 from test_network import random_parameters
@@ -89,3 +92,53 @@ def test_several_devices_and_shapes_give_scores_in_order(rng):
     assert len(found) == 12
     for a, b in zip(expected, found):
         np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.skipif("avx512bw" not in cpu_flags(), reason="this CPU computes no bfloat16")
+@pytest.mark.parametrize("model", ["init", "final"])
+def test_bfloat16_scores_are_those_of_float32_but_for_rounding(rng, model):
+    config = Config(**dict(SMALL, width=16, head_channels=16))
+    args, aux = random_parameters(model, config, rng)
+    args["conv1_weight"] /= 50
+    image = cv2.resize(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8), (61, 45), interpolation=cv2.INTER_CUBIC)
+    arrays = tuple({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
+    plain, low = (Segmenter(config, model, arrays, [mx.cpu()], dtype).scores(image)
+                  for dtype in ("float32", "bfloat16"))
+    assert plain.std() > 0.05 and low.dtype == np.float32
+    difference = np.abs(plain - low)
+    assert 1e-4 < difference.max() and difference.mean() < 0.02
+    assert (plain.argmax(0) == low.argmax(0)).mean() > 0.97
+
+
+def test_types_that_a_device_lacks_are_refused_and_auto_is_float32(monkeypatch):
+    cpu, gpu = [mx.cpu()], [mx.gpu(0)]
+    assert resolve_dtype("auto", cpu) == resolve_dtype("auto", gpu) == resolve_dtype("float32", cpu) == "float32"
+    assert resolve_dtype("float16", gpu) == "float16"
+    for dtype, devices in (("float16", cpu), ("bfloat16", gpu)):
+        with pytest.raises(UserError, match="choose float32 or"):
+            resolve_dtype(dtype, devices)
+    monkeypatch.setattr(backend, "cpu_flags", lambda: {"avx2"})
+    with pytest.raises(UserError, match="AVX-512"):
+        resolve_dtype("bfloat16", cpu)
+    monkeypatch.setattr(backend, "cpu_flags", lambda: {"avx512bw", "avx512_bf16"})
+    assert resolve_dtype("bfloat16", cpu) == "bfloat16"
+
+
+@pytest.mark.parametrize("flags, granted, enabled", [({"avx512_bf16"}, True, False), ({"amx_tile"}, True, False),
+                                                     ({"amx_tile", "amx_bf16"}, False, False),
+                                                     ({"amx_tile", "amx_bf16"}, True, True)])
+def test_tile_registers_are_used_only_where_they_are_there_and_granted(monkeypatch, flags, granted, enabled):
+    calls = []
+
+    class Libc:
+        def __init__(self, _):
+            pass
+
+        def syscall(self, *numbers):
+            calls.append(numbers)
+            return 0 if granted else -1
+    monkeypatch.setattr(backend.ctypes, "CDLL", Libc)
+    monkeypatch.setattr(backend.os, "environ", {})
+    backend._enable_amx(flags)
+    assert calls == ([(158, 0x1023, 18)] if "amx_bf16" in flags else [])
+    assert (backend.os.environ.get("DNNL_MAX_CPU_ISA") == "AVX512_CORE_AMX") == enabled

@@ -6,7 +6,7 @@ import pytest
 import reference
 from core.backend import mx
 from core.config import Config
-from core.network import base_layer_name, inference_symbol, parameter_shapes, training_symbol
+from core.network import base_layer_name, fold_batch_norms, inference_symbol, parameter_shapes, training_symbol
 
 SMALL = {"width": 2, "units": (2, 1, 1, 1), "head_channels": 3, "global_channels": 5, "dropout": 0.0,
          "classes": ("bk", "a", "b", "c")}
@@ -123,3 +123,18 @@ def test_global_layers_start_from_the_layer_they_copy():
     assert base_layer_name("bn5c_branch2a_g_moving_mean") == "bn5c_branch2a_moving_mean"
     assert base_layer_name("bn2a_branch2a_gamma") == "bn2a_branch2a_gamma"
     assert base_layer_name("g_multi_fc1_weight") == "g_multi_fc1_weight"
+
+
+@pytest.mark.parametrize("model", ["init", "final"])
+def test_folded_batch_norms_change_no_probability(model, rng):
+    config = Config(**SMALL)
+    args, aux = random_parameters(model, config, rng)
+    data = rng.normal(0, 1, (1, 3, 64, 72))
+    arrays = ({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
+    folded = {name: value.asnumpy() for name, value in fold_batch_norms(*arrays).items()}
+    symbol = inference_symbol(model, config, folded=True)
+    assert not symbol.list_auxiliary_states() and set(symbol.list_arguments()) == {"data", *folded}
+    found = bind(symbol, folded, {}, "null", data=data).forward(is_train=False)[0].asnumpy()
+    expected = reference.Network(args, aux, config.units).probabilities(data, model)
+    assert expected.std() > 0.03
+    np.testing.assert_allclose(found, expected, atol=2e-5)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from conftest import draw_sample, run_script
+from core.cpus import cpu_flags
 from core.files import read_mask, write_mask
 from core.snapshots import read_parameters, write_parameters
 
@@ -185,6 +186,15 @@ def test_another_list_and_other_folders_are_evaluated(copy):
     assert np.sum(read(copy, "mine", "result.json")["confusion"]) == (truth != 255).sum()
 
 
+@pytest.mark.skipif("avx512bw" not in cpu_flags(), reason="this CPU computes no bfloat16")
+def test_a_result_in_bfloat16_is_told_from_one_in_float32(copy):
+    flags = ("eval_seg_model.py", "--model", "init", "--epoch", "1", "--gpu", "cpu")
+    run_script(copy, *flags)
+    assert "computing in bfloat16, as set" in run_script(copy, *flags, "--dtype", "bfloat16")
+    result = read(copy, "outputs", "init_fcn_resnet50_epoch1", "result.json")
+    assert result["settings"]["dtype"] == "bfloat16" and "dtype" not in result["earlier"][0]["settings"]
+
+
 def break_image(copy):
     path = copy / "dataset" / "val_images" / "2012_000008.jpg"
     content = path.read_bytes()
@@ -224,6 +234,8 @@ ESTIMATE = ("est_voc_train_masks.py", "--gpu", "cpu", "--epoch", "2", "--overwri
     (lambda copy: None, EVAL[:-2] + ("x",), "epoch 'x'"),
     (lambda copy: None, EVAL + ("--gpu", "gpu"), "device 'gpu'"),
     (lambda copy: None, EVAL + ("--jobs", "0"), "--jobs"),
+    (lambda copy: None, EVAL + ("--dtype", "float16"), "--dtype float16 is for GPUs"),
+    (lambda copy: None, ESTIMATE + ("--dtype", "float16"), "--dtype float16 is for GPUs"),
     (lambda copy: None, EVAL + ("--savemasks",), "did you mean --savemask?"),
     (lambda copy: None, EVAL + ("--scales", "1,a"), "--scales"),
     (lambda copy: (copy / "tiny.yaml").write_text("widht: 4\n"), EVAL, "did you mean width?"),

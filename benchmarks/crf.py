@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""The dense CRF of core/crf.py against the plain one: all labels in the mean field."""
+import numpy as np
+import pydensecrf.densecrf as densecrf
+
+from measure import alternate, draw, draw_scores, make_parser
+from core.config import Config
+from core.crf import refine
+from core.parallel import process_pool
+
+
+def plain(scores, image, config):
+    """The published steps."""
+    crf = densecrf.DenseCRF2D(image.shape[1], image.shape[0], len(scores))
+    crf.setUnaryEnergy(-np.log(np.maximum(scores, 1e-20)).reshape(len(scores), -1))
+    crf.addPairwiseGaussian(sxy=config.crf_gaussian_sxy, compat=config.crf_gaussian_compat)
+    crf.addPairwiseBilateral(sxy=config.crf_bilateral_sxy, srgb=config.crf_bilateral_srgb, rgbim=image,
+                             compat=config.crf_bilateral_compat)
+    return np.array(crf.inference(config.crf_iterations)).reshape(scores.shape)
+
+
+def scene(size, classes, plausible, seed=0):
+    rng = np.random.default_rng(seed)
+    image, mask = draw(rng, size, classes)
+    return draw_scores(rng, mask, classes, plausible), image
+
+
+def main():
+    args = make_parser(__doc__, repeats=7).parse_args()
+    config = Config()
+    if args.growth:
+        for factor in (0.5, 1, 1.5, 2):
+            size = int(args.size[0] * factor), int(args.size[1] * factor)
+            case = scene(size, 21, 2)
+            alternate({"%d x %d pixels" % size: lambda: refine(*case, config)}, args.repeats, "an image")
+        for classes in (2, 5, 11, 21, 41):
+            case = scene(args.size, classes, 2)
+            alternate({"%d classes" % classes: lambda: refine(*case, config)}, args.repeats, "an image")
+        case = scene(args.size, 21, 2)
+        for jobs in (1, 2):
+            with process_pool(jobs) as pool:
+                alternate({"%d processes" % jobs: lambda: list(pool.map(refine, *zip(*[case + (config,)] * 8)))},
+                          args.repeats, "an image", 8)
+        return
+    for plausible in (0, 2, 4):
+        cases = [scene(args.size, 21, plausible, seed) for seed in range(3)]
+        print("%d objects and the background; %d more classes are plausible" % (3, plausible))
+        equal = np.mean([plain(*case, config).argmax(0) == refine(*case, config).argmax(0) for case in cases])
+        alternate({"plain": lambda: [plain(*case, config) for case in cases],
+                   "core/crf.py": lambda: [refine(*case, config) for case in cases]}, args.repeats, "an image", 3)
+        print("pixels unchanged: %.4f %%" % (100 * equal))
+
+
+if __name__ == "__main__":
+    main()

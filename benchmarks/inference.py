@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""Scores of images by core/inference.py against the plain way: Module.reshape for every image and scale, batch norms
+as layers, upsampling in the network and resizing class by class. Random weights; MXNet runs on the same threads in
+both."""
+import cv2
+import numpy as np
+
+from measure import alternate, draw, make_parser
+from core.backend import mx
+from core.config import MODELS, Config
+from core.cpus import cpu_flags
+from core.inference import Segmenter, prepare
+from core.network import inference_symbol, parameter_shapes
+
+
+class PlainSegmenter:
+    """One image and one scale at a time."""
+
+    def __init__(self, config, model, parameters):
+        self._config = config
+        symbol = inference_symbol(model, config)
+        args, classes = dict(parameters[0]), config.num_classes
+        for name in ("up1", "up2", "up3"):
+            symbol = mx.sym.Deconvolution(symbol, kernel=(4, 4), stride=(2, 2), pad=(1, 1), num_filter=classes,
+                                          num_group=classes, no_bias=True, name=name)
+            kernel = np.outer(*[[0.25, 0.75, 0.75, 0.25]] * 2)
+            args[name + "_weight"] = mx.nd.array(np.tile(kernel, (classes, 1, 1, 1)))
+        self._module = mx.mod.Module(symbol, ["data"], None, context=mx.cpu())
+        self._module.bind([("data", (1, 3, 64, 64))], for_training=False)
+        self._module.set_params(args, parameters[1])
+
+    def scores(self, image, scales):
+        size, total = image.shape[:2], 0
+        for scale in scales:
+            scaled = int(size[0] * scale), int(size[1] * scale)
+            data = prepare(image, scaled, self._config.mean_rgb)[None]
+            self._module.reshape([("data", data.shape)])
+            self._module.forward(mx.io.DataBatch([mx.nd.array(data)]), is_train=False)
+            output = self._module.get_outputs()[0].asnumpy()[0, :, :scaled[0], :scaled[1]]
+            total = total + np.stack([cv2.resize(part, size[::-1]) for part in output])
+        return total
+
+
+def random_parameters(model, config):
+    """(args, aux) that keep the activations of all layers in range."""
+    rng = np.random.default_rng(0)
+
+    def value(name, shape):
+        if name.endswith("weight"):
+            return rng.normal(0, np.sqrt(1 / np.prod(shape[1:])), shape)
+        return rng.normal(0, 0.1, shape) + name.endswith(("gamma", "var"))
+    return tuple({name: mx.nd.array(value(name, shape)) for name, shape in part.items()}
+                 for part in parameter_shapes(model, config))
+
+
+def main():
+    parser = make_parser(__doc__, repeats=5)
+    parser.add_argument("--model", choices=MODELS, default="final", help="network (default: %(default)s)")
+    parser.add_argument("--ms", action="store_true", help="three scales")
+    args = parser.parse_args()
+    config = Config()
+    scales = config.scales if args.ms else (1.0,)
+    parameters = random_parameters(args.model, config)
+    sizes = [args.size, args.size[::-1]]
+    dtypes = ["float32"] + ["bfloat16"] * ("avx512bw" in cpu_flags())
+    ours = {dtype: Segmenter(config, args.model, parameters, [mx.cpu()], dtype) for dtype in dtypes}
+    rng = np.random.default_rng(0)
+    if args.growth:
+        for factor in (0.5, 1, 1.5):
+            image = draw(rng, tuple(int(side * factor) for side in args.size))[0]
+            alternate({"%d x %d, %s" % (image.shape[:2] + (dtype,)): lambda one=one: one.scores(image, scales)
+                       for dtype, one in ours.items()}, args.repeats, "an image")
+        image = draw(rng, args.size)[0]
+        for count in (1, 4, 16):
+            alternate({"%d images" % count: lambda: list(ours["float32"].scores_of([image] * count, scales))},
+                      args.repeats, "an image", count)
+        return
+    images = [draw(rng, size)[0] for size in sizes]
+    plain = PlainSegmenter(config, args.model, parameters)
+    ways = {"plain": lambda: [plain.scores(image, scales) for image in images]}
+    ways.update(("core/inference.py, %s" % dtype, lambda one=one: list(one.scores_of(images, scales)))
+                for dtype, one in ours.items())
+    alternate(ways, args.repeats, "an image", len(images))
+    expected = ways.pop("plain")()
+    for name, function in ways.items():
+        print("%s: %.4f %% of the pixels as the plain way" % (name, 100 * np.mean(
+            [np.mean(a.argmax(0) == b.argmax(0)) for a, b in zip(expected, function())])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""A training step as core/train.py makes it, in float32, against the same step with bfloat16 convolutions."""
+import numpy as np
+
+from measure import alternate, make_parser
+from inference import random_parameters
+from core.backend import amp, mx
+from core.config import MODELS, Config
+from core.network import training_symbol
+
+
+def main():
+    parser = make_parser(__doc__, repeats=5, size="320x320")
+    parser.add_argument("--model", choices=MODELS, default="init", help="network (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="INT", help="images (default: %(default)s)")
+    args = parser.parse_args()
+    rng, config = np.random.default_rng(0), Config()
+    parameters = random_parameters(args.model, config)
+    batches = (1, 2, 4, 8, 16) if args.growth else (args.batch_size,)
+    for count in batches:
+        labels = [mx.nd.array(rng.integers(0, 21, (count, args.size[0] // 8 * (args.size[1] // 8))))]
+        if args.model == "final":
+            labels.append(mx.nd.array(rng.integers(0, 2, (count, 21, 1, 1))))
+        batch = mx.io.DataBatch([mx.nd.array(rng.normal(0, 50, (count, 3) + args.size))], labels)
+        symbol = training_symbol(args.model, config, count)
+        ways = {"float32, batch %d" % count: _step(symbol, args.model, parameters, batch)}
+        if not args.growth:
+            low = amp.convert_symbol(symbol, target_dtype="bfloat16")
+            for variable in low.get_internals():
+                if variable.name in parameters[0] or variable.name in parameters[1]:
+                    variable._set_attr(__dtype__="0")  # master weights stay float32
+            ways["bfloat16, batch %d" % count] = _step(low, args.model, parameters, batch)
+        alternate(ways, args.repeats, "an image", count)
+
+
+def _step(symbol, model, parameters, batch):
+    names = ["softmax_label"] + ["g_logistic_label"] * (model == "final")
+    module = mx.mod.Module(symbol, ["data"], names, context=mx.cpu())
+    module.bind([("data", batch.data[0].shape)], [(name, value.shape) for name, value in zip(names, batch.label)])
+    module.init_params(arg_params=parameters[0], aux_params=parameters[1])
+    module.init_optimizer("local", "sgd", {"learning_rate": 1e-6, "momentum": 0.9, "wd": 5e-4})
+
+    def step():
+        module.forward_backward(batch)
+        module.update()
+        module.get_outputs()[0].wait_to_read()
+        mx.nd.waitall()
+    return step
+
+
+if __name__ == "__main__":
+    main()
