@@ -25,7 +25,7 @@ class Segmenter:
         """
         self._config = config
         symbol = inference_symbol(model, config)
-        self._networks = [_Network(symbol, parameters, device) for device in devices]
+        self._networks = [Network(symbol, parameters, device) for device in devices]
 
     def scores(self, image, scales=(1.0,)):
         """Scores of one image; see `scores_of`."""
@@ -78,7 +78,7 @@ def prepare(image, size, mean_rgb):
     return padded
 
 
-class _Network:
+class Network:
     """The network on one device, bound for the last few input shapes."""
 
     def __init__(self, symbol, parameters, device):

@@ -49,6 +49,13 @@ def inference_symbol(model, config):
     return mx.sym.softmax(scores, axis=1, name="softmax")
 
 
+def backbone_symbol(config):
+    """Network that maps data (b, 3, h, w) to the activations of stages 3 and 4: (b, 24 * width, h/8, w/8)."""
+    net = _Builder(config, True)
+    third = net.stages_1_to_3(mx.sym.Variable("data"))
+    return mx.sym.concat(third, net.stage(third, 4, stride=1, dilation=2), dim=1, name="activations")
+
+
 def parameter_shapes(model, config):
     """Names and shapes of all parameters.
 
