@@ -39,7 +39,7 @@ from core.regions import Regions, resized
 from core.self_training import Model, Sample, fit, fold_of, predict, relative
 
 _ROWS = 80           # regions of an image in the sample
-_CUT_SCALE = 0.6     # of the working image, for the cuts between the rounds
+_CUT_SIDE = 0.6      # of web_side, for the cuts between the rounds
 _FIRST_THRESHOLD = 0.4
 _THRESHOLDS = (0.4, 0.5)  # of the cuts that join a round's prediction
 
@@ -126,7 +126,7 @@ def analyse(name, config, kind):
         regions = Regions(image, config.web_side, config.web_regions)
         features, prior = region_cues(regions)
         start = relative(prior)
-        labels = relative(start + _cut_share(regions, start, (_FIRST_THRESHOLD,)))
+        labels = relative(start + _cut_share(regions, start, (_FIRST_THRESHOLD,), _cut_side(config)))
         rng = np.random.default_rng(int(hashlib.sha256(name.encode("utf-8")).hexdigest()[:8], 16))
         rows = np.sort(rng.permutation(regions.count)[:_ROWS])
         buffer = io.BytesIO()
@@ -142,7 +142,7 @@ def relabel(name, config, kind, rounds):
     with threadpool_limits(1):
         regions = Regions(read_image(image_path(layout.web_images, name)), config.web_side, config.web_regions)
         write_array(_file(layout, "round%d" % rounds, name, ".npy"),
-                    _labels_after(layout, regions, name, kind, rounds).astype(np.float32))
+                    _labels_after(layout, config, regions, name, kind, rounds).astype(np.float32))
 
 
 def segment(name, config, kind):
@@ -151,7 +151,7 @@ def segment(name, config, kind):
     image = read_image(image_path(layout.web_images, name))
     with threadpool_limits(1):
         regions = Regions(image, config.web_side, config.web_regions)
-        labels = _labels_after(layout, regions, name, kind, config.web_rounds)
+        labels = _labels_after(layout, config, regions, name, kind, config.web_rounds)
         posterior = pixel_posterior(regions, labels, image.shape[:2])
     mask, score = decide(posterior, config)
     foreground = float((mask == 1).mean())
@@ -227,7 +227,7 @@ def sample_names(names, most):
     return sorted(name for group in chosen.values() for name in group)
 
 
-def _labels_after(layout, regions, name, kind, rounds):
+def _labels_after(layout, config, regions, name, kind, rounds):
     """(n,) labels of an image after the given number of rounds."""
     stored = _read_regions(layout, name)
     features = stored["features"].astype(np.float32)
@@ -246,17 +246,21 @@ def _labels_after(layout, regions, name, kind, rounds):
         model = _models(path, os.stat(path).st_mtime_ns)[fold_of(name)]
         labels = relative(relative(predict(model, features, descriptors, _class_of(name))) + labels)
         if number < rounds:
-            labels = relative(labels + _cut_share(regions, labels, _THRESHOLDS))
+            labels = relative(labels + _cut_share(regions, labels, _THRESHOLDS, _cut_side(config)))
     return labels
 
 
-def _cut_share(regions, labels, thresholds):
+def _cut_share(regions, labels, thresholds, side):
     """(n,) shares of the regions inside cuts that start from the labels, averaged over the thresholds."""
     height, width = regions.labels.shape
-    small = resized(regions.image, round(_CUT_SCALE * max(height, width)))
+    small = resized(regions.image, min(side, max(height, width)))
     prior = cv2.resize(labels[regions.labels].astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_AREA)
     cuts = np.mean([cut_prior(small, prior, threshold) for threshold in thresholds], 0).astype(np.float32)
     return regions.mean(cv2.resize(cuts, (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+def _cut_side(config):
+    return round(_CUT_SIDE * config.web_side)
 
 
 def _describe(layout, regions, name, kind):

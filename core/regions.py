@@ -6,6 +6,7 @@ import scipy.sparse
 _COMPACTNESS = 15.0  # SLIC's ruler: Lab distance that weighs as much as one superpixel's side
 _ITERATIONS = 6
 _SMALLEST = 25  # superpixels below this percentage of the mean area join a neighbour
+_FEWEST_PIXELS = 60  # of a superpixel
 _LIGHTNESS_BINS, _CHROMA_BINS, _CHROMA_RANGE = 6, 9, 60.0
 _TEXTURE_CODES = 10  # uniform, rotation-invariant local binary patterns of 8 neighbours
 ORIENTATIONS = 9
@@ -31,12 +32,12 @@ class Regions:
         """
         Args:
             image: (h, w, 3) uint8 RGB.
-            side: longest side of the working image, pixels; sizes below stay relative to it, so that small and large
-                images get alike regions.
-            regions: superpixels to aim at.
+            side: longest side of the working image, pixels; a smaller image stays as it is.
+            regions: superpixels to aim at; fewer where they would have less than 60 pixels.
         """
-        self.image = resized(image, side)
-        height, width = self.labels_shape = self.image.shape[:2]
+        self.image = resized(image, min(side, max(image.shape[:2])))
+        height, width = self.image.shape[:2]
+        regions = max(1, min(regions, height * width // _FEWEST_PIXELS))
         self.lab = cv2.cvtColor(self.image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
         smooth = cv2.cvtColor(cv2.GaussianBlur(self.image, (3, 3), 0), cv2.COLOR_RGB2LAB)
         slic = cv2.ximgproc.createSuperpixelSLIC(smooth, cv2.ximgproc.SLIC,

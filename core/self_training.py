@@ -50,24 +50,23 @@ def fit(sample, seed):
         list of FOLDS Models. O(m d^2 + d^3) for the directions, O(min(m, 60000) f) for the classifiers.
     """
     covariance = _inverse_covariance(sample)
-    directions = [_directions(sample, sample.folds != fold, covariance) for fold in range(FOLDS)]
-    scores = np.zeros((len(sample.labels), 2), np.float32)
-    for fold in range(FOLDS):
-        for index in np.unique(sample.classes):
-            rows = (sample.folds == fold) & (sample.classes == index)
-            scores[rows] = score(directions[fold], sample.descriptors[rows], index)
-    features = np.concatenate([sample.features, scores], 1)
     rng = np.random.default_rng((seed, 2))
     models = []
     for fold in range(FOLDS):
+        scores = np.zeros((len(sample.labels), 2), np.float32)
+        for other in range(FOLDS):  # no row is scored by directions that its own labels, or this fold's, went into
+            apart = _directions(sample, (sample.folds != fold) & (sample.folds != other), covariance)
+            for index in np.unique(sample.classes):
+                rows = (sample.folds == other) & (sample.classes == index)
+                scores[rows] = score(apart, sample.descriptors[rows], index)
         rows = rng.permutation(np.flatnonzero(sample.folds != fold))[:_MOST_ROWS]
         if not len(rows):  # fewer images than folds
             rows = np.arange(len(sample.labels))
         classifier = HistGradientBoostingRegressor(max_iter=50, learning_rate=0.12, max_leaf_nodes=16,
                                                    min_samples_leaf=60, l2_regularization=1.0, random_state=seed,
                                                    early_stopping=False)
-        classifier.fit(features[rows], sample.labels[rows])
-        models.append(Model(directions[fold], classifier))
+        classifier.fit(np.concatenate([sample.features, scores], 1)[rows], sample.labels[rows])
+        models.append(Model(_directions(sample, sample.folds != fold, covariance), classifier))
     return models
 
 
@@ -101,7 +100,7 @@ def _directions(sample, rows, inverse):
     found = Directions(mean, {}, {})
     background = _weighted_mean(descriptors, weights * (1 - labels))
     for index in [0] + np.unique(classes).tolist():
-        own = slice(None) if index == 0 else classes == index
+        own = np.ones(len(classes), bool) if index == 0 else classes == index
         foreground = _weighted_mean(descriptors[own], weights[own] * labels[own])
         direction = inverse @ (foreground - background)
         found.weights[index] = direction.astype(np.float32)
