@@ -308,34 +308,58 @@ def test_names_without_class_and_empty_folders_are_told(tmp_path):
 
 
 def test_a_cluster_that_loses_a_worker_makes_the_same_masks(web):
-    distributed = pytest.importorskip("distributed")
+    pytest.importorskip("distributed")
     alone = Config(root=os.path.join(web.root, "other"), **SETTINGS)
     os.makedirs(alone.path("dataset"))
     os.symlink(web.path("dataset", "web_images"), alone.path("dataset", "web_images"))
     stage.cosegment(alone)
-    environment = dict(os.environ, PYTHONPATH=os.path.abspath(ROOT))
-    code = ("import asyncio, sys\nfrom distributed import Worker\n"
-            "async def main():\n    async with Worker(sys.argv[1], nthreads=1) as worker: await worker.finished()\n"
-            "asyncio.run(main())")
-    with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None, threads_per_worker=1) as cluster:
-        address = cluster.scheduler.address if not cluster.scheduler.address.startswith("inproc") else None
-        if address is None:
-            pytest.fail("the scheduler listens on no port")
-        workers = [subprocess.Popen([sys.executable, "-c", code, address], env=environment) for _ in range(2)]
-        try:
-            wait_for(lambda: len(cluster.scheduler.workers) == 2)
-            run = subprocess.Popen(command(web, "--scheduler", address), stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.PIPE, universal_newlines=True)
-            wait_for(lambda: count(web.path("cache", "web_masks", "regions")) >= 2 or run.poll() is not None)
-            workers[0].send_signal(signal.SIGKILL)
-            assert count(web.path("cache", "web_masks", "regions")) < 12
-            _, errors = run.communicate(timeout=120)
-            assert run.returncode == 0, errors
-        finally:
-            for worker in workers:
-                worker.kill()
-                worker.wait()
+    address = os.path.join(web.root, "address")
+    crew = [start_dask(SCHEDULER, address)]
+    try:
+        wait_for(lambda: os.path.exists(address))
+        with open(address) as file:
+            scheduler = file.read()
+        crew += [start_dask(WORKER, scheduler, os.path.join(web.root, name)) for name in ("first", "second")]
+        wait_for(lambda: all(os.path.exists(os.path.join(web.root, name)) for name in ("first", "second")))
+        run = subprocess.Popen(command(web, "--scheduler", scheduler), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, universal_newlines=True)
+        crew.append(run)
+        wait_for(lambda: count(web.path("cache", "web_masks", "regions")) >= 2 or run.poll() is not None)
+        crew[1].send_signal(signal.SIGKILL)
+        assert count(web.path("cache", "web_masks", "regions")) < 12
+        _, errors = run.communicate(timeout=200)
+        assert run.returncode == 0, errors
+    finally:
+        for process in crew:
+            process.kill()
+            process.wait()
     assert masks(web) == masks(alone)
+
+
+SCHEDULER = """
+import asyncio, os, sys
+from distributed import Scheduler
+async def main():
+    async with Scheduler(host="127.0.0.1", port=0, dashboard=False, dashboard_address=None) as scheduler:
+        open(sys.argv[1] + ".new", "w").write(scheduler.address)
+        os.rename(sys.argv[1] + ".new", sys.argv[1])
+        await scheduler.finished()
+asyncio.run(main())
+"""
+WORKER = """
+import asyncio, sys
+from distributed import Worker
+async def main():
+    async with Worker(sys.argv[1], nthreads=1, dashboard=False) as worker:
+        open(sys.argv[2], "w").close()
+        await worker.finished()
+asyncio.run(main())
+"""
+
+
+def start_dask(code, *arguments):
+    environment = dict(os.environ, PYTHONPATH=os.path.abspath(ROOT))
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, stderr=subprocess.DEVNULL)
 
 
 def test_activations_of_random_weights_replace_hog(web, tmp_path):
