@@ -62,7 +62,7 @@ def _bound(config, path):
     for found, names in zip(read_parameters(path), wanted):
         for name, shape in names.items():
             if name not in found or found[name].shape != shape:
-                raise UserError("%s: %s is missing or has another shape than %s; it is no ResNet-50 base model of these "
-                                "settings" % (path, name, shape))
+                raise UserError("%s: %s is missing or has another shape than %s; it is no ResNet-50 base model of "
+                                "these settings" % (path, name, shape))
         parts.append({name: found[name] for name in names})
     return symbol, tuple(parts)

@@ -6,7 +6,7 @@ from core.errors import UserError
 from core.parallel import process_pool
 
 Crew = collections.namedtuple("Crew", "executor ahead")
-Crew.__doc__ = """executor: of the concurrent.futures interface, or None for this process; ahead: tasks under way at once."""
+Crew.__doc__ = """executor: of the concurrent.futures interface, None: this process; ahead: tasks under way at once."""
 _RETRIES = 3  # times that a task whose worker died starts anew elsewhere
 
 

@@ -46,16 +46,17 @@ class Config:
     base_model: str = _setting("models/resnet50.params", "start of the ResNet stages; a relative path starts at root")
 
     # Masks of web images
-    web_side: int = _setting(288, "longest side at which web images are co-segmented, pixels", at_least=64, at_most=1024)
+    web_side: int = _setting(288, "longest side at which web images are co-segmented, pixels", at_least=64,
+                             at_most=1024)
     web_regions: int = _setting(300, "superpixels of a web image", at_least=20, at_most=1000)
     web_rounds: int = _setting(1, "rounds in which the region classifiers learn from their own labels; 0: every image "
                                "alone", at_least=0, at_most=10)
     web_sample_images: int = _setting(100, "images of each class that the region classifiers learn from", at_least=1)
-    web_threshold: float = _setting(0.45, "posterior above which a pixel of a web image is foreground", above=0,
+    web_threshold: float = _setting(0.55, "posterior above which a pixel of a web image is foreground", above=0,
                                     at_most=1)
-    web_uncertain: float = _setting(0.4, "posterior from which up to web_threshold a pixel is written as 255",
+    web_uncertain: float = _setting(0.5, "posterior from which up to web_threshold a pixel is written as 255",
                                     at_least=0, at_most=1)
-    web_min_score: float = _setting(0.5, "expected Jaccard index below which a web image is left out as noise",
+    web_min_score: float = _setting(0.4, "agreement of an image's masks below which it is left out as noise",
                                     at_least=0, at_most=1)
     web_min_foreground: float = _setting(0.01, "share of foreground below which a web image is left out", at_least=0,
                                          at_most=1)

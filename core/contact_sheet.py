@@ -1,4 +1,4 @@
-"""A picture per class for a person to look at: images with the outlines of their masks, kept ones and left-out ones."""
+"""A picture per class for a person to look at: images and outlines of their masks, kept and left out."""
 import collections
 import os
 

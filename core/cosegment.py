@@ -5,8 +5,8 @@
    their predictions, joined with the image's own colour models, are the labels of the next round.
 3. Every image alone: the rounds' models, GrabCut and the score that decides whether the image is noise.
 
-Steps 1 and 3 take the same time for each image whatever their number, and step 2 reads at most `web_sample_images` of a
-class: n images take O(n). A process holds one image at a time, the main process also the sample. Every file
+Steps 1 and 3 take the same time for each image whatever their number, and step 2 reads at most `web_sample_images` of
+a class: n images take O(n). A process holds one image at a time, the main process also the sample. Every file
 appears whole; whatever is there is not made again.
 """
 import collections
@@ -46,7 +46,7 @@ _THRESHOLDS = (0.4, 0.5)  # of the cuts that join a round's prediction
 Result = collections.namedtuple("Result", "name kept score foreground reason")
 Result.__doc__ = """What became of an image.
 
-score: expected Jaccard index of its mask under the final posterior, in [0, 1]; foreground: share of its pixels.
+score: agreement of its candidate masks, in [0, 1]; foreground: share of its pixels.
 reason: why it is left out, or "".
 """
 
@@ -73,7 +73,7 @@ def cosegment(config, jobs=1, scheduler=None, features="auto", device=None, over
     layout = Layout(config)
     names = sorted(stems(layout.web_images, ".jpg"))
     if not names:
-        raise UserError("%s holds no .jpg: fetch_web_images.py brings images, or put your own there as <class>_<id>.jpg"
+        raise UserError("%s holds no .jpg: fetch_web_images.py brings them, or put your own there as <class>_<id>.jpg"
                         % layout.web_images)
     for name in names:
         web_class(name, config.num_classes)
@@ -92,8 +92,8 @@ def cosegment(config, jobs=1, scheduler=None, features="auto", device=None, over
         sound = [name for name in names if name in stems(_folder(layout, "regions"), ".npz")]
         if sound:
             _learn(layout, config, sound, kind, run)
-        done = stems(_folder(layout, "results"), ".json") & (stems(layout.web_masks, ".png") | (set(names) - set(sound)))
-        run(functools.partial(segment, config=config, kind=kind), [name for name in names if name not in done], "masks")
+        done = stems(_folder(layout, "results"), ".json") & stems(layout.web_masks, ".png")
+        run(functools.partial(segment, config=config, kind=kind), [name for name in sound if name not in done], "masks")
     return _conclude(layout, config, names)
 
 
@@ -152,8 +152,8 @@ def segment(name, config, kind):
     with threadpool_limits(1):
         regions = Regions(image, config.web_side, config.web_regions)
         labels = _labels_after(layout, config, regions, name, kind, config.web_rounds)
-        posterior = pixel_posterior(regions, labels, image.shape[:2])
-    mask, score = decide(posterior, config)
+        score = agreement(regions, labels, _read_regions(layout, name)["labels"], config)
+    mask = decide(pixel_posterior(regions, labels, image.shape[:2]), config)
     foreground = float((mask == 1).mean())
     reason = ""
     if not config.web_min_foreground <= foreground <= config.web_max_foreground:
@@ -166,37 +166,31 @@ def segment(name, config, kind):
 
 
 def pixel_posterior(regions, labels, size):
-    """Foreground posterior of the pixels: the regions' labels and the cuts that start from them, half and half.
-
-    Args:
-        labels: (n,) in [0, 1].
-        size: (h, w) of the result.
-
-    Returns:
-        (h, w) float32 in [0, 1].
-    """
-    prior = labels[regions.labels].astype(np.float32)
-    cuts = [cut_prior(regions.image, prior, threshold).astype(np.float32) for threshold in _THRESHOLDS]
-    mixed = 0.5 * prior + 0.5 * np.mean(cuts, 0)
-    mixed = cv2.GaussianBlur(mixed, (0, 0), 1.5)
-    return cv2.resize(mixed, size[::-1], interpolation=cv2.INTER_LINEAR)
+    """Foreground posterior of the pixels, (h, w) float32 in [0, 1], from (n,) labels; `size` is (h, w)."""
+    smooth = cv2.GaussianBlur(labels[regions.labels].astype(np.float32), (0, 0), 1.0)
+    return cv2.resize(smooth, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def decide(posterior, config):
-    """Mask of a posterior.
+    """Mask of a posterior, (h, w) float32: 1 above `web_threshold`, 255 from there down to `web_uncertain`, else 0."""
+    uncertain = np.where(posterior > config.web_uncertain, IGNORE_LABEL, 0)
+    return np.where(posterior > config.web_threshold, 1, uncertain).astype(np.uint8)
+
+
+def agreement(regions, labels, start, config):
+    """How sure the labels of an image are: the mean Jaccard index of their foreground with that of a GrabCut that
+    starts from them, and with that of the labels of the image alone. In [0, 1].
 
     Args:
-        posterior: (h, w) float32 in [0, 1].
-
-    Returns:
-        (h, w) uint8: 1 above `web_threshold`, 255 from there down to `web_uncertain`, 0 below; and the mask's expected
-        Jaccard index: what it holds of the posterior over its area and the posterior outside.
+        labels, start: (n,) in [0, 1], after the last round and before the first.
     """
-    foreground = posterior > config.web_threshold
-    mask = np.where(foreground, 1, np.where(posterior > config.web_uncertain, IGNORE_LABEL, 0)).astype(np.uint8)
-    inside = float(posterior[foreground].sum())
-    union = float(foreground.sum()) + float(posterior.sum()) - inside
-    return mask, inside / max(union, 1e-6)
+    found = labels > config.web_threshold
+    cut = _cut_share(regions, labels, (0.5,), _cut_side(config)) > 0.5
+    return (_jaccard(found, cut, regions.area) + _jaccard(found, start > config.web_threshold, regions.area)) / 2
+
+
+def _jaccard(first, second, area):
+    return float(area[first & second].sum() / max(area[first | second].sum(), 1.0))
 
 
 def _learn(layout, config, names, kind, run):
@@ -313,8 +307,8 @@ def _claim(layout, config, kind, overwrite):
             raise UserError("%s is of other settings: pass --overwrite to make the masks anew" % layout.web_cache)
         return
     elif stems(layout.web_masks, ".png"):
-        raise UserError("%s holds masks that this command did not make: pass --overwrite to replace them, or move them "
-                        "away" % layout.web_masks)
+        raise UserError("%s holds masks that this command did not make: pass --overwrite to replace them, or move "
+                        "them away" % layout.web_masks)
     write_json(note, origin)
 
 

@@ -1,4 +1,4 @@
-"""Features of regions that tell objects from background in any class, and the prior that starts the co-segmentation."""
+"""Features of regions that tell objects from background in any class, and the prior that starts the rounds."""
 import cv2
 import numpy as np
 

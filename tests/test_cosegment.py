@@ -185,11 +185,19 @@ def test_the_sample_is_bounded_and_stays_when_images_come():
     assert few == stage.sample_names(sorted(few) + [name for name in few[::-1] if name not in few], 10)
 
 
-def test_decision_and_its_expected_jaccard():
-    posterior = np.array([[0.9, 0.5], [0.42, 0.1]], np.float32)
-    mask, score = stage.decide(posterior, Config())
-    assert mask.tolist() == [[1, 1], [255, 0]]
-    assert score == pytest.approx(1.4 / (2 + 0.52), rel=1e-5)
+def test_decision_between_foreground_uncertain_and_background():
+    posterior = np.array([[0.9, 0.56], [0.52, 0.1]], np.float32)
+    assert stage.decide(posterior, Config()).tolist() == [[1, 1], [255, 0]]
+
+
+def test_agreement_is_high_where_cut_and_labels_find_the_same():
+    image, mask = disc_image()
+    regions = Regions(image, 120, 100)
+    right = np.where(regions.mean(mask) > 0.5, 0.9, 0.1)
+    wrong = np.where(regions.x < -0.5, 0.9, 0.1)
+    assert stage.agreement(regions, right, right, Config()) > 0.9
+    assert stage.agreement(regions, right, wrong, Config()) < 0.6
+    assert stage.agreement(regions, np.zeros(regions.count), right, Config()) == 0
 
 
 def test_precision_and_jaccard_by_hand():
@@ -260,7 +268,8 @@ def test_a_killed_run_goes_on_to_the_same_masks(web):
     wait_for(lambda: count(web.path("cache", "web_masks", "regions")) >= 3)
     run.send_signal(signal.SIGKILL)
     run.wait()
-    assert 3 <= count(web.path("cache", "web_masks", "regions")) < 12 and not os.path.exists(web.path("dataset", "web_labels"))
+    assert 3 <= count(web.path("cache", "web_masks", "regions")) < 12
+    assert not os.path.exists(web.path("dataset", "web_labels"))
     kept = {path: os.stat(path).st_mtime_ns for path in files(web.path("cache", "web_masks", "regions"))
             if not path.endswith(".tmp")}
     stage.cosegment(web)
@@ -291,10 +300,11 @@ def test_other_settings_and_strange_masks_are_not_mixed_in(web):
 @pytest.mark.parametrize("flags, message", [
     (("--features", "resnet"), "resnet50.params is missing"),
     (("--scheduler", "tcp://127.0.0.1:9"), "no Dask scheduler answers"),
-    (("--web-threshold", "0.2"), "setting web_uncertain is 0.4"),
+    (("--web-threshold", "0.2"), "setting web_uncertain is 0.5"),
 ])
 def test_mistakes_end_in_one_line(web, flags, message):
-    done = subprocess.run(command(web, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    done = subprocess.run(command(web, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and message in done.stderr, done.stderr
 
 
