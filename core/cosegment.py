@@ -10,6 +10,7 @@ a class: n images take O(n). A process holds one image at a time, the main proce
 appears whole; whatever is there is not made again.
 """
 import collections
+import contextlib
 import csv
 import functools
 import hashlib
@@ -329,6 +330,8 @@ def _conclude(layout, config, names):
         logger.info("%-12s %5d images, %5d kept, mean score %.2f", config.classes[index], len(own),
                     sum(result.kept for result in own), np.mean([result.score for result in own]))
     if not kept:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(layout.web_list)  # an earlier run's
         raise UserError("no web image is kept; %s tells why: lower web_min_score, or bring other images"
                         % layout.web_report)
     write_lines(layout.web_list, kept)

@@ -222,16 +222,23 @@ def test_noise_is_left_out_with_its_reason_and_still_has_a_mask(web):
     bad = os.path.join(web.root, "dataset", "web_images", "6_000009.jpg")
     with open(bad, "wb") as file:
         file.write(b"no picture")
-    plain = os.path.join(web.root, "dataset", "web_images", "6_000010.jpg")
-    write_image(plain, np.random.default_rng(0).integers(100, 140, (80, 100, 3)).astype(np.uint8))
-    strict = Config(root=web.root, **dict(SETTINGS, web_min_score=0.99))
+    picky = Config(root=web.root, **dict(SETTINGS, web_min_score=0.97))
+    found = stage.cosegment(picky)
+    rows = report(picky)
+    assert len(rows) == 13 and len(masks(picky)) == 12
+    for name, row in rows.items():
+        unsure = name != "6_000009" and float(row["score"]) < 0.97
+        assert (row["reason"] == "score below 0.97") == unsure and (row["kept"] == "0") == (row["reason"] != "")
+    assert len({row["kept"] for row in rows.values()}) == 2
+    assert rows["6_000009"]["reason"].startswith("unreadable") and "6_000009.png" not in masks(picky)
+    assert read_lines(picky.path("dataset", "web_train_list.txt")) == [result.name for result in found if result.kept]
+
+
+def test_a_run_that_keeps_nothing_says_so(web):
     with pytest.raises(UserError, match="no web image is kept"):
-        stage.cosegment(strict)
-    rows = report(strict)
-    assert len(rows) == 14 and len(masks(strict)) == 13
-    assert all(row["kept"] == "0" and row["reason"] for row in rows.values())
-    assert rows["6_000009"]["reason"].startswith("unreadable") and "6_000009.png" not in masks(strict)
-    assert not os.path.exists(strict.path("dataset", "web_train_list.txt"))
+        stage.cosegment(Config(root=web.root, **dict(SETTINGS, web_max_foreground=0.01)))
+    assert all(row["reason"].startswith("foreground of") for row in report(web).values()) and len(masks(web)) == 12
+    assert not os.path.exists(web.path("dataset", "web_train_list.txt"))
 
 
 def test_the_same_seed_gives_the_same_masks_with_any_number_of_processes(web):
