@@ -60,6 +60,11 @@ make_environment() {
 sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' \
                 || stop "the headers of $python are missing; on Debian and Ubuntu: apt-get install python3-dev"
         fi
+        # Two wheels own the folder cv2: remove the one that an older dependencies.txt asked for, whole.
+        if .venv/bin/python -m pip show --quiet opencv-python-headless 2>/dev/null; then
+            .venv/bin/python -m pip uninstall --quiet --yes opencv-python-headless opencv-contrib-python-headless \
+                >.venv/install.log 2>&1 || stop "opencv-python-headless can't be removed: $(tail -n 1 .venv/install.log)"
+        fi
         for file in "$@"; do
             echo "installing $file"
             .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$file" >.venv/install.log 2>&1 \

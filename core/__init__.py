@@ -2,7 +2,8 @@
 
 Arrows point down only:
 
-    stages   dataset, train, evaluate, estimate
-    parts    network, snapshots, samples, inference, crf, metrics
+    stages   cosegment, dataset, train, evaluate, estimate
+    parts    regions, saliency, cues, descriptors, self_training, graphcut, network, snapshots, samples, inference, crf,
+             metrics
     base     config, classes, files, logs, errors, backend (the one module that imports mxnet)
 """

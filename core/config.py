@@ -65,6 +65,24 @@ class Config:
     web_user_agent: str = _setting("fetch_web_images/1.0 (research)", "how downloads introduce themselves; some sites "
                                    "want an address to write to")
 
+    # Masks of web images
+    web_side: int = _setting(288, "longest side at which web images are co-segmented, pixels", at_least=64,
+                             at_most=1024)
+    web_regions: int = _setting(300, "superpixels of a web image", at_least=20, at_most=1000)
+    web_rounds: int = _setting(1, "rounds in which the region classifiers learn from their own labels; 0: every image "
+                               "alone", at_least=0, at_most=10)
+    web_sample_images: int = _setting(100, "images of each class that the region classifiers learn from", at_least=1)
+    web_threshold: float = _setting(0.55, "posterior above which a pixel of a web image is foreground", above=0,
+                                    at_most=1)
+    web_uncertain: float = _setting(0.5, "posterior from which up to web_threshold a pixel is written as 255",
+                                    at_least=0, at_most=1)
+    web_min_score: float = _setting(0.4, "agreement of an image's masks below which it is left out as noise",
+                                    at_least=0, at_most=1)
+    web_min_foreground: float = _setting(0.01, "share of foreground below which a web image is left out", at_least=0,
+                                         at_most=1)
+    web_max_foreground: float = _setting(0.95, "share of foreground above which a web image is left out", at_least=0,
+                                         at_most=1)
+
     # Network
     width: int = _setting(64, "channels of conv1; residual stage k (2 to 5) puts out width * 2^k", at_least=1)
     units: Tuple[int, ...] = _setting((3, 4, 6, 3), "residual units in stages 2, 3, 4 and 5", at_least=1, at_most=26)
@@ -134,6 +152,9 @@ class Config:
             raise UserError("setting scales is empty; at least one scale is expected")
         if self.scale_range[0] > self.scale_range[1]:
             raise UserError("setting scale_range: the lowest scale comes first, not %s" % (self.scale_range,))
+        if self.web_uncertain > self.web_threshold:
+            raise UserError("setting web_uncertain is %g; at most web_threshold, %g, is expected"
+                            % (self.web_uncertain, self.web_threshold))
         if self.crop_size % STRIDE:
             raise UserError("setting crop_size is %d; a multiple of %d, the network's stride, is expected"
                             % (self.crop_size, STRIDE))

@@ -172,6 +172,18 @@ def read_json(path):
         raise UserError("%s is nested too deeply" % path) from error
 
 
+def read_array(path):
+    """Array of a .npy file.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        return np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError("%s is damaged or no .npy file" % path) from error
+
+
 def read_image(path):
     """Decode a picture, turned as its EXIF orientation says.
 

@@ -28,7 +28,7 @@ class Segmenter:
         symbol, args = inference_symbol(model, config, folded=True), fold_batch_norms(*parameters)
         if dtype != "float32":
             symbol, args, _ = amp.convert_model(symbol, args, {}, target_dtype=dtype)
-        self._networks = [_Network(symbol, args, device) for device in devices]
+        self._networks = [Network(symbol, args, device) for device in devices]
 
     def scores(self, image, scales=(1.0,)):
         """Scores of one image; see `scores_of`."""
@@ -81,7 +81,7 @@ def prepare(image, size, mean_rgb):
     return padded
 
 
-class _Network:
+class Network:
     """The network on one device, bound for the last few input shapes."""
 
     def __init__(self, symbol, args, device):

@@ -55,6 +55,17 @@ def inference_symbol(model, config, folded=False):
     return mx.sym.softmax(scores, axis=1, name="softmax")
 
 
+def backbone_symbol(config, folded=False):
+    """Network that maps data (b, 3, h, w) to the activations of stages 3 and 4: (b, 24 * width, h/8, w/8).
+
+    Args:
+        folded: as in `inference_symbol`.
+    """
+    net = _Builder(config, "folded" if folded else "stored")
+    third = net.stages_1_to_3(mx.sym.Variable("data"))
+    return mx.sym.concat(third, net.stage(third, 4, stride=1, dilation=2), dim=1, name="activations")
+
+
 def parameter_shapes(model, config):
     """Names and shapes of all parameters.
 

@@ -12,8 +12,8 @@ from core.cpus import cpu_flags
 from core.files import read_mask, write_mask
 from core.snapshots import read_parameters, write_parameters
 
-SCRIPTS = ("fetch_web_images.py", "convert_base_model.py", "create_dataset.py", "train_seg_model.py", "eval_seg_model.py",
-           "eval_loop.py", "est_voc_train_masks.py")
+SCRIPTS = ("fetch_web_images.py", "create_web_masks.py", "eval_web_masks.py", "convert_base_model.py",
+           "create_dataset.py", "train_seg_model.py", "eval_seg_model.py", "eval_loop.py", "est_voc_train_masks.py")
 
 
 @pytest.fixture(scope="module")

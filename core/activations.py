@@ -1,0 +1,71 @@
+"""Activations of the ImageNet ResNet-50 in models/: the "resnet" feature set of the co-segmentation.
+
+Runs in the main process, the only one that may import mxnet; what the workers need they read from files.
+"""
+import os
+
+import numpy as np
+
+from core.errors import UserError
+from core.files import read_image, write_array
+from core.inference import Network, prepare
+from core.layout import image_path, stems
+from core.logs import logger, progress
+from core.network import backbone_symbol, fold_batch_norms
+from core.regions import resized
+from core.snapshots import adopt_recorded, read_parameters
+
+CHANNELS = 128  # kept of the activations, by a random projection: distances and linear scores survive it
+
+
+def cache_activations(config, names, images, folder, device, overwrite=False):
+    """Write <folder>/<name>.npy, (128, h', w') float16, for every image that has none; unreadable ones are left out.
+
+    The activations of stages 3 and 4 at a stride of 8 pixels, each stage scaled to unit length and both projected by
+    one random matrix (Johnson and Lindenstrauss); O(1) per image.
+
+    Args:
+        names: ids of the images. images: folder of <id>.jpg.
+        device: mxnet.Context.
+
+    Raises:
+        UserError: the base model is missing, damaged or of another architecture.
+    """
+    there = set() if overwrite else stems(folder, ".npy")
+    rest = [name for name in names if name not in there]
+    if not rest:
+        return
+    path = config.path(config.base_model)
+    config, network = _backbone(config, path, device)
+    third = 8 * config.width
+    projection = np.random.default_rng((config.seed, 3)).normal(size=(CHANNELS, 3 * third)).astype(np.float32)
+    projection /= np.sqrt(CHANNELS)
+    logger.info("activations of %s for %d images", path, len(rest))
+    for name in progress(rest, len(rest), "activations"):
+        try:
+            image = resized(read_image(image_path(images, name)), config.web_side)
+        except UserError:
+            continue  # the analysis of the image tells why
+        maps = network.forward(prepare(image, image.shape[:2], config.mean_rgb)).asnumpy()[0]
+        maps = maps[:, :-(-image.shape[0] // 8), :-(-image.shape[1] // 8)]
+        for part in (maps[:third], maps[third:]):
+            part /= np.maximum(np.linalg.norm(part, axis=0), 1e-6)
+        write_array(os.path.join(folder, name + ".npy"), np.tensordot(projection, maps, 1).astype(np.float16))
+
+
+def _backbone(config, path, device):
+    """(config, inference.Network): the base model's stages 1 to 4, and config with the mean it records."""
+    found = read_parameters(path)
+    config = adopt_recorded(config, path, found.settings)
+    symbol = backbone_symbol(config)
+    shapes, _, aux_shapes = symbol.infer_shape(data=(1, 3, 64, 64))
+    parts = []
+    for values, names, part_shapes in ((found.args, symbol.list_arguments(), shapes),
+                                       (found.aux, symbol.list_auxiliary_states(), aux_shapes)):
+        wanted = {name: shape for name, shape in zip(names, part_shapes) if name != "data"}
+        for name, shape in wanted.items():
+            if name not in values or values[name].shape != shape:
+                raise UserError("%s: %s is missing or has another shape than %s; it is no ResNet-50 base model of "
+                                "these settings" % (path, name, shape))
+        parts.append({name: values[name] for name in wanted})
+    return config, Network(backbone_symbol(config, folded=True), fold_batch_norms(*parts), device)

@@ -1,0 +1,368 @@
+"""Stage 0: masks for the web images of each class, learned from no mask.
+
+1. Every image alone: superpixels, saliency, GrabCuts of centred boxes -> features of its regions and first labels.
+2. All classes together, in rounds: region classifiers learn from the labels of a bounded sample of images, in folds;
+   their predictions, joined with the image's own colour models, are the labels of the next round.
+3. Every image alone: the rounds' models, GrabCut and the score that decides whether the image is noise.
+
+Steps 1 and 3 take the same time for each image whatever their number, and step 2 reads at most `web_sample_images` of
+a class: n images take O(n). A process holds one image at a time, the main process also the sample. Every file
+appears whole; whatever is there is not made again.
+"""
+import collections
+import contextlib
+import csv
+import functools
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+
+import cv2
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from core.classes import IGNORE_LABEL
+from core.cluster import hire
+from core.contact_sheet import write_sheets
+from core.cues import region_cues
+from core.descriptors import activations_path, describe
+from core.errors import UserError
+from core.files import (file_digest, read_array, read_bytes, read_image, read_json, write_array, write_bytes,
+                        write_json, write_lines, write_mask, write_text)
+from core.graphcut import cut_prior
+from core.layout import Layout, image_path, mask_path, stems, web_class
+from core.logs import logger, progress
+from core.parallel import ordered_map
+from core.regions import Regions, resized
+from core.self_training import Model, Sample, fit, fold_of, predict, relative
+
+_ROWS = 80           # regions of an image in the sample
+_CUT_SIDE = 0.6      # of web_side, for the cuts between the rounds
+_FIRST_THRESHOLD = 0.4
+_THRESHOLDS = (0.4, 0.5)  # of the cuts that join a round's prediction
+
+Result = collections.namedtuple("Result", "name kept score foreground reason")
+Result.__doc__ = """What became of an image.
+
+score: agreement of its candidate masks, in [0, 1]; foreground: share of its pixels.
+reason: why it is left out, or "".
+"""
+
+
+def cosegment(config, jobs=1, scheduler=None, features="auto", device=None, overwrite=False):
+    """Write web_labels/<name>.png for every web image, web_train_list.txt, web_report.csv and contact sheets.
+
+    Goes on where an earlier run with the same settings was killed. Images added later are judged by the models that
+    are there.
+
+    Args:
+        jobs: processes of this machine.
+        scheduler: address of a Dask scheduler, instead of jobs.
+        features: "hog", "resnet", or "auto": resnet where the base model is there.
+        device: function that gives an mxnet.Context, for resnet.
+        overwrite: make everything anew.
+
+    Returns:
+        list of Result.
+
+    Raises:
+        UserError: there are no images, a name has no class, masks of another origin are there, or none is kept.
+    """
+    layout = Layout(config)
+    names = sorted(stems(layout.web_images, ".jpg"))
+    if not names:
+        raise UserError("%s holds no .jpg: fetch_web_images.py brings them, or put your own there as <class>_<id>.jpg"
+                        % layout.web_images)
+    for name in names:
+        web_class(name, config.num_classes)
+    kind = feature_set(config, features)
+    _claim(layout, config, kind, overwrite)
+    logger.info("%d images of %d classes, features: %s", len(names), len({_class_of(name) for name in names}), kind)
+    if kind == "resnet":
+        from core.activations import cache_activations  # imports mxnet, which not everyone here needs
+        cache_activations(config, names, layout.web_images, _folder(layout, "activations"), device())
+
+    with hire(jobs, scheduler) as crew:
+        run = functools.partial(_run, crew=crew)
+        done = stems(_folder(layout, "regions"), ".npz") | stems(_folder(layout, "results"), ".json")
+        run(functools.partial(analyse, config=config, kind=kind), [name for name in names if name not in done],
+            "single images")
+        sound = [name for name in names if name in stems(_folder(layout, "regions"), ".npz")]
+        if sound:
+            _learn(layout, config, sound, kind, run)
+        done = stems(_folder(layout, "results"), ".json") & stems(layout.web_masks, ".png")
+        run(functools.partial(segment, config=config, kind=kind), [name for name in sound if name not in done], "masks")
+    return _conclude(layout, config, names)
+
+
+def feature_set(config, features="auto"):
+    """"hog" or "resnet", as asked for; "auto" takes resnet where the base model is there.
+
+    Raises:
+        UserError: resnet is asked for and the base model is missing.
+    """
+    path = config.path(config.base_model)
+    if features == "resnet" and not os.path.exists(path):
+        raise UserError("%s is missing: it holds the ResNet-50 of --features resnet" % path)
+    if features == "auto":
+        return "resnet" if os.path.exists(path) else "hog"
+    return features
+
+
+def analyse(name, config, kind):
+    """Step 1 for one image: writes regions/<name>.npz, or a result that tells why the image is unreadable.
+
+    O(n^3) in the number of regions, `web_regions`; O(1) in the number of images.
+    """
+    layout = Layout(config)
+    try:
+        image = read_image(image_path(layout.web_images, name))
+    except UserError as error:
+        _write_result(layout, Result(name, False, 0.0, 0.0, "unreadable: %s" % error))
+        return
+    with threadpool_limits(1):
+        regions = Regions(image, config.web_side, config.web_regions)
+        features, prior = region_cues(regions)
+        start = relative(prior)
+        labels = relative(start + _cut_share(regions, start, (_FIRST_THRESHOLD,), _cut_side(config)))
+        rng = np.random.default_rng(int(hashlib.sha256(name.encode("utf-8")).hexdigest()[:8], 16))
+        rows = np.sort(rng.permutation(regions.count)[:_ROWS])
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, features=features.astype(np.float16), labels=labels.astype(np.float32), rows=rows,
+                            weights=regions.area[rows].astype(np.float32),
+                            descriptors=_describe(layout, regions, name, kind)[rows].astype(np.float16))
+    write_bytes(_file(layout, "regions", name, ".npz"), buffer.getbuffer())
+
+
+def relabel(name, config, kind, rounds):
+    """Step 2 for an image of the sample: writes its labels after the given number of rounds."""
+    layout = Layout(config)
+    with threadpool_limits(1):
+        regions = Regions(read_image(image_path(layout.web_images, name)), config.web_side, config.web_regions)
+        write_array(_file(layout, "round%d" % rounds, name, ".npy"),
+                    _labels_after(layout, config, regions, name, kind, rounds).astype(np.float32))
+
+
+def segment(name, config, kind):
+    """Step 3 for one image: writes its mask and its result. O(1) in the number of images."""
+    layout = Layout(config)
+    image = read_image(image_path(layout.web_images, name))
+    with threadpool_limits(1):
+        regions = Regions(image, config.web_side, config.web_regions)
+        labels = _labels_after(layout, config, regions, name, kind, config.web_rounds)
+        score = agreement(regions, labels, _read_regions(layout, name)["labels"], config)
+    mask = decide(pixel_posterior(regions, labels, image.shape[:2]), config)
+    foreground = float((mask == 1).mean())
+    reason = ""
+    if not config.web_min_foreground <= foreground <= config.web_max_foreground:
+        reason = "foreground of %.1f %%" % (100 * foreground)
+    elif score < config.web_min_score:
+        reason = "score below %g" % config.web_min_score
+    mask[mask == 1] = web_class(name, config.num_classes)
+    write_mask(mask_path(layout.web_masks, name), mask)
+    _write_result(layout, Result(name, not reason, score, foreground, reason))
+
+
+def pixel_posterior(regions, labels, size):
+    """Foreground posterior of the pixels, (h, w) float32 in [0, 1], from (n,) labels; `size` is (h, w)."""
+    smooth = cv2.GaussianBlur(labels[regions.labels].astype(np.float32), (0, 0), 1.0)
+    return cv2.resize(smooth, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def decide(posterior, config):
+    """Mask of a posterior, (h, w) float32: 1 above `web_threshold`, 255 from there down to `web_uncertain`, else 0."""
+    uncertain = np.where(posterior > config.web_uncertain, IGNORE_LABEL, 0)
+    return np.where(posterior > config.web_threshold, 1, uncertain).astype(np.uint8)
+
+
+def agreement(regions, labels, start, config):
+    """How sure the labels of an image are: the mean Jaccard index of their foreground with that of a GrabCut that
+    starts from them, and with that of the labels of the image alone. In [0, 1].
+
+    Args:
+        labels, start: (n,) in [0, 1], after the last round and before the first.
+    """
+    found = labels > config.web_threshold
+    cut = _cut_share(regions, labels, (0.5,), _cut_side(config)) > 0.5
+    return (_jaccard(found, cut, regions.area) + _jaccard(found, start > config.web_threshold, regions.area)) / 2
+
+
+def _jaccard(first, second, area):
+    return float(area[first & second].sum() / max(area[first | second].sum(), 1.0))
+
+
+def _learn(layout, config, names, kind, run):
+    """Step 2: fit and store each round's models, unless they are there."""
+    for number in range(1, config.web_rounds + 1):
+        path = _model_path(layout, number)
+        if os.path.exists(path):
+            continue
+        sampled = sample_names(names, config.web_sample_images)
+        if number > 1:
+            done = stems(_folder(layout, "round%d" % (number - 1)), ".npy")
+            run(functools.partial(relabel, config=config, kind=kind, rounds=number - 1),
+                [name for name in sampled if name not in done], "round %d" % number)
+        sample = _read_sample(layout, sampled, number - 1)
+        logger.info("round %d of %d: learning from %d regions of %d images", number, config.web_rounds,
+                    len(sample.labels), len(sampled))
+        with threadpool_limits(1):
+            models = fit(sample, config.seed)
+        write_bytes(path, pickle.dumps([tuple(model) for model in models]))
+
+
+def sample_names(names, most):
+    """At most `most` names of each class, chosen by a hash of the name: sorted list."""
+    chosen = collections.defaultdict(list)
+    for name in sorted(names, key=lambda name: hashlib.sha256(name.encode("utf-8")).hexdigest()):
+        if len(chosen[_class_of(name)]) < most:
+            chosen[_class_of(name)].append(name)
+    return sorted(name for group in chosen.values() for name in group)
+
+
+def _labels_after(layout, config, regions, name, kind, rounds):
+    """(n,) labels of an image after the given number of rounds."""
+    stored = _read_regions(layout, name)
+    features = stored["features"].astype(np.float32)
+    if len(features) != regions.count:
+        raise UserError("%s has changed since it was analysed: pass --overwrite" % image_path(layout.web_images, name))
+    labels = stored["labels"].astype(float)
+    descriptors = None
+    for number in range(1, rounds + 1):
+        kept = _file(layout, "round%d" % number, name, ".npy")
+        if os.path.exists(kept):
+            labels = read_array(kept).astype(float)
+            continue
+        if descriptors is None:
+            descriptors = _describe(layout, regions, name, kind)
+        path = _model_path(layout, number)
+        model = _models(path, os.stat(path).st_mtime_ns)[fold_of(name)]
+        labels = relative(relative(predict(model, features, descriptors, _class_of(name))) + labels)
+        if number < rounds:
+            labels = relative(labels + _cut_share(regions, labels, _THRESHOLDS, _cut_side(config)))
+    return labels
+
+
+def _cut_share(regions, labels, thresholds, side):
+    """(n,) shares of the regions inside cuts that start from the labels, averaged over the thresholds."""
+    height, width = regions.labels.shape
+    small = resized(regions.image, min(side, max(height, width)))
+    prior = cv2.resize(labels[regions.labels].astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_AREA)
+    cuts = np.mean([cut_prior(small, prior, threshold) for threshold in thresholds], 0).astype(np.float32)
+    return regions.mean(cv2.resize(cuts, (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+def _cut_side(config):
+    return round(_CUT_SIDE * config.web_side)
+
+
+def _describe(layout, regions, name, kind):
+    return describe(regions, kind, activations_path(_folder(layout, "activations"), name))
+
+
+def _read_sample(layout, names, rounds):
+    parts = []
+    for name in names:
+        stored = _read_regions(layout, name)
+        labels = read_array(_file(layout, "round%d" % rounds, name, ".npy")) if rounds else stored["labels"]
+        rows = stored["rows"]
+        parts.append((stored["features"][rows].astype(np.float32), stored["descriptors"].astype(np.float32),
+                      labels[rows].astype(np.float32), stored["weights"],
+                      np.full(len(rows), _class_of(name)), np.full(len(rows), fold_of(name))))
+    return Sample(*(np.concatenate(column) for column in zip(*parts)))
+
+
+def _read_regions(layout, name):
+    path = _file(layout, "regions", name, ".npz")
+    try:
+        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as stored:
+            return dict(stored)
+    except (ValueError, OSError, KeyError) as error:
+        raise UserError("%s is damaged: remove it and run the same command again" % path) from error
+
+
+@functools.lru_cache(maxsize=8)
+def _models(path, changed):
+    """Models of a round; `changed` keeps a worker that lives on from using those of an earlier run."""
+    return [Model(*parts) for parts in pickle.loads(read_bytes(path))]  # our own file
+
+
+def _run(work, names, what, crew):
+    for _ in progress(ordered_map(work, names, crew.executor, crew.ahead), len(names), what):
+        pass
+
+
+def _claim(layout, config, kind, overwrite):
+    """Take possession of cache and masks, or refuse where they are of other settings or of other origin."""
+    origin = {"settings": {name: value for name, value in sorted(vars(config).items()) if name.startswith("web_")},
+              "seed": config.seed, "classes": list(config.classes), "features": kind}
+    if kind == "resnet":
+        origin["base_model_sha256"] = file_digest(config.path(config.base_model))
+    note = os.path.join(layout.web_cache, "origin.json")
+    if overwrite:
+        shutil.rmtree(layout.web_cache, ignore_errors=True)
+    elif os.path.exists(note):
+        if read_json(note) != origin:
+            raise UserError("%s is of other settings: pass --overwrite to make the masks anew" % layout.web_cache)
+        return
+    elif stems(layout.web_masks, ".png"):
+        raise UserError("%s holds masks that this command did not make: pass --overwrite to replace them, or move "
+                        "them away" % layout.web_masks)
+    write_json(note, origin)
+
+
+def _conclude(layout, config, names):
+    """Report, list and contact sheets."""
+    results = [_read_result(layout, name) for name in names]
+    rows = io.StringIO()
+    writer = csv.writer(rows, lineterminator="\n")
+    writer.writerow(("name", "class", "kept", "score", "foreground", "reason"))
+    for result in results:
+        writer.writerow((result.name, config.classes[_class_of(result.name)], int(result.kept), "%.4f" % result.score,
+                         "%.4f" % result.foreground, result.reason))
+    write_text(layout.web_report, rows.getvalue())
+    write_sheets(layout, config, results)
+    kept = [result.name for result in results if result.kept]
+    for index in sorted({_class_of(name) for name in names}):
+        own = [result for result in results if _class_of(result.name) == index]
+        logger.info("%-12s %5d images, %5d kept, mean score %.2f", config.classes[index], len(own),
+                    sum(result.kept for result in own), np.mean([result.score for result in own]))
+    if not kept:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(layout.web_list)  # an earlier run's
+        raise UserError("no web image is kept; %s tells why: lower web_min_score, or bring other images"
+                        % layout.web_report)
+    write_lines(layout.web_list, kept)
+    logger.info("%d of %d images are in %s; the others and why are in %s", len(kept), len(names), layout.web_list,
+                layout.web_report)
+    return results
+
+
+def _write_result(layout, result):
+    write_text(_file(layout, "results", result.name, ".json"), json.dumps(result._asdict()) + "\n")
+
+
+def _read_result(layout, name):
+    path = _file(layout, "results", name, ".json")
+    try:
+        return Result(**read_json(path))
+    except TypeError:
+        raise UserError("%s is damaged: remove it and run the same command again" % path) from None
+
+
+def _class_of(name):
+    return int(name.split("_")[0])
+
+
+def _folder(layout, what):
+    return os.path.join(layout.web_cache, what)
+
+
+def _file(layout, what, name, ending):
+    return os.path.join(_folder(layout, what), name + ending)
+
+
+def _model_path(layout, number):
+    return os.path.join(layout.web_cache, "round%d.pkl" % number)

@@ -1,0 +1,112 @@
+"""What the images of all classes teach about one another: exemplar-LDA directions and a region classifier.
+
+No mask is learned from: the labels are what the previous round found, and start as saliency and GrabCut of each image
+alone. Images are dealt into folds; the model that judges an image was fitted to the labels of the other folds, so it
+can't repeat the image's own errors by heart.
+"""
+import collections
+import hashlib
+
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingRegressor
+
+FOLDS = 3
+_SHRINKAGE = 0.1       # of the descriptors' covariance towards a multiple of the identity
+_MOST_ROWS = 60000     # regions that a classifier is fitted to
+
+Sample = collections.namedtuple("Sample", "features descriptors labels weights classes folds")
+Sample.__doc__ = """Regions drawn from many images; one row each.
+
+features: (m, f) float32. descriptors: (m, d) float32. labels: (m,) float32 in [0, 1], foreground of the last round.
+weights: (m,) float32, areas. classes, folds: (m,) int class index and fold of the image.
+"""
+Directions = collections.namedtuple("Directions", "mean weights offsets")
+Directions.__doc__ = """Linear scores of descriptors.
+
+mean: (d,) float32. weights: dict from class index, or 0 for any class, to (d,) float32. offsets: the same to float.
+"""
+Model = collections.namedtuple("Model", "directions classifier")
+
+
+def fold_of(name):
+    """Fold of an image, from its name alone: it stays when images come or go."""
+    return int(hashlib.sha256(name.encode("utf-8")).hexdigest()[:8], 16) % FOLDS
+
+
+def relative(labels):
+    """Values divided by the mean of their highest 2 %, at most 1: small and faint objects count like large ones."""
+    top = np.sort(labels)[-max(3, len(labels) // 50):].mean()
+    return np.clip(labels / max(top, 1e-6), 0, 1)
+
+
+def fit(sample, seed):
+    """One model for each fold, fitted to the other folds.
+
+    Args:
+        sample: Sample.
+        seed: of the rows drawn.
+
+    Returns:
+        list of FOLDS Models. O(m d^2 + d^3) for the directions, O(min(m, 60000) f) for the classifiers.
+    """
+    covariance = _inverse_covariance(sample)
+    rng = np.random.default_rng((seed, 2))
+    models = []
+    for fold in range(FOLDS):
+        scores = np.zeros((len(sample.labels), 2), np.float32)
+        for other in range(FOLDS):  # no row is scored by directions that its own labels, or this fold's, went into
+            apart = _directions(sample, (sample.folds != fold) & (sample.folds != other), covariance)
+            for index in np.unique(sample.classes):
+                rows = (sample.folds == other) & (sample.classes == index)
+                scores[rows] = score(apart, sample.descriptors[rows], index)
+        rows = rng.permutation(np.flatnonzero(sample.folds != fold))[:_MOST_ROWS]
+        if not len(rows):  # fewer images than folds
+            rows = np.arange(len(sample.labels))
+        classifier = HistGradientBoostingRegressor(max_iter=50, learning_rate=0.12, max_leaf_nodes=16,
+                                                   min_samples_leaf=60, l2_regularization=1.0, random_state=seed,
+                                                   early_stopping=False)
+        classifier.fit(np.concatenate([sample.features, scores], 1)[rows], sample.labels[rows])
+        models.append(Model(_directions(sample, sample.folds != fold, covariance), classifier))
+    return models
+
+
+def score(directions, descriptors, index):
+    """(n, 2) float32 log-odds of the class's own direction and of the one for any class."""
+    centred = descriptors - directions.mean
+    index = index if index in directions.weights else 0
+    return np.stack([centred @ directions.weights[key] - directions.offsets[key] for key in (index, 0)], 1)
+
+
+def predict(model, features, descriptors, index):
+    """(n,) float64 in [0, 1]: how much like foreground each region of an image of class `index` is."""
+    scores = score(model.directions, descriptors, index)
+    return np.clip(model.classifier.predict(np.concatenate([features, scores], 1)), 0, 1)
+
+
+def _inverse_covariance(sample):
+    centred = sample.descriptors - sample.descriptors.mean(0)
+    covariance = centred.T @ centred / len(centred)
+    covariance += _SHRINKAGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance), dtype=np.float32)
+    return np.linalg.inv(covariance.astype(np.float64))
+
+
+def _directions(sample, rows, inverse):
+    """Linear discriminants in closed form, with one covariance for all (Hariharan, Malik and Ramanan,
+    "Discriminative Decorrelation for Clustering and Classification", ECCV 2012): inverse covariance times the
+    difference of the means of a class's foreground and of every image's background."""
+    mean = sample.descriptors.mean(0)
+    descriptors = sample.descriptors[rows] - mean
+    labels, weights, classes = sample.labels[rows], sample.weights[rows], sample.classes[rows]
+    found = Directions(mean, {}, {})
+    background = _weighted_mean(descriptors, weights * (1 - labels))
+    for index in [0] + np.unique(classes).tolist():
+        own = np.ones(len(classes), bool) if index == 0 else classes == index
+        foreground = _weighted_mean(descriptors[own], weights[own] * labels[own])
+        direction = inverse @ (foreground - background)
+        found.weights[index] = direction.astype(np.float32)
+        found.offsets[index] = float((foreground + background) @ direction / 2)
+    return found
+
+
+def _weighted_mean(values, weights):
+    return weights @ values / max(weights.sum(), 1e-9)

@@ -1,0 +1,35 @@
+#!/usr/bin/env python3
+"""Make masks for the web images by co-segmentation, and list the images that are no noise."""
+import functools
+
+from core.cli import add_jobs, make_parser, parse_config, run
+from core.layout import Layout
+from core.logs import start_log
+
+
+def main():
+    parser = make_parser(__doc__, ("web_rounds", "web_threshold", "web_min_score"))
+    add_jobs(parser)
+    parser.add_argument("--scheduler", metavar="ADDRESS",
+                        help="Dask scheduler, as tcp://host:8786, whose workers work instead of --jobs processes")
+    parser.add_argument("--features", choices=("auto", "hog", "resnet"), default="auto",
+                        help="what regions are compared by: HOG and colour, or activations of the base model "
+                        "(default: resnet where the base model is there, else hog)")
+    parser.add_argument("--gpu", default="0", metavar="DEVICE",
+                        help="GPU number, or cpu, that runs the base model (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="make everything anew, replacing masks")
+    args = parser.parse_args()
+    config = parse_config(args)
+    start_log(Layout(config).log("create_web_masks"), config)
+
+    from core.cosegment import cosegment  # after the flags: importing scikit-learn takes a second
+    cosegment(config, args.jobs, args.scheduler, args.features, functools.partial(_device, args.gpu), args.overwrite)
+
+
+def _device(text):
+    from core.backend import resolve_devices
+    return resolve_devices(text)[0]
+
+
+if __name__ == "__main__":
+    run(main)

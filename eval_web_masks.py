@@ -1,0 +1,21 @@
+#!/usr/bin/env python3
+"""Compare masks of web images with true ones: share of pixels right (P) and Jaccard index (J) per class."""
+from core.cli import make_parser, parse_config, run
+from core.evaluate_web import evaluate_web_masks
+from core.layout import Layout
+from core.logs import start_log
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("--truth", required=True, metavar="FOLDER",
+                        help="true masks, <class>_<id>.png, class index where foreground")
+    parser.add_argument("--masks", metavar="FOLDER", help="masks to judge (default: dataset/web_labels)")
+    args = parser.parse_args()
+    config = parse_config(args)
+    start_log(Layout(config).log("eval_web_masks"), config)
+    evaluate_web_masks(config, args.truth, args.masks)
+
+
+if __name__ == "__main__":
+    run(main)
