@@ -19,6 +19,7 @@ from core.cli import make_parser, parse_config, run  # noqa: E402
 from core.files import replacing, write_image, write_lines, write_mask  # noqa: E402
 
 WEB_SIZES = ((128, 96), (136, 104), (120, 120), (104, 128))  # (width, height) in pixels
+NOISE = 0.05  # share of the web images that show any class, as results of a search do
 VOC_SIZES = ((176, 132), (192, 144), (160, 160), (144, 176))
 
 
@@ -207,29 +208,6 @@ def voc_picture(rng):
     return image, label
 
 
-def simulated_cosegmentation(rng, mask):
-    """Spoil a mask the way co-segmentation does: ragged outline, parts missing or too much, a few masks wrong."""
-    height, width = mask.shape
-    if rng.random() < 0.08:
-        wrong = np.zeros_like(mask)
-        left, top = int(rng.uniform(0, 0.5) * width), int(rng.uniform(0, 0.5) * height)
-        wrong[top:top + height // 2, left:left + width // 2] = True
-        return wrong
-    distance = (cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
-                - cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5))
-    spoilt = distance + rng.uniform(-1.5, 2.5) + 4 * noise(rng, height, width, 9) > 0
-    y, x = np.mgrid[:height, :width]
-    angle = rng.uniform(0, 2 * np.pi)
-    along = (x - width / 2) * np.cos(angle) + (y - height / 2) * np.sin(angle)
-    part = rng.random()
-    if part < 0.15:
-        spoilt &= along < rng.uniform(0.12, 0.35) * min(width, height)
-    elif part < 0.3:
-        nearby = cv2.dilate(mask.astype(np.uint8), np.ones((15, 15))) > 0
-        spoilt |= nearby & (along > rng.uniform(0.12, 0.35) * min(width, height))
-    return spoilt
-
-
 def save_sbd_mask(path, mask):
     segmentation = np.where(mask == IGNORE_LABEL, 0, mask)  # SBD has no pixels to ignore
     present = np.setdiff1d(segmentation, [0])
@@ -239,16 +217,21 @@ def save_sbd_mask(path, mask):
                              do_compression=True)
 
 
-def make_web(folder, seed, per_class):
-    """Web images, and masks with the errors of co-segmentation."""
+def make_web(folder, seed, per_class, masks="web_truth"):
+    """Web images, a few of which show another class than was asked for, and where the class is in them.
+
+    Args:
+        masks: folder for the exact masks, which train nothing in the demo: they tell how good the co-segmentation is.
+    """
     for name in CLASSES:
+        index = VOC_CLASSES.index(name)
         for number in range(per_class):
-            rng = np.random.default_rng((seed, 0, VOC_CLASSES.index(name), number))
-            image, mask = web_picture(rng, name)
-            stem = "%d_%06d" % (VOC_CLASSES.index(name), number)
+            rng = np.random.default_rng((seed, 0, index, number))
+            shown = rng.choice(list(CLASSES)) if rng.random() < NOISE else name
+            image, mask = web_picture(rng, shown)
+            stem = "%d_%06d" % (index, number)
             write_image(os.path.join(folder, "web_images", stem + ".jpg"), image)
-            spoilt = simulated_cosegmentation(rng, mask)
-            write_mask(os.path.join(folder, "web_labels", stem + ".png"), spoilt * VOC_CLASSES.index(name))
+            write_mask(os.path.join(folder, masks, stem + ".png"), (mask & (shown == name)) * index)
 
 
 def make_voc(folder, seed, sbd, train, val):

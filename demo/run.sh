@@ -22,6 +22,8 @@ if [ ! -e $work/drawn ]; then
     step python demo/make_sample.py $settings
     touch $work/drawn
 fi
+step python create_web_masks.py $settings
+step python eval_web_masks.py --truth $work/dataset/web_truth $settings
 step python create_dataset.py $settings
 if [ ! -e $work/snapshots/init_fcn_resnet50-$last.params ]; then
     step python train_seg_model.py --model init $settings

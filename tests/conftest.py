@@ -31,7 +31,7 @@ def sample(tmp_path):
 
 
 def draw_sample(folder):
-    make_sample.make_web(str(folder / "dataset"), 0, 1)
+    make_sample.make_web(str(folder / "dataset"), 0, 1, "web_labels")
     make_sample.make_voc(str(folder / "dataset"), 0, 4, 4, 3)
     return folder
 
