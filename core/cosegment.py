@@ -25,7 +25,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from core.classes import IGNORE_LABEL
-from core.cluster import hire
+from core.crew import hire
 from core.contact_sheet import write_sheets
 from core.cues import region_cues
 from core.descriptors import activations_path, describe

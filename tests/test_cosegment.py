@@ -325,7 +325,6 @@ def test_names_without_class_and_empty_folders_are_told(tmp_path):
 
 
 def test_a_cluster_that_loses_a_worker_makes_the_same_masks(web):
-    pytest.importorskip("distributed")
     alone = Config(root=os.path.join(web.root, "other"), **SETTINGS)
     os.makedirs(alone.path("dataset"))
     os.symlink(web.path("dataset", "web_images"), alone.path("dataset", "web_images"))
