@@ -145,6 +145,11 @@ FIELDS = {field.name: field for field in dataclasses.fields(Config) if "help" in
 NETWORK_SETTINGS = ("classes", "width", "units", "stride_on", "head_channels", "head_dilation", "global_channels",
                     "mean_rgb")
 
+# What decides the course of a training run, beside the network, the samples and the start.
+TRAINING_SETTINGS = ("dropout", "new_layer_deviation", "seed", "batch_size", "crop_size", "scale_range",
+                     "flip_probability", "label_sampling", "learning_rate", "learning_rate_decay", "momentum",
+                     "weight_decay")
+
 
 def network_settings(config, names=NETWORK_SETTINGS):
     """The settings `names` as JSON keeps them: dict from name to number, text or list."""

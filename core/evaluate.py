@@ -11,7 +11,7 @@ import numpy as np
 
 from core.config import network_settings
 from core.errors import UserError
-from core.files import file_digest, read_image, read_json, read_list, write_json
+from core.files import file_digest, locked, read_image, read_json, read_list, write_json
 from core.inference import Segmenter
 from core.layout import Layout, check_pairs, image_path, mask_path
 from core.logs import logger, progress, versions
@@ -71,11 +71,19 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
     saved = ["masks"] * options.save_masks + ["scoremaps"] * options.save_scores
     folder = ResultFolder(options.output)
     finished = folder.find(settings, saved)
-    if finished:
-        logger.info("%s holds this evaluation already", folder.path)
-        report(finished)
-        return finished
+    if not finished:
+        with locked(folder.lock, "evaluation into %s" % options.output, wait=True):
+            finished = folder.find(settings, saved)  # what this process waited for may have been just this
+            if not finished:
+                return _evaluate(config, model, epoch, parameters, devices, options, jobs, names, settings, saved,
+                                 folder)
+    logger.info("%s holds this evaluation already", folder.path)
+    report(finished)
+    return finished
 
+
+def _evaluate(config, model, epoch, parameters, devices, options, jobs, names, settings, saved, folder):
+    """Do the work of `evaluate`, under the folder's lock."""
     journal = folder.journal(settings, saved, config.num_classes)
     rest = [name for name in names if name not in journal.done]
     if journal.done:
