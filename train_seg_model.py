@@ -28,11 +28,13 @@ def main():
                         help="batches in an epoch (published: 200 for init, 700 for final)")
     args = parser.parse_args()
     config = parse_config(args, **{args.model + "_epoch_size": args.epoch_size})
-    start_log(Layout(config).log("train_%s_model" % args.model), config)
 
-    from core.backend import resolve_devices  # after the flags: importing mxnet takes seconds
+    from core.backend import joined_cluster, resolve_devices  # after the flags: importing mxnet takes seconds
     from core.train import train
-    train(config, args.model, resolve_devices(args.gpus), args.epoch, args.resume, args.keep)
+    with joined_cluster(config.kv_store) as store:
+        if store is None or store.rank == 0:
+            start_log(Layout(config).log("train_%s_model" % args.model), config)
+        train(config, args.model, resolve_devices(args.gpus), args.epoch, args.resume, args.keep, store)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 MXNet 1.9.1, the last release, was written for older numpy and Python: numpy.bool is gone since numpy 1.24, distutils
 since Python 3.12 (setuptools carries it on). Only one thread may call MXNet.
 """
+import contextlib
+import ctypes
 import os
 import re
 
 import numpy as np
 
+from core.config import CLUSTER_STORES
 from core.cpus import physical_cores
 from core.errors import UserError
 from core.logs import logger
@@ -25,6 +28,36 @@ try:
     import mxnet as mx  # noqa: E402
 except ImportError as error:
     raise UserError("%s; the packages are installed by: pip install -r dependencies.txt" % error) from error
+
+
+@contextlib.contextmanager
+def joined_cluster(kv_store):
+    """Give the mxnet.kvstore.KVStore that connects the workers of launch.py, or None for a process by itself.
+
+    A worker that ends the block with an error leaves at once; after a good end, workers wait for each other.
+
+    Args:
+        kv_store: setting of that name.
+
+    Raises:
+        UserError: kv_store does not suit how the process was started.
+    """
+    role = os.environ.get("DMLC_ROLE")
+    if kv_store not in CLUSTER_STORES:
+        if role == "worker":
+            raise UserError("launch.py started this, and kv_store is %s, with which each worker would train by "
+                            "itself: give --kv-store dist_sync" % kv_store)
+        yield None
+        return
+    if role != "worker":
+        raise UserError("kv_store %s is for several workers; start them with: launch.py --workers N -- python "
+                        "train_seg_model.py ..." % kv_store)
+    store = mx.kv.create(kv_store)
+    try:
+        yield store
+    except BaseException:
+        mx.base.check_call(mx.base._LIB.MXKVStoreSetBarrierBeforeExit(store.handle, ctypes.c_int(0)))
+        raise
 
 
 def resolve_devices(text):

@@ -45,7 +45,8 @@ def run_record(model, config, names, start_epoch, start_file, devices):
     if config.learning_rate_decay != "none":
         settings += ("max_epoch",)  # it decides the learning rate
     return {"settings": network_settings(config, settings), "start_epoch": start_epoch,
-            "start_sha256": file_digest(start_file) if os.path.exists(start_file) else None, "list_sha256": hashlib.sha256("\n".join(names).encode("utf-8")).hexdigest(), "devices": devices}
+            "start_sha256": file_digest(start_file) if os.path.exists(start_file) else None,
+            "list_sha256": hashlib.sha256("\n".join(names).encode("utf-8")).hexdigest(), "devices": devices}
 
 
 def save_checkpoint(layout, model, config, symbol, checkpoint, keep=None):
