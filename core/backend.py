@@ -13,6 +13,7 @@ import numpy as np
 from core.config import CLUSTER_STORES
 from core.cpus import physical_cores
 from core.errors import UserError
+from core.gpu_libraries import check_capabilities, has_gpu, prepare_gpu_build
 from core.logs import logger
 
 if "bool" not in vars(np):
@@ -23,11 +24,14 @@ os.environ["MXNET_UPDATE_ON_KVSTORE"] = "0"
 # Unset, MXNet takes half of the cores that it sees, for fear of hyper-threads.
 os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
 
+prepare_gpu_build()
 try:
     import setuptools  # noqa: F401  makes distutils importable on Python 3.12
     import mxnet as mx  # noqa: E402
 except ImportError as error:
     raise UserError("%s; the packages are installed by: pip install -r dependencies.txt" % error) from error
+except OSError as error:  # a library that MXNet's own one needs
+    raise UserError("MXNet can't be loaded: %s; for GPUs: pip install -r dependencies-gpu.txt" % error) from error
 
 
 @contextlib.contextmanager
@@ -83,11 +87,13 @@ def resolve_devices(text):
         raise UserError("device %r names a GPU twice" % text)
     available = _gpus()
     if not available:
-        logger.info("no usable GPU for this build of MXNet: using the CPU")
+        hint = " (the GPU of this machine needs the build of dependencies-gpu.txt)" if has_gpu() else ""
+        logger.info("no usable GPU for this build of MXNet: using the CPU%s", hint)
         return [mx.cpu()]
     missing = [number for number in numbers if number >= available]
     if missing:
         raise UserError("there is no GPU %d; this machine has %d, numbered from 0" % (missing[0], available))
+    check_capabilities(numbers)
     return [mx.gpu(number) for number in numbers]
 
 
