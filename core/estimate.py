@@ -6,13 +6,13 @@ import os
 from core.config import network_settings
 from core.errors import UserError
 from core.evaluate import scored_images
-from core.files import file_digest, locked, read_json, read_list, write_json
+from core.files import locked, read_json, read_list, write_json
 from core.inference import Segmenter
 from core.layout import Layout, check_pairs, image_path, mask_path, stems
 from core.logs import logger, progress
 from core.parallel import ordered_map, process_pool
 from core.predictions import estimate
-from core.snapshots import load_snapshot
+from core.snapshots import load_identified
 
 
 def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, jobs=1, model="init"):
@@ -35,9 +35,9 @@ def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, job
     layout = Layout(config)
     names = read_list(layout.train_list)
     check_pairs(names, (image_path, layout.train_images, "run create_dataset.py"))
-    config, parameters = load_snapshot(layout, model, epoch, config)
+    config, parameters, digest = load_identified(layout, model, epoch, config)
     labels = read_labels(layout.train_labels, names, config)
-    origin = {"model": model, "epoch": epoch, "snapshot_sha256": file_digest(layout.snapshot(model, epoch)),
+    origin = {"model": model, "epoch": epoch, "snapshot_sha256": digest,
               "scales": list(config.scales), "network": network_settings(config),
               "crf": {name: value for name, value in vars(config).items() if name.startswith("crf_")} if crf else None}
     with locked(layout.masks_lock(), "mask estimation into %s" % layout.train_masks):

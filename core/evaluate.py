@@ -11,7 +11,7 @@ import numpy as np
 
 from core.config import network_settings
 from core.errors import UserError
-from core.files import file_digest, locked, read_image, read_json, read_list, write_json
+from core.files import locked, read_image, read_json, read_list, write_json
 from core.inference import Segmenter
 from core.layout import Layout, check_pairs, image_path, mask_path
 from core.logs import logger, progress, versions
@@ -19,7 +19,7 @@ from core.metrics import summarise
 from core.parallel import ordered_map, process_pool
 from core.predictions import Scored, compare
 from core.results import ResultFolder, report
-from core.snapshots import load_snapshot
+from core.snapshots import load_identified
 
 Options = collections.namedtuple("Options", "list images masks output scales crf save_masks save_scores")
 Options.__doc__ = """What to evaluate and what to keep.
@@ -66,8 +66,8 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
     names = read_list(options.list)
     check_pairs(names, (image_path, options.images, "run create_dataset.py, or see --images"),
                 (mask_path, options.masks, "run create_dataset.py, or see --masks"))
-    config, parameters = load_snapshot(layout, model, epoch, config)
-    settings = _settings(config, layout.snapshot(model, epoch), options, names)
+    config, parameters, digest = load_identified(layout, model, epoch, config)
+    settings = _settings(config, digest, options, names)
     saved = ["masks"] * options.save_masks + ["scoremaps"] * options.save_scores
     folder = ResultFolder(options.output)
     finished = folder.find(settings, saved)
@@ -185,9 +185,9 @@ def find_epoch(config, model, text):
         raise UserError("%s is no ranking of eval_loop.py" % path) from None
 
 
-def _settings(config, snapshot, options, names):
+def _settings(config, digest, options, names):
     """What decides the numbers of an evaluation, as JSON keeps it."""
     crf = {name: value for name, value in vars(config).items() if name.startswith("crf_")}
-    return {"snapshot_sha256": file_digest(snapshot), "images": options.images, "masks": options.masks,
+    return {"snapshot_sha256": digest, "images": options.images, "masks": options.masks,
             "names_sha256": hashlib.sha256("\n".join(names).encode("utf-8")).hexdigest(),
             "scales": list(options.scales), "crf": crf if options.crf else None, **network_settings(config)}

@@ -13,7 +13,7 @@ import os
 from core.backend import mx
 from core.config import adopt_settings, network_settings
 from core.errors import UserError
-from core.files import replacing, write_text
+from core.files import file_digest, replacing, write_text
 from core.logs import logger
 from core.network import parameter_shapes
 
@@ -186,6 +186,30 @@ def load_snapshot(layout, model, epoch, config):
                                 % (path, name, found[name].shape, model, shape))
         checked.append({name: found[name] for name in shapes})
     return config, tuple(checked)
+
+
+def load_identified(layout, model, epoch, config):
+    """`load_snapshot`, and the digest of the very file that it read, also when a new one takes its place meanwhile.
+
+    Returns:
+        (config, (args, aux), SHA-256 as hexadecimal text).
+    """
+    path = layout.snapshot(model, epoch)
+    while True:
+        before = _identity(path)
+        config_then, parameters = load_snapshot(layout, model, epoch, config)
+        digest = file_digest(path)
+        if _identity(path) == before:
+            return config_then, parameters, digest
+
+
+def _identity(path):
+    """Changes when another file takes the place of this one."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _first_line(error):

@@ -34,8 +34,8 @@ def prepared(sample, tiny):
 
 
 def training_command(config, *flags):
-    return [sys.executable, os.path.join(ROOT, "train_seg_model.py"), "--config", os.path.join(config.root, "tiny.yaml"),
-            "--root", config.root, "--model", "init", "--gpus", "cpu", "--kv-store", "dist_sync", *flags]
+    return [sys.executable, os.path.join(ROOT, "train_seg_model.py"), "--model", "init", "--gpus", "cpu", "--root",
+            config.root, "--config", os.path.join(config.root, "tiny.yaml"), "--kv-store", "dist_sync", *flags]
 
 
 def descendants(pid):

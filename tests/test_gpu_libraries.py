@@ -31,8 +31,8 @@ def compile_library(path, source, *needs):
     path.parent.mkdir(parents=True, exist_ok=True)
     code = path.parent / "source.c"
     code.write_text(source)
-    subprocess.run([COMPILER, "-shared", "-fPIC", "-x", "c", str(code), "-x", "none", *map(str, needs), "-o", str(path),
-                    "-Wl,-soname," + path.name, "-Wl,--no-as-needed"], check=True)
+    subprocess.run([COMPILER, "-shared", "-fPIC", "-x", "c", str(code), "-x", "none", *map(str, needs), "-o",
+                    str(path), "-Wl,-soname," + path.name, "-Wl,--no-as-needed"], check=True)
     code.unlink()
     return path
 
@@ -122,7 +122,7 @@ try:
 except UserError as error:
     print(error)"""
     text = python(code, libraries=driver())
-    assert text.startswith("True\nGPU 1 has compute capability 9.0; MXNet's wheels hold code for 5.0 to 8.9 (Maxwell to")
+    assert text.startswith("True\nGPU 1 has compute capability 9.0; MXNet's wheels hold code for 5.0 to 8.9 (Maxwell")
     assert python("print(has_gpu()); check_capabilities([0, 1])") == "False"
 
 
@@ -139,7 +139,7 @@ def test_two_builds_of_mxnet_end_in_one_line(tmp_path):
                            str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True,
                           env=dict(os.environ, PYTHONPATH=str(tmp_path)), timeout=100)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert "error: mxnet and mxnet-cu117 are installed over each other: pip uninstall -y mxnet mxnet-cu117" in done.stderr
+    assert "mxnet and mxnet-cu117 are installed over each other: pip uninstall -y mxnet mxnet-cu117" in done.stderr
 
 
 def test_the_build_here_is_one():

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from conftest import ROOT, TINY
+from core import snapshots
 from core import train as training
 from core.backend import mx
 from core.config import Config
@@ -72,16 +73,17 @@ def assert_equal_bits(first, second):
         assert first[name].tobytes() == second[name].tobytes(), name
 
 
-def killed(config, moment, *flags):
-    """Train the final model in a process that is killed at `moment`."""
+def killed(config, moment, *flags, script="train_seg_model.py"):
+    """Run a script, by default to train the final model, in a process that is killed at `moment`."""
+    if script == "train_seg_model.py":
+        flags = ("--model", "final", "--gpus", "cpu:2") + flags
     settings = os.path.join(config.root, "settings.yaml")
     with open(settings, "w") as file:
         yaml.safe_dump({name: list(value) if isinstance(value, tuple) else value
                         for name, value in {**TINY, **SETTINGS}.items()}, file)
     done = subprocess.run([sys.executable, os.path.join(ROOT, "tests", "killing.py"), moment,
-                           os.path.join(ROOT, "train_seg_model.py"), "--config", settings, "--root", config.root,
-                           "--model", "final", "--gpus", "cpu:2", *flags], stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, universal_newlines=True, timeout=300)
+                           os.path.join(ROOT, script), "--config", settings, "--root", config.root, *flags],
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stdout
     return done.stdout
 
@@ -292,6 +294,42 @@ def test_a_second_evaluation_waits_and_takes_up_the_first_ones_result(begun, mes
     assert waiting.is_set() and second["confusion"] == first["confusion"]
     assert any("holds this evaluation already" in line for line in messages)
     assert read_json(path)["confusion"] == first["confusion"]
+
+
+def test_evaluation_and_estimation_that_are_killed_go_on_to_the_same_files(begun):
+    flags = ("--gpu", "cpu", "--epoch", "2", "--jobs", "1")
+    smooth, layout = elsewhere(begun, "smooth"), Layout(begun)
+    for config in (smooth, begun):
+        shutil.rmtree(Layout(config).train_masks)
+        if config is begun:
+            killed(config, "after:2012_000003.png", *flags, script="est_voc_train_masks.py")
+            assert 0 < len(os.listdir(layout.train_masks)) < 8
+            killed(config, "before:2012_000009.png", *flags, "--model", "init", "--savemask",
+                   script="eval_seg_model.py")
+            assert len(os.listdir(os.path.join(layout.output("init", 2), "masks"))) == 2  # and one not yet in place
+        estimate_train_masks(config, 2, CPU)
+    estimated = [{name: file_digest(os.path.join(Layout(config).train_masks, name))
+                  for name in os.listdir(Layout(config).train_masks) if not name.startswith(".")}
+                 for config in (smooth, begun)]
+    assert estimated[0] == estimated[1] and len(estimated[0]) == 8
+    results = [evaluate(config, "init", 2, CPU, evaluation_options(config, "init", 2, save_masks=True))
+               for config in (smooth, begun)]
+    assert results[0]["confusion"] == results[1]["confusion"]
+
+
+def test_a_snapshot_replaced_while_it_is_read_is_not_mixed_up(begun, monkeypatch):
+    layout, read = Layout(begun), snapshots.read_parameters
+
+    def replaced_after_reading(path):
+        found = read(path)
+        if os.path.exists(layout.snapshot("init", 1)):
+            os.replace(layout.snapshot("init", 1), path)
+        return found
+    expected = values(begun, 1, "init")
+    monkeypatch.setattr(snapshots, "read_parameters", replaced_after_reading)
+    _, (args, _), digest = snapshots.load_identified(layout, "init", 2, begun)
+    assert digest == file_digest(layout.snapshot("init", 2))
+    assert (args["fc_weight"].asnumpy() == expected["fc_weight"]).all()
 
 
 def test_published_snapshots_still_hold_what_mxnet_reads(begun):
