@@ -44,7 +44,7 @@ choose_python() {
 # make_environment REQUIREMENTS...: .venv in the current folder, installed once for each content of the files
 make_environment() {
     local python stamp file
-    stamp=$(cat "$@" | cksum | tr -d ' ')
+    stamp=$(cat dependencies-common.txt "$@" | cksum | tr -d ' ')
     if [ ! -e ".venv/installed-$stamp" ]; then
         python=$(choose_python) || exit 2
         if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then

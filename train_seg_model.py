@@ -2,7 +2,7 @@
 """Train the initial mask generator on web images, or the final model on VOC images with estimated masks."""
 import os
 
-from core.cli import make_parser, parse_config, run
+from core.cli import make_parser, parse_config, positive, run
 from core.config import MODELS
 from core.layout import Layout
 from core.logs import start_log
@@ -14,8 +14,12 @@ def main():
                         "on dataset/train_list.txt, with the masks of est_voc_train_masks.py")
     parser.add_argument("--gpus", default="0", metavar="DEVICES", help="devices that share every batch: GPU numbers "
                         "such as 0 or 0,1,2,3, or cpu (default: %(default)s)")
-    parser.add_argument("--epoch", type=int, default=0, metavar="X",
+    parser.add_argument("--epoch", type=int, metavar="X",
                         help="go on from the snapshot of epoch X, with fresh momentum (default: start anew)")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run (that of --epoch X, if it "
+                        "is given) as if it had never stopped; without one, start")
+    parser.add_argument("--keep", type=positive, metavar="N", help="keep the last N snapshots, and the best one of "
+                        "eval_loop.py's ranking (default: keep all)")
     parser.add_argument("--lr", type=float, dest="learning_rate", metavar="FLOAT",
                         help="learning rate (published: 16e-4, and 16e-5 to fine-tune)")
     parser.add_argument("--base-model", type=os.path.abspath, metavar="FILE", help="parameters to start from: a ResNet-50 "
@@ -24,11 +28,13 @@ def main():
                         help="batches in an epoch (published: 200 for init, 700 for final)")
     args = parser.parse_args()
     config = parse_config(args, **{args.model + "_epoch_size": args.epoch_size})
-    start_log(Layout(config).log("train_%s_model" % args.model), config)
 
-    from core.backend import resolve_devices  # after the flags: importing mxnet takes seconds
+    from core.backend import joined_cluster, resolve_devices  # after the flags: importing mxnet takes seconds
     from core.train import train
-    train(config, args.model, resolve_devices(args.gpus), args.epoch)
+    with joined_cluster(config.kv_store) as store:
+        if store is None or store.rank == 0:
+            start_log(Layout(config).log("train_%s_model" % args.model), config)
+        train(config, args.model, resolve_devices(args.gpus), args.epoch, args.resume, args.keep, store)
 
 
 if __name__ == "__main__":

@@ -3,19 +3,26 @@
 MXNet 1.9.1, the last release, was written for older numpy and Python: numpy.bool is gone since numpy 1.24, distutils
 since Python 3.12 (setuptools carries it on). Only one thread may call MXNet.
 """
+import atexit
+import contextlib
 import ctypes
 import os
 import re
+import sys
 
 import numpy as np
 
+from core.config import CLUSTER_STORES
 from core.cpus import cpu_flags, physical_cores
 from core.errors import UserError
+from core.gpu_libraries import check_capabilities, has_gpu, prepare_gpu_build
 from core.logs import logger
 
 if "bool" not in vars(np):
     np.bool = np.bool_
 os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
+# Each device steps by itself and keeps its momentum where core.resume can read it, and no pickle goes to servers.
+os.environ["MXNET_UPDATE_ON_KVSTORE"] = "0"
 # Unset, MXNet takes half of the cores that it sees, for fear of hyper-threads.
 os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
 
@@ -36,13 +43,52 @@ def _enable_amx(flags):
 
 
 _enable_amx(cpu_flags())
-
+prepare_gpu_build()
 try:
     import setuptools  # noqa: F401  makes distutils importable on Python 3.12
     import mxnet as mx  # noqa: E402
     from mxnet.contrib import amp  # noqa: E402,F401
 except ImportError as error:
     raise UserError("%s; the packages are installed by: pip install -r dependencies.txt" % error) from error
+except OSError as error:  # a library that MXNet's own one needs
+    raise UserError("MXNet can't be loaded: %s; for GPUs: pip install -r dependencies-gpu.txt" % error) from error
+
+
+@contextlib.contextmanager
+def joined_cluster(kv_store):
+    """Give the mxnet.kvstore.KVStore that connects the workers of launch.py, or None for a process by itself.
+
+    A worker that ends the block with an error leaves at once; after a good end, workers wait for each other.
+
+    Args:
+        kv_store: setting of that name.
+
+    Raises:
+        UserError: kv_store does not suit how the process was started.
+    """
+    role = os.environ.get("DMLC_ROLE")
+    if kv_store not in CLUSTER_STORES:
+        if role == "worker":
+            raise UserError("launch.py started this, and kv_store is %s, with which each worker would train by "
+                            "itself: give --kv-store dist_sync" % kv_store)
+        yield None
+        return
+    if role != "worker":
+        raise UserError("kv_store %s is for several workers; start them with: launch.py --workers N -- python "
+                        "train_seg_model.py ..." % kv_store)
+    store = mx.kv.create(kv_store)
+    try:
+        yield store
+    except BaseException as error:
+        # To close the store would be to wait for the others. The argument keeps it open until then.
+        atexit.register(_leave, store, 2 if isinstance(error, UserError) else 1)
+        raise
+
+
+def _leave(_, status):
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def resolve_devices(text):
@@ -68,11 +114,13 @@ def resolve_devices(text):
         raise UserError("device %r names a GPU twice" % text)
     available = _gpus()
     if not available:
-        logger.info("no usable GPU for this build of MXNet: using the CPU")
+        hint = " (the GPU of this machine needs the build of dependencies-gpu.txt)" if has_gpu() else ""
+        logger.info("no usable GPU for this build of MXNet: using the CPU%s", hint)
         return [mx.cpu()]
     missing = [number for number in numbers if number >= available]
     if missing:
         raise UserError("there is no GPU %d; this machine has %d, numbered from 0" % (missing[0], available))
+    check_capabilities(numbers)
     return [mx.gpu(number) for number in numbers]
 
 

@@ -20,6 +20,7 @@ from core.files import read_text
 
 STRIDE = 8  # input pixels per cell of the network's score maps
 MODELS = ("init", "final")
+CLUSTER_STORES = ("dist_sync", "dist_device_sync")  # values of kv_store for several processes
 
 
 def _setting(default, help_text, at_least=None, at_most=None, above=None, choices=None):
@@ -99,7 +100,7 @@ class Config:
 
     # Training
     seed: int = _setting(0, "seed of all random choices", at_least=0, at_most=2 ** 31 - 1)
-    batch_size: int = _setting(16, "images in a batch, over all devices", at_least=1)
+    batch_size: int = _setting(16, "images in a batch, over all devices of all workers", at_least=1)
     crop_size: int = _setting(320, "side of the training crop, pixels, a multiple of 8", at_least=8)
     scale_range: Tuple[float, ...] = _setting((0.7, 1.3), "lowest and highest scale of a training image", above=0)
     flip_probability: float = _setting(0.5, "share of training images mirrored left to right", at_least=0, at_most=1)
@@ -115,8 +116,9 @@ class Config:
     final_epoch_size: int = _setting(700, "batches in an epoch of the final model", at_least=1)
     max_epoch: int = _setting(40, "training ends before this epoch; the first one is 1", at_least=1)
     workers: int = _setting(0, "threads that decode and augment images; 0: one for each CPU core", at_least=0)
-    kv_store: str = _setting("device", "how MXNet sums the gradients of several devices",
-                             choices=("local", "device"))
+    kv_store: str = _setting("device", "where MXNet sums the gradients of several devices: local, in main memory; "
+                             "device, on the devices; dist_sync and dist_device_sync, the same and then over all "
+                             "workers that launch.py starts", choices=("local", "device") + CLUSTER_STORES)
 
     # Inference
     scales: Tuple[float, ...] = _setting((0.7, 1.0, 1.3), "scales whose scores --ms and mask estimation add up",
@@ -188,6 +190,11 @@ FIELDS = {field.name: field for field in dataclasses.fields(Config) if "help" in
 # What parameters are trained for: with another value of these they fit no more, or give wrong scores unnoticed.
 NETWORK_SETTINGS = ("classes", "width", "units", "stride_on", "head_channels", "head_dilation", "global_channels",
                     "mean_rgb")
+
+# What decides the course of a training run, beside the network, the samples and the start.
+TRAINING_SETTINGS = ("dropout", "new_layer_deviation", "seed", "batch_size", "crop_size", "scale_range",
+                     "flip_probability", "label_sampling", "learning_rate", "learning_rate_decay", "momentum",
+                     "weight_decay")
 
 
 def network_settings(config, names=NETWORK_SETTINGS):

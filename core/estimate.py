@@ -7,13 +7,13 @@ from core.backend import resolve_dtype
 from core.config import network_settings
 from core.errors import UserError
 from core.evaluate import scored_images
-from core.files import file_digest, read_json, read_list, write_json
+from core.files import locked, read_json, read_list, write_json
 from core.inference import Segmenter
 from core.layout import Layout, check_pairs, image_path, mask_path, stems
 from core.logs import logger, progress
 from core.parallel import ordered_map, process_pool
 from core.predictions import estimate
-from core.snapshots import load_snapshot
+from core.snapshots import load_identified
 
 
 def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, jobs=1, model="init"):
@@ -36,24 +36,25 @@ def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, job
     layout = Layout(config)
     names = read_list(layout.train_list)
     check_pairs(names, (image_path, layout.train_images, "run create_dataset.py"))
-    config, parameters = load_snapshot(layout, model, epoch, config)
+    config, parameters, digest = load_identified(layout, model, epoch, config)
     labels = read_labels(layout.train_labels, names, config)
-    origin = {"model": model, "epoch": epoch, "snapshot_sha256": file_digest(layout.snapshot(model, epoch)),
+    origin = {"model": model, "epoch": epoch, "snapshot_sha256": digest,
               "scales": list(config.scales), "network": network_settings(config),
               "crf": {name: value for name, value in vars(config).items() if name.startswith("crf_")} if crf else None}
     dtype = resolve_dtype(config.dtype, devices)
     if dtype != "float32":
         origin["dtype"] = dtype
-    done = _masks_there(layout, origin, overwrite)
-    rest = [name for name in names if name not in done]
-    logger.info("%d masks to estimate, %d there already", len(rest), len(names) - len(rest))
+    with locked(layout.masks_lock(), "mask estimation into %s" % layout.train_masks):
+        done = _masks_there(layout, origin, overwrite)
+        rest = [name for name in names if name not in done]
+        logger.info("%d masks to estimate, %d there already", len(rest), len(names) - len(rest))
 
-    segmenter = Segmenter(config, model, parameters, devices, dtype)
-    work = functools.partial(estimate, config=config, crf=crf, labels=labels, folder=layout.train_masks)
-    with process_pool(jobs) if crf and jobs > 1 else contextlib.nullcontext() as pool:
-        scored = scored_images(segmenter, rest, layout.train_images, config.scales)
-        for _ in progress(ordered_map(work, scored, pool, 2 * jobs), len(rest), "mask estimation"):
-            pass
+        segmenter = Segmenter(config, model, parameters, devices, dtype)
+        work = functools.partial(estimate, config=config, crf=crf, labels=labels, folder=layout.train_masks)
+        with process_pool(jobs) if crf and jobs > 1 else contextlib.nullcontext() as pool:
+            scored = scored_images(segmenter, rest, layout.train_images, config.scales)
+            for _ in progress(ordered_map(work, scored, pool, 2 * jobs), len(rest), "mask estimation"):
+                pass
     logger.info("masks of %d training images are in %s", len(names), layout.train_masks)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from core.backend import resolve_dtype
 from core.config import network_settings
 from core.errors import UserError
-from core.files import file_digest, read_image, read_json, read_list, write_json
+from core.files import locked, read_image, read_json, read_list, write_json
 from core.inference import Segmenter
 from core.layout import Layout, check_pairs, image_path, mask_path
 from core.logs import logger, progress, versions
@@ -20,7 +20,7 @@ from core.metrics import summarise
 from core.parallel import ordered_map, process_pool
 from core.predictions import Scored, compare
 from core.results import ResultFolder, report
-from core.snapshots import load_snapshot
+from core.snapshots import load_identified
 
 Options = collections.namedtuple("Options", "list images masks output scales crf save_masks save_scores")
 Options.__doc__ = """What to evaluate and what to keep.
@@ -67,17 +67,25 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
     names = read_list(options.list)
     check_pairs(names, (image_path, options.images, "run create_dataset.py, or see --images"),
                 (mask_path, options.masks, "run create_dataset.py, or see --masks"))
-    config, parameters = load_snapshot(layout, model, epoch, config)
+    config, parameters, digest = load_identified(layout, model, epoch, config)
     dtype = resolve_dtype(config.dtype, devices)
-    settings = _settings(config, layout.snapshot(model, epoch), options, names, dtype)
+    settings = _settings(config, digest, options, names, dtype)
     saved = ["masks"] * options.save_masks + ["scoremaps"] * options.save_scores
     folder = ResultFolder(options.output)
     finished = folder.find(settings, saved)
-    if finished:
-        logger.info("%s holds this evaluation already", folder.path)
-        report(finished)
-        return finished
+    if not finished:
+        with locked(folder.lock, "evaluation into %s" % options.output, wait=True):
+            finished = folder.find(settings, saved)  # what this process waited for may have been just this
+            if not finished:
+                return _evaluate(config, model, epoch, parameters, devices, options, jobs, names, settings, saved,
+                                 folder)
+    logger.info("%s holds this evaluation already", folder.path)
+    report(finished)
+    return finished
 
+
+def _evaluate(config, model, epoch, parameters, devices, options, jobs, names, settings, saved, folder):
+    """Do the work of `evaluate`, under the folder's lock."""
     journal = folder.journal(settings, saved, config.num_classes)
     rest = [name for name in names if name not in journal.done]
     if journal.done:
@@ -179,10 +187,10 @@ def find_epoch(config, model, text):
         raise UserError("%s is no ranking of eval_loop.py" % path) from None
 
 
-def _settings(config, snapshot, options, names, dtype):
+def _settings(config, digest, options, names, dtype):
     """What decides the numbers of an evaluation, as JSON keeps it; float32 goes without saying, as in old results."""
     crf = {name: value for name, value in vars(config).items() if name.startswith("crf_")}
     return {**({} if dtype == "float32" else {"dtype": dtype}),
-            "snapshot_sha256": file_digest(snapshot), "images": options.images, "masks": options.masks,
+            "snapshot_sha256": digest, "images": options.images, "masks": options.masks,
             "names_sha256": hashlib.sha256("\n".join(names).encode("utf-8")).hexdigest(),
             "scales": list(options.scales), "crf": crf if options.crf else None, **network_settings(config)}

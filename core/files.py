@@ -1,9 +1,12 @@
 """Reading with clear errors, and writing that appears whole or not at all."""
 import contextlib
+import errno
+import fcntl
 import hashlib
 import io
 import json
 import os
+import socket
 
 import cv2
 import numpy as np
@@ -11,6 +14,7 @@ from PIL import Image
 
 from core.classes import IGNORE_LABEL, voc_palette
 from core.errors import UserError
+from core.logs import logger
 
 _PALETTE = voc_palette().ravel().tolist()
 
@@ -33,6 +37,44 @@ def replacing(path):
     finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)
+
+
+@contextlib.contextmanager
+def locked(path, work, wait=False):
+    """Hold the lock file `path` through the block; the system frees it when this process ends, however it ends.
+
+    Args:
+        work: what only one process may do at a time, for messages.
+        wait: wait for the other process, which is logged, instead of refusing.
+
+    Raises:
+        UserError: another process holds the lock and `wait` is not set, or the folder can't be written to.
+    """
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError("%s can't be written: %s" % (path, error.strerror)) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            if not wait:
+                raise UserError("%s is under way in %s: wait for it, or end it first" % (work, holder)) from None
+            logger.info("%s is under way in %s: waiting for it", work, holder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+                raise UserError("%s can't be locked: %s" % (path, error.strerror)) from error
+            logger.warning("%s can't be locked here (%s): see that no other process does the same", path,
+                           error.strerror)
+        with contextlib.suppress(OSError):  # a full disk takes no note, and the lock holds all the same
+            file.truncate(0)
+            file.write("process %d on %s" % (os.getpid(), socket.gethostname()))
+            file.flush()
+        yield
 
 
 def write_bytes(path, content):

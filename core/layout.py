@@ -41,14 +41,37 @@ class Layout:
         """Parameters of `model` after `epoch`."""
         return "%s-%d.params" % (self.snapshot_prefix(model), epoch)
 
+    def state(self, model, epoch):
+        """What training needs beside the snapshot of `epoch` to go on as if it had never stopped."""
+        return "%s-%d.states" % (self.snapshot_prefix(model), epoch)
+
     def symbol(self, model):
         return self.snapshot_prefix(model) + "-symbol.json"
 
-    def epochs(self, model):
-        """Epochs of the finished snapshots of `model`, in rising order; files still being written do not count."""
-        pattern = re.compile(re.escape(os.path.basename(self.snapshot_prefix(model))) + r"-(0|[1-9][0-9]*)\.params")
+    def epochs(self, model, ending="params"):
+        """Epochs of the finished snapshots of `model`, or of its "states", in rising order.
+
+        Files still being written do not count.
+        """
+        pattern = re.compile(r"%s-(0|[1-9][0-9]*)\.%s" % (re.escape(os.path.basename(self.snapshot_prefix(model))),
+                                                          ending))
         names = os.listdir(self.snapshots) if os.path.isdir(self.snapshots) else ()
         return sorted(int(match.group(1)) for match in map(pattern.fullmatch, names) if match)
+
+    def unfinished(self, model):
+        """Paths of what a killed training run of `model` left behind half-written."""
+        start = ".%s-" % os.path.basename(self.snapshot_prefix(model))
+        names = os.listdir(self.snapshots) if os.path.isdir(self.snapshots) else ()
+        return [os.path.join(self.snapshots, name) for name in names
+                if name.startswith(start) and name.endswith(".tmp")]
+
+    def training_lock(self, model):
+        return os.path.join(self.snapshots, ".%s.lock" % os.path.basename(self.snapshot_prefix(model)))
+
+    def masks_lock(self):
+        """Lock of the folder of estimated masks; it lies beside it."""
+        folder, name = os.path.split(self.train_masks)
+        return os.path.join(folder, ".%s.lock" % name)
 
     def output(self, model, epoch):
         """Folder of an evaluation of `model` after `epoch`."""

@@ -20,6 +20,7 @@ class ResultFolder:
     def __init__(self, folder):
         self._folder = folder
         self.path = os.path.join(folder, "result.json")
+        self.lock = os.path.join(folder, ".lock")
 
     def stored(self):
         """Results in the folder, the last one first.

@@ -100,13 +100,18 @@ class BatchLoader:
     """Endless batches of samples in a seeded order: every round passes each sample once, in an order of its own.
 
     A round goes over the ends of batches and epochs, as the published epochs are shorter than the web list.
+
+    Args:
+        part, parts: of each batch give only the part of that number, counted from 0, of so many equal ones.
     """
 
-    def __init__(self, samples, config):
+    def __init__(self, samples, config, part=0, parts=1):
         self._samples = samples
         self._config = config
+        self._size = config.batch_size // parts
+        self._part = part
         self._workers = config.workers or available_cpus()
-        self._ahead = 2 + self._workers // config.batch_size  # batches made in advance
+        self._ahead = 2 + self._workers // self._size  # batches made in advance
         self._turn = self._order = None
 
     def batches(self, first):
@@ -135,8 +140,9 @@ class BatchLoader:
 
     def _start(self, pool, number):
         """A batch, and the futures that fill it."""
-        size, crop, config = self._config.batch_size, self._config.crop_size, self._config
-        positions = range(number * size, (number + 1) * size)
+        size, crop, config = self._size, self._config.crop_size, self._config
+        start = number * config.batch_size + self._part * size
+        positions = range(start, start + size)
         samples = [self._samples[self._index(position)] for position in positions]
         batch = Batch([sample.name for sample in samples], np.empty((size, 3, crop, crop), np.float32),
                       np.empty((size, (crop // STRIDE) ** 2), np.float32),

@@ -5,14 +5,19 @@ object. MXNet and the published implementation take names that start with "arg:"
 record, as the published ones are, fits the settings that it is used with.
 """
 import collections
+import errno
+import hashlib
 import json
+import os
 
 from core.backend import mx
 from core.config import adopt_settings, network_settings
 from core.errors import UserError
-from core.files import replacing, write_text
+from core.files import file_digest, replacing, write_text
 from core.logs import logger
 from core.network import parameter_shapes
+
+_DISK_FULL = "the disk is full, or a quota or a limit on the size of files is reached"
 
 Parameters = collections.namedtuple("Parameters", "args aux settings")
 Parameters.__doc__ = """Content of a .params file.
@@ -46,11 +51,29 @@ def write_parameters(path, parameters):
     values = {"arg:" + name: value for name, value in parameters.args.items()}
     values.update(("aux:" + name, value) for name, value in parameters.aux.items())
     values["settings:" + json.dumps(parameters.settings)] = mx.nd.zeros(1)  # an empty array can't be saved
+    write_arrays(path, values)
+
+
+def write_arrays(path, values):
+    """Write a dict from name to mxnet.nd.NDArray in MXNet's format, whole or not at all.
+
+    Raises:
+        UserError: the folder can't be written to, or the disk is full.
+    """
     with replacing(path) as temporary:
         try:
             mx.nd.save(temporary, values)
         except mx.MXNetError as error:
+            if "Write incomplete" in str(error):
+                raise OSError(errno.ENOSPC, _DISK_FULL) from error
             raise UserError("%s can't be written: %s" % (path, _first_line(error))) from error
+        # MXNet overlooks a disk that fills up with the last kilobytes. The file ends with the last array's name.
+        name = list(values)[-1].encode("utf-8")
+        with open(temporary, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - len(name)))
+            if file.read() != name:
+                raise OSError(errno.ENOSPC, _DISK_FULL)
 
 
 def read_parameters(path):
@@ -58,6 +81,27 @@ def read_parameters(path):
 
     Raises:
         UserError: the file is missing, damaged, or holds no named parameters.
+    """
+    values = read_arrays(path)
+    parts = {"arg": {}, "aux": {}}
+    settings = {}
+    for key, value in values.items():
+        kind, _, name = key.partition(":")
+        if kind in parts:
+            parts[kind][name] = value
+        elif kind == "settings":
+            settings = read_record(name, path)
+    return Parameters(parts["arg"], parts["aux"], settings)
+
+
+def read_arrays(path):
+    """Content of a file in MXNet's format.
+
+    Returns:
+        dict from name to mxnet.nd.NDArray on the CPU.
+
+    Raises:
+        UserError: the file is missing, damaged, or its arrays have no names.
     """
     try:
         open(path, "rb").close()
@@ -68,25 +112,36 @@ def read_parameters(path):
         raise UserError("%s is damaged or no MXNet parameter file" % path) from error
     if not isinstance(values, dict):
         raise UserError("%s holds arrays without names: it is no snapshot" % path)
-    parts = {"arg": {}, "aux": {}}
-    settings = {}
-    for key, value in values.items():
-        kind, _, name = key.partition(":")
-        if kind in parts:
-            parts[kind][name] = value
-        elif kind == "settings":
-            settings = _read_settings(name, path)
-    return Parameters(parts["arg"], parts["aux"], settings)
+    return values
 
 
-def _read_settings(text, path):
+def read_record(text, path):
+    """The JSON object that the name of an array holds, as a dict.
+
+    Raises:
+        UserError: it is none; `path` is named.
+    """
     try:
-        settings = json.loads(text)
+        record = json.loads(text)
     except (ValueError, RecursionError):
-        settings = None
-    if not isinstance(settings, dict):
+        record = None
+    if not isinstance(record, dict):
         raise UserError("%s is damaged: its record of settings is no JSON object" % path)
-    return settings
+    return record
+
+
+def parameters_digest(args, aux):
+    """SHA-256 of parameters, whatever file they are in, as hexadecimal text.
+
+    Args:
+        args, aux: dicts from parameter name to mxnet.nd.NDArray.
+    """
+    digest = hashlib.sha256()
+    for part in (args, aux):
+        for name in sorted(part):
+            digest.update(name.encode("utf-8"))
+            digest.update(part[name].asnumpy().tobytes())
+    return digest.hexdigest()
 
 
 def adopt_recorded(config, path, recorded):
@@ -131,6 +186,30 @@ def load_snapshot(layout, model, epoch, config):
                                 % (path, name, found[name].shape, model, shape))
         checked.append({name: found[name] for name in shapes})
     return config, tuple(checked)
+
+
+def load_identified(layout, model, epoch, config):
+    """`load_snapshot`, and the digest of the very file that it read, also when a new one takes its place meanwhile.
+
+    Returns:
+        (config, (args, aux), SHA-256 as hexadecimal text).
+    """
+    path = layout.snapshot(model, epoch)
+    while True:
+        before = _identity(path)
+        config_then, parameters = load_snapshot(layout, model, epoch, config)
+        digest = file_digest(path)
+        if _identity(path) == before:
+            return config_then, parameters, digest
+
+
+def _identity(path):
+    """Changes when another file takes the place of this one."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _first_line(error):

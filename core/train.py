@@ -1,5 +1,7 @@
 """Stages 2 and 5: train the init or the final model, data-parallel over the devices."""
 import contextlib
+import hashlib
+import json
 import os
 import time
 
@@ -9,82 +11,155 @@ from core.backend import mx
 from core.classes import IGNORE_LABEL
 from core.config import STRIDE
 from core.errors import UserError
+from core.files import locked
 from core.layout import Layout
 from core.logs import logger, progress
 from core.network import base_layer_name, is_base_parameter, parameter_shapes, training_symbol
+from core.resume import Checkpoint, find_checkpoint, run_record, save_checkpoint, start_file
 from core.samples import BatchLoader, training_samples
-from core.snapshots import adopt_recorded, load_snapshot, read_parameters, save_snapshot
+from core.snapshots import adopt_recorded, load_snapshot, read_parameters
 
 _LINES_PER_EPOCH = 4
 _BASE_SETTINGS = ("stride_on", "mean_rgb")  # what the ResNet stages fit beside their shapes
 _POLY_POWER = 0.9  # Chen et al., "DeepLab" (PAMI 2018), section 4.1
 
 
-def train(config, model, devices, start_epoch=0):
+def train(config, model, devices, start_epoch=None, resume=False, keep=None, store=None):
     """Train `model` up to `config.max_epoch`, with a snapshot after every epoch.
 
     Args:
         model: "init" (on web images) or "final" (on VOC images with estimated masks).
         devices: list of mxnet.Context that share every batch.
-        start_epoch: epoch whose snapshot to go on from; 0 starts from the base model.
+        start_epoch: epoch whose snapshot to start from, with fresh momentum; 0 or None starts from the base model.
+        resume: go on with the run of this start (of any start, if it is None) that was interrupted here, exactly as if
+            it never had been; without one, start.
+        keep: number of the run's last snapshots that stay, beside the best one of eval_loop.py's ranking; None: all.
+        store: mxnet.kvstore.KVStore of the workers that share every batch; the one of rank 0 alone logs and saves.
 
     Raises:
-        UserError: samples, base model or snapshot are missing or wrong, or the loss is no longer finite.
+        UserError: samples, base model or snapshot are missing or wrong, the run to go on with had other settings,
+            another process trains the model here, or the loss is no longer finite.
     """
-    if config.batch_size % len(devices):
-        raise UserError("a batch of %d images can't be shared evenly by %d devices: change --batch-size or the devices"
-                        % (config.batch_size, len(devices)))
-    if start_epoch + 1 >= config.max_epoch:
-        raise UserError("epoch %d is trained already and max_epoch is %d: give a higher --max-epoch"
-                        % (start_epoch, config.max_epoch))
     layout = Layout(config)
-    parameters = None
-    if start_epoch:
-        config, parameters = load_snapshot(layout, model, start_epoch, config)
-    elif os.path.exists(layout.base_model) or "base_model" in config.changed():
-        config, parameters = _from_base_model(config, model, layout.base_model)
+    if store and store.rank:
+        _train(config, layout, model, devices, start_epoch, resume, keep, store)
+        return
+    with locked(layout.training_lock(model), "training of the %s model in %s" % (model, layout.snapshots)):
+        for path in layout.unfinished(model):
+            os.remove(path)
+        _train(config, layout, model, devices, start_epoch, resume, keep, store)
+
+
+def _train(config, layout, model, devices, start_epoch, resume, keep, store):
+    rank, workers = (store.rank, store.num_workers) if store else (0, 1)
+    total = len(devices) * workers
+    if config.batch_size % total:
+        raise UserError("a batch of %d images can't be shared evenly by %d devices: change --batch-size or the "
+                        "devices" % (config.batch_size, total))
     samples = training_samples(model, layout, config)
     logger.info("%d training images for the %s model", len(samples), model)
-    loader = BatchLoader(samples, config)
-    if parameters is None:
-        logger.warning("%s is missing: training starts from scratch", layout.base_model)
-        parameters = _from_scratch(config, model, devices[0], loader)
+    checkpoint = None
+    if resume:
+        names = [sample.name for sample in samples]
+        config, checkpoint = find_checkpoint(layout, model, config, names, start_epoch, total)
+        if checkpoint and checkpoint.epoch + 1 >= config.max_epoch:
+            logger.info("epoch %d, the last before max_epoch %d, is trained already", checkpoint.epoch,
+                        config.max_epoch)
+            return
+        logger.info("going on after epoch %d" % checkpoint.epoch if checkpoint else "there is no run to go on with")
+    if checkpoint is None:
+        config, checkpoint = _start(config, layout, model, devices, samples, start_epoch or 0, total)
 
-    trainer = _Trainer(config, model, devices, parameters, start_epoch)
-    batches = loader.batches(start_epoch * trainer.epoch_size)
+    if store:
+        _check_agreement(store, checkpoint)
+    trainer = _Trainer(config, model, devices, checkpoint.parameters, checkpoint.epoch, checkpoint.momentum, store)
+    batches = BatchLoader(samples, config, rank, workers).batches(checkpoint.epoch * trainer.epoch_size)
     try:
-        for epoch in range(start_epoch + 1, config.max_epoch):
+        for epoch in range(checkpoint.epoch + 1, config.max_epoch):
             trainer.train_epoch(epoch, batches)
-            path = save_snapshot(layout, model, epoch, config, trainer.symbol, *trainer.parameters())
+            if rank:
+                continue
+            reached = Checkpoint(epoch, trainer.parameters(), trainer.momentum(), checkpoint.record)
+            path = save_checkpoint(layout, model, config, trainer.symbol, reached, keep)
             logger.info("[epoch: %d] saved %s", epoch, path)
     finally:
         batches.close()
 
 
+def _check_agreement(store, checkpoint):
+    """Raise UserError if this worker starts from other files or settings than the one of rank 0."""
+    text = json.dumps([checkpoint.epoch, checkpoint.record], sort_keys=True)
+    mine = np.frombuffer(hashlib.sha256(text.encode("utf-8")).digest(), np.uint8).astype(np.float32)
+    first = mx.nd.zeros(mine.shape)
+    store.init("agreement", mx.nd.array(mine))  # the value of rank 0 counts
+    store.pull("agreement", first)
+    if (first.asnumpy() != mine).any():
+        raise UserError("worker %d starts from another epoch, list, base model or number of devices, or with other "
+                        "settings, than worker 0: all hosts need the same files, as in a shared folder" % store.rank)
+
+
+def _start(config, layout, model, devices, samples, epoch, total):
+    """(config, Checkpoint) of a new run: from a snapshot, the base model, or from scratch; without momentum."""
+    if epoch + 1 >= config.max_epoch:
+        raise UserError("epoch %d is trained already and max_epoch is %d: give a higher --max-epoch"
+                        % (epoch, config.max_epoch))
+    if epoch:
+        config, parameters = load_snapshot(layout, model, epoch, config)
+    elif os.path.exists(layout.base_model) or "base_model" in config.changed():
+        config, parameters = _from_base_model(config, model, layout.base_model)
+    else:
+        logger.warning("%s is missing: training starts from scratch", layout.base_model)
+        parameters = _from_scratch(config, model, devices[0], BatchLoader(samples, config))
+    names = [sample.name for sample in samples]
+    record = run_record(model, config, names, epoch, start_file(layout, model, epoch), total)
+    return config, Checkpoint(epoch, parameters, {}, record)
+
+
 class _Trainer:
     """A bound network with its optimizer, and the epoch loop."""
 
-    def __init__(self, config, model, devices, parameters, start_epoch):
+    def __init__(self, config, model, devices, parameters, start_epoch, momentum=None, store=None):
         self._config = config
         self._model = model
         self.epoch_size = config.init_epoch_size if model == "init" else config.final_epoch_size
-        self.symbol = training_symbol(model, config, config.batch_size // len(devices))
-        inputs, labels = _input_shapes(config, model, config.batch_size)
+        self._rank, workers = (store.rank, store.num_workers) if store else (0, 1)
+        total = len(devices) * workers
+        self.symbol = training_symbol(model, config, config.batch_size // total)
+        inputs, labels = _input_shapes(config, model, config.batch_size // workers)
         self._module = mx.mod.Module(self.symbol, [name for name, _ in inputs], [name for name, _ in labels],
                                      context=devices)
         self._module.bind(inputs, labels)
         self._module.init_params(arg_params=parameters[0], aux_params=parameters[1])
         settings = {"learning_rate": config.learning_rate, "momentum": config.momentum, "wd": config.weight_decay,
-                    "rescale_grad": 1.0 / len(devices)}
+                    "rescale_grad": 1.0 / total}
         if config.learning_rate_decay == "poly":
             settings["lr_scheduler"] = mx.lr_scheduler.PolyScheduler(
                 (config.max_epoch - 1) * self.epoch_size, config.learning_rate, _POLY_POWER)
             settings["begin_num_update"] = start_epoch * self.epoch_size
-        self._module.init_optimizer(config.kv_store, "sgd", settings)
+        self._module.init_optimizer(store or config.kv_store, "sgd", settings)
+        self._set_momentum(momentum or {})
 
     def parameters(self):
         """(args, aux): dicts from parameter name to mxnet.nd.NDArray on the CPU."""
-        return self._module.get_params()
+        # Those of the first device: the mean over equal devices, which get_params returns, may differ in the last bit.
+        group = self._module._exec_group
+        return tuple({name: arrays[0].copyto(mx.cpu()) for name, arrays in zip(*part)}
+                     for part in ((group.param_names, group.param_arrays), (group.aux_names, group.aux_arrays)))
+
+    def momentum(self):
+        """dict from parameter name to mxnet.nd.NDArray; empty without momentum."""
+        states = self._module._updater.states
+        first = {name: states.get(index * len(self._module._context))
+                 for index, name in enumerate(self._module._exec_group.param_names)}
+        return {name: value for name, value in first.items() if value is not None}
+
+    def _set_momentum(self, momentum):
+        """Start from what `momentum` returned; every device has its own copy."""
+        updater, devices = self._module._updater, self._module._context
+        for index, name in enumerate(self._module._exec_group.param_names):
+            for number, device in enumerate(devices if name in momentum else ()):
+                updater.states[index * len(devices) + number] = momentum[name].copyto(device)
+                updater.states_synced[index * len(devices) + number] = True
 
     def train_epoch(self, epoch, batches):
         """Train on the next `epoch_size` batches.
@@ -92,10 +167,13 @@ class _Trainer:
         Raises:
             UserError: the loss of a batch is not finite; its images are named.
         """
-        mx.random.seed(self._config.seed * 100003 + epoch)  # dropout: the same when a run goes on from here
+        # Dropout: the same when a run goes on from here, and another one in every worker.
+        mx.random.seed(self._config.seed * 100003 + epoch + 1009 * self._rank)
         meter = _Meter(self._config, epoch, self.epoch_size)
         waiting = None
-        steps = progress(range(self.epoch_size), self.epoch_size, "%s model, epoch %d" % (self._model, epoch))
+        steps = range(self.epoch_size)
+        if not self._rank:
+            steps = progress(steps, self.epoch_size, "%s model, epoch %d" % (self._model, epoch))
         for _ in steps:
             with meter.waiting_for_data():
                 batch = next(batches)

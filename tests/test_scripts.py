@@ -41,10 +41,14 @@ def read(folder, *names):
     return json.loads(folder.joinpath(*names).read_text())
 
 
+def visible(folder):
+    return sorted(name for name in os.listdir(str(folder)) if not name.startswith("."))
+
+
 def test_the_chain_leaves_the_published_files(chain):
-    assert sorted(os.listdir(str(chain / "snapshots"))) == sorted(
+    assert visible(chain / "snapshots") == sorted(
         "%s_fcn_resnet50-%s" % (model, part) for model in ("init", "final")
-        for part in ("1.params", "2.params", "symbol.json"))
+        for part in ("1.params", "1.states", "2.params", "2.states", "symbol.json"))
     assert sorted(os.listdir(str(chain / "outputs"))) == [
         "final_fcn_resnet50_epoch2", "init_fcn_resnet50_epoch1", "init_fcn_resnet50_epoch2", "init_ranking.json"]
     assert len(os.listdir(str(chain / "cache" / "final_voc_masks"))) == 8
@@ -92,7 +96,7 @@ def test_confusion_counts_every_pixel_of_the_masks(chain):
 
 def test_finished_work_is_not_done_again(chain):
     before = {path: path.stat().st_mtime_ns for folder in ("cache", "outputs") for path in (chain / folder).rglob("*.*")
-              if path.name != "init_ranking.json" and path.name != "final_voc_masks.json"}
+              if path.name not in ("init_ranking.json", "final_voc_masks.json", ".final_voc_masks.lock")}
     assert "holds this evaluation already" in run_script(chain, "eval_loop.py", "--model", "init", "--once")
     assert "0 masks to estimate, 8 there already" in run_script(chain, "est_voc_train_masks.py", "--epoch", "2")
     run_script(chain, "eval_seg_model.py", "--model", "final", "--epoch", "2", "--crf", "--ms")
@@ -245,6 +249,8 @@ ESTIMATE = ("est_voc_train_masks.py", "--gpu", "cpu", "--epoch", "2", "--overwri
     (lambda copy: None, TRAIN + ("--base-model", "nowhere.params"), "nowhere.params can't be read"),
     (lambda copy: None, TRAIN + ("--batch-size", "3", "--gpus", "cpu:2"), "3 images can't be shared evenly"),
     (lambda copy: None, TRAIN + ("--epoch", "8"), "epoch 8 is trained already"),
+    (lambda copy: None, TRAIN + ("--resume", "--lr", "0.5"), "-2.states was made with 0.01: use that"),
+    (lambda copy: None, TRAIN + ("--keep", "0"), "--keep"),
     (lambda copy: None, TRAIN + ("--model", "other"), "invalid choice"),
     (lambda copy: (copy / "dataset" / "train_labels.json").write_text("{}"), ESTIMATE, "no labels for 2012_000000"),
     (lambda copy: (copy / "dataset" / "train_labels.json").write_text('{"2012_000000": [21]}'), ESTIMATE,

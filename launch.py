@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""Train on several machines, or in several processes: starts a command as the workers of MXNet's parameter server.
+
+  launch.py --workers 2 -- python train_seg_model.py --model init --gpus cpu --kv-store dist_sync
+  launch.py --hosts hosts.txt -- python train_seg_model.py --model init --gpus 0,1,2,3 --kv-store dist_sync
+  launch.py --slurm -- ...        in a job of sbatch or salloc
+
+The batch size, and with it the learning rate, is that of the whole job: with --batch-size 16, 2 workers of 4 GPUs take
+2 images on each GPU and step as one worker of 8 GPUs would. All hosts need the project, its Python and the data at the
+same paths, as in a shared folder. The worker of rank 0 logs and saves. When a process of the job dies, the job ends.
+MXNet's servers have no passwords: use them in a trusted network only.
+"""
+import argparse
+import sys
+
+from core.cli import positive, run
+from core.cluster import launch, run_node, serve
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     usage="launch.py [--hosts FILE | --slurm] [--workers N] -- COMMAND ...",
+                                     allow_abbrev=False)
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--hosts", metavar="FILE", help="names of the machines, one a line, reached by ssh without a "
+                       "password (default: this machine alone)")
+    where.add_argument("--slurm", action="store_true", help="the machines of this Slurm job, reached by srun")
+    where.add_argument("--node", help=argparse.SUPPRESS)  # what launch.py starts on every machine
+    where.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)  # scheduler or server
+    parser.add_argument("--workers", type=positive, default=1, metavar="N",
+                        help="worker processes on each machine (default: %(default)s, for all of its GPUs)")
+    parser.add_argument("--servers", type=positive, default=1, metavar="N",
+                        help="processes on each machine that sum gradients (default: %(default)s)")
+    parser.add_argument("--address", metavar="IP", help="address of this machine that the others reach "
+                        "(default: that of the way to the first one)")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what each worker runs")
+    args = parser.parse_args()
+    if args.serve:
+        return serve()
+    if args.node:
+        return run_node(args.node)
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command:
+        parser.error("no command: launch.py --workers 2 -- python train_seg_model.py ... --kv-store dist_sync")
+    return launch(command, args.hosts, args.slurm, args.workers, args.servers, args.address)
+
+
+if __name__ == "__main__":
+    run(main)
