@@ -45,7 +45,7 @@ def train(config, model, devices, start_epoch=0):
         config, parameters = _from_base_model(config, model, layout.base_model)
     samples = training_samples(model, layout, config)
     logger.info("%d training images for the %s model", len(samples), model)
-    loader = BatchLoader(samples, config)
+    loader = BatchLoader(samples, config, balanced=model == "init" and config.web_sampling == "balanced")
     if parameters is None:
         logger.warning("%s is missing: training starts from scratch", layout.base_model)
         parameters = _from_scratch(config, model, devices[0], loader)
