@@ -19,7 +19,7 @@ from core.files import read_json, read_list, write_lines  # noqa: E402
 from core.layout import Layout, web_class  # noqa: E402
 
 FINAL = ("--crop-size", "144", "--lr", "0.02")  # as demo/run.sh trains the final model
-_FEW_EVERY, _FEW_SHARE = 3, 4  # every third class keeps a fourth of its web images
+FEW_EVERY, FEW_SHARE = 3, 4  # every third class keeps a fourth of its web images
 
 
 class Runs:
@@ -68,8 +68,8 @@ class Runs:
         of_class = {}
         for name in names:
             of_class.setdefault(web_class(name, self._config.num_classes), []).append(name)
-        few = sorted(of_class)[1::_FEW_EVERY]
-        left_out = {name for label in few for place, name in enumerate(of_class[label]) if place % _FEW_SHARE}
+        few = sorted(of_class)[1::FEW_EVERY]
+        left_out = {name for label in few for place, name in enumerate(of_class[label]) if place % FEW_SHARE}
         write_lines(self.path(folder, "dataset", "web_train_list.txt"), [name for name in names if name not in left_out])
         return few
 
