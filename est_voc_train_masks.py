@@ -1,18 +1,23 @@
 #!/usr/bin/env python3
-"""Estimate masks for the VOC training images with the init model, limited to their image-level labels."""
-from core.cli import add_jobs, make_parser, parse_config, run
+"""Estimate masks for the VOC training images with a trained model, limited to their image-level labels."""
+from core.cli import add_flip, add_jobs, make_parser, parse_config, run
+from core.config import MODELS
 from core.layout import Layout
 from core.logs import start_log
 
 
 def main():
     parser = make_parser(__doc__, ("scales", "dtype"))
+    parser.add_argument("--model", choices=MODELS, default="init", help="model that estimates; the masks of the final "
+                        "model train it in another round (default: %(default)s)")
     parser.add_argument("--gpu", default="0", metavar="DEVICES",
                         help="GPU number, several as 0,1 that share the images, or cpu (default: %(default)s)")
     parser.add_argument("--epoch", required=True, metavar="X",
-                        help="epoch of the init model's snapshot, or best: the first of eval_loop.py's ranking")
+                        help="epoch of the snapshot, or best: the first of eval_loop.py's ranking")
+    add_flip(parser)
     parser.add_argument("--crf", action="store_true", help="refine the scores with a dense CRF")
     parser.add_argument("--overwrite", action="store_true", help="make masks anew that are there already")
+    parser.add_argument("--output", metavar="FOLDER", help="folder for the masks (default: cache/final_voc_masks)")
     add_jobs(parser)
     args = parser.parse_args()
     config = parse_config(args)
@@ -21,8 +26,8 @@ def main():
     from core.backend import resolve_devices  # after the flags: importing mxnet takes seconds
     from core.estimate import estimate_train_masks
     from core.evaluate import find_epoch
-    estimate_train_masks(config, find_epoch(config, "init", args.epoch), resolve_devices(args.gpu), args.crf,
-                         args.overwrite, args.jobs)
+    estimate_train_masks(config, find_epoch(config, args.model, args.epoch), resolve_devices(args.gpu), args.crf,
+                         args.overwrite, args.jobs, args.model, args.flip, args.output)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Evaluate every snapshot that has no result yet, wait for more, and rank them when no more come."""
-from core.cli import add_jobs, make_parser, parse_config, run
+from core.cli import add_flip, add_jobs, make_parser, parse_config, run
 from core.config import MODELS
 from core.layout import Layout
 from core.logs import start_log
@@ -12,6 +12,7 @@ def main():
     parser.add_argument("--gpu", default="0", metavar="DEVICES",
                         help="GPU number, several as 0,1 that share the images, or cpu (default: %(default)s)")
     parser.add_argument("--ms", action="store_true", help="add up the scores at --scales")
+    add_flip(parser)
     parser.add_argument("--crf", action="store_true", help="refine the scores with a dense CRF")
     parser.add_argument("--wait", type=float, default=0.3, metavar="HOURS",
                         help="time to wait for new snapshots before looking again (default: %(default)s)")
@@ -24,7 +25,7 @@ def main():
     from core.backend import resolve_devices  # after the flags: importing mxnet takes seconds
     from core.evaluate import evaluate_all
     evaluate_all(config, args.model, resolve_devices(args.gpu), args.ms, args.crf, None if args.once else args.wait,
-                 args.jobs)
+                 args.jobs, args.flip)
 
 
 if __name__ == "__main__":

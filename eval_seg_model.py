@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Evaluate a snapshot: mean IoU on VOC val, or on images and masks of your own."""
-from core.cli import add_jobs, make_parser, parse_config, run
+from core.cli import add_flip, add_jobs, make_parser, parse_config, run
 from core.config import MODELS
 from core.layout import Layout
 from core.logs import start_log
@@ -14,6 +14,7 @@ def main():
     parser.add_argument("--epoch", required=True, metavar="X",
                         help="epoch of the snapshot, or best: the first of eval_loop.py's ranking")
     parser.add_argument("--ms", action="store_true", help="add up the scores at --scales")
+    add_flip(parser)
     parser.add_argument("--crf", action="store_true", help="refine the scores with a dense CRF")
     parser.add_argument("--savemask", action="store_true", help="keep the predictions in masks/<id>.png")
     parser.add_argument("--savescoremap", action="store_true",
@@ -33,7 +34,7 @@ def main():
     from core.evaluate import evaluate, evaluation_options, find_epoch
     epoch = find_epoch(config, args.model, args.epoch)
     options = evaluation_options(config, args.model, epoch, args.ms, args.crf, args.savemask, args.savescoremap,
-                                 list=args.list, images=args.images, masks=args.masks, output=args.output)
+                                 args.flip, list=args.list, images=args.images, masks=args.masks, output=args.output)
     evaluate(config, args.model, epoch, resolve_devices(args.gpu), options, args.jobs)
 
 

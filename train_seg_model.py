@@ -9,7 +9,8 @@ from core.logs import start_log
 
 
 def main():
-    parser = make_parser(__doc__, ("batch_size", "crop_size", "max_epoch", "workers", "kv_store"))
+    parser = make_parser(__doc__, ("batch_size", "crop_size", "max_epoch", "workers", "kv_store", "web_sampling",
+                                   "learning_rate_decay"))
     parser.add_argument("--model", choices=MODELS, required=True, help="init: on dataset/web_train_list.txt; final: "
                         "on dataset/train_list.txt, with the masks of est_voc_train_masks.py")
     parser.add_argument("--gpus", default="0", metavar="DEVICES", help="devices that share every batch: GPU numbers "

@@ -61,6 +61,10 @@ def add_jobs(parser):
                         help="processes (default: one for each CPU, here %(default)s)")
 
 
+def add_flip(parser):
+    parser.add_argument("--flip", action="store_true", help="add the scores of the mirrored image at every scale")
+
+
 def _list_of(kind):
     def parse(text):
         return tuple(kind(item) for item in text.split(","))

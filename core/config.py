@@ -110,6 +110,8 @@ class Config:
     learning_rate: float = _setting(16e-4, "step size of SGD", above=0)
     learning_rate_decay: str = _setting("none", "none, or poly: (1 - step / last step) ^ 0.9 times learning_rate",
                                         choices=("none", "poly"))
+    web_sampling: str = _setting("uniform", "share of a class in the init model's batches: uniform, as in the web list, or "
+                               "balanced, the same for all classes", choices=("uniform", "balanced"))
     momentum: float = _setting(0.9, "momentum of SGD", at_least=0, at_most=0.9999)
     weight_decay: float = _setting(5e-4, "weight decay of SGD on weights and gammas", at_least=0)
     init_epoch_size: int = _setting(200, "batches in an epoch of the init model", at_least=1)

@@ -1,4 +1,4 @@
-"""Stage 4: masks for the VOC training images from the init model, limited to their image-level labels."""
+"""Stage 4: masks for the VOC training images from a trained model, limited to their image-level labels."""
 import contextlib
 import functools
 import os
@@ -9,14 +9,15 @@ from core.errors import UserError
 from core.evaluate import scored_images
 from core.files import locked, read_json, read_list, write_json
 from core.inference import Segmenter
-from core.layout import Layout, check_pairs, image_path, mask_path, stems
+from core.layout import Layout, check_pairs, image_path, mask_path, masks_lock, stems
 from core.logs import logger, progress
 from core.parallel import ordered_map, process_pool
 from core.predictions import estimate
 from core.snapshots import load_identified
 
 
-def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, jobs=1, model="init"):
+def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, jobs=1, model="init", flip=False,
+                         output=None):
     """Write cache/final_voc_masks/<id>.png for every image of the training list.
 
     The scores at `config.scales` are added up; classes that are not among the image's labels are left out, the
@@ -28,6 +29,9 @@ def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, job
         crf: refine the scores with the dense CRF.
         overwrite: make all masks anew.
         jobs: processes that run the CRF.
+        model: "init"; or "final", whose masks train it in another round.
+        flip: add up the scores of the mirrored images too.
+        output: another folder for the masks.
 
     Raises:
         UserError: list, labels, image or snapshot is missing or wrong; or masks of another snapshot or other settings
@@ -44,18 +48,21 @@ def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, job
     dtype = resolve_dtype(config.dtype, devices)
     if dtype != "float32":
         origin["dtype"] = dtype
-    with locked(layout.masks_lock(), "mask estimation into %s" % layout.train_masks):
-        done = _masks_there(layout, origin, overwrite)
+    if flip:
+        origin["flip"] = True
+    folder = os.path.normpath(output or layout.train_masks)
+    with locked(masks_lock(folder), "mask estimation into %s" % folder):
+        done = _masks_there(folder, origin, overwrite)
         rest = [name for name in names if name not in done]
         logger.info("%d masks to estimate, %d there already", len(rest), len(names) - len(rest))
 
         segmenter = Segmenter(config, model, parameters, devices, dtype)
-        work = functools.partial(estimate, config=config, crf=crf, labels=labels, folder=layout.train_masks)
+        work = functools.partial(estimate, config=config, crf=crf, labels=labels, folder=folder)
         with process_pool(jobs) if crf and jobs > 1 else contextlib.nullcontext() as pool:
-            scored = scored_images(segmenter, rest, layout.train_images, config.scales)
+            scored = scored_images(segmenter, rest, layout.train_images, config.scales, flip)
             for _ in progress(ordered_map(work, scored, pool, 2 * jobs), len(rest), "mask estimation"):
                 pass
-    logger.info("masks of %d training images are in %s", len(names), layout.train_masks)
+    logger.info("masks of %d training images are in %s", len(names), folder)
 
 
 def read_labels(path, names, config):
@@ -85,16 +92,16 @@ def read_labels(path, names, config):
     return {name: labels[name] for name in names}
 
 
-def _masks_there(layout, origin, overwrite):
+def _masks_there(folder, origin, overwrite):
     """Ids of the masks that are there and are of the same origin; notes down the origin of those to come."""
-    note = layout.train_masks + ".json"
-    there = stems(layout.train_masks, ".png")
+    note = folder + ".json"
+    there = stems(folder, ".png")
     if overwrite:
         for name in there:
-            os.remove(mask_path(layout.train_masks, name))
+            os.remove(mask_path(folder, name))
         there = set()
     if there and (not os.path.exists(note) or read_json(note) != origin):
         raise UserError("%s holds masks of another snapshot or of other settings: pass --overwrite to make them anew, "
-                        "or move them away" % layout.train_masks)
+                        "or move them away" % folder)
     write_json(note, origin)
     return there

@@ -22,7 +22,7 @@ from core.predictions import Scored, compare
 from core.results import ResultFolder, report
 from core.snapshots import load_identified
 
-Options = collections.namedtuple("Options", "list images masks output scales crf save_masks save_scores")
+Options = collections.namedtuple("Options", "list images masks output scales crf save_masks save_scores flip")
 Options.__doc__ = """What to evaluate and what to keep.
 
 list, images, masks: file of the ids, folders of their images and masks.
@@ -30,14 +30,17 @@ output: folder for result.json, masks/ and scoremaps/.
 scales: factors whose scores add up.
 crf: whether the dense CRF refines the scores.
 save_masks, save_scores: whether to keep predictions as masks/<id>.png and scoremaps/<id>.npy.
+flip: whether the scores of the mirrored images add up too.
 """
 
 
-def evaluation_options(config, model, epoch, ms=False, crf=False, save_masks=False, save_scores=False, **places):
+def evaluation_options(config, model, epoch, ms=False, crf=False, save_masks=False, save_scores=False, flip=False,
+                       **places):
     """Options of an evaluation, of VOC val by default.
 
     Args:
         ms: add up the scores of `config.scales` instead of taking the image as it is.
+        flip: add up the scores of the image and of its mirror image.
         places: list, images, masks, output; None keeps the default.
     """
     layout = Layout(config)
@@ -45,7 +48,7 @@ def evaluation_options(config, model, epoch, ms=False, crf=False, save_masks=Fal
              "output": layout.output(model, epoch)}
     paths.update((name, path) for name, path in places.items() if path is not None)
     return Options(scales=config.scales if ms else (1.0,), crf=crf, save_masks=save_masks, save_scores=save_scores,
-                   **paths)
+                   flip=flip, **paths)
 
 
 def evaluate(config, model, epoch, devices, options, jobs=1):
@@ -95,7 +98,8 @@ def _evaluate(config, model, epoch, parameters, devices, options, jobs, names, s
     segmenter = Segmenter(config, model, parameters, devices, dtype)
     work = functools.partial(compare, config=config, options=options)
     with journal, process_pool(jobs) if options.crf and jobs > 1 else contextlib.nullcontext() as pool:
-        compared = ordered_map(work, scored_images(segmenter, rest, options.images, options.scales), pool, 2 * jobs)
+        scored_rest = scored_images(segmenter, rest, options.images, options.scales, options.flip)
+        compared = ordered_map(work, scored_rest, pool, 2 * jobs)
         for scored, counted in progress(compared, len(rest), os.path.basename(options.output)):
             journal.add(scored.name, counted)
             confusion += counted
@@ -110,7 +114,7 @@ def _evaluate(config, model, epoch, parameters, devices, options, jobs, names, s
     return result
 
 
-def scored_images(segmenter, names, folder, scales):
+def scored_images(segmenter, names, folder, scales, flip=False):
     """Yield a `predictions.Scored` for each name, in order; images are read when they are needed."""
     images = collections.deque()
 
@@ -119,11 +123,11 @@ def scored_images(segmenter, names, folder, scales):
             images.append(read_image(image_path(folder, name)))
             yield images[-1]
 
-    for name, scores in zip(names, segmenter.scores_of(read(), scales)):
+    for name, scores in zip(names, segmenter.scores_of(read(), scales, flip)):
         yield Scored(name, images.popleft(), scores)
 
 
-def evaluate_all(config, model, devices, ms=False, crf=False, wait_hours=None, jobs=1):
+def evaluate_all(config, model, devices, ms=False, crf=False, wait_hours=None, jobs=1, flip=False):
     """Evaluate every snapshot of `model` that has no result with these settings yet, then rank them.
 
     A snapshot that can't be evaluated is reported and left out; the others go on.
@@ -144,7 +148,7 @@ def evaluate_all(config, model, devices, ms=False, crf=False, wait_hours=None, j
         new = [epoch for epoch in layout.epochs(model) if epoch not in results and epoch not in failures]
         for epoch in new:
             try:
-                options = evaluation_options(config, model, epoch, ms, crf)
+                options = evaluation_options(config, model, epoch, ms, crf, flip=flip)
                 results[epoch] = evaluate(config, model, epoch, devices, options, jobs)
             except UserError as error:
                 failures[epoch] = str(error)
@@ -162,7 +166,7 @@ def evaluate_all(config, model, devices, ms=False, crf=False, wait_hours=None, j
                      key=lambda row: (-row[1], row[0]))
     for place, (epoch, mean_iou) in enumerate(ranking, 1):
         logger.info("%3d. epoch %3d  mean IoU %.2f %%", place, epoch, 100 * mean_iou)
-    write_json(layout.ranking(model), {"scales": list(config.scales) if ms else [1.0], "crf": crf,
+    write_json(layout.ranking(model), {"scales": list(config.scales) if ms else [1.0], "crf": crf, "flip": flip,
                                        "ranking": [{"epoch": epoch, "mean_iou": iou} for epoch, iou in ranking]})
     logger.info("best epoch of the %s model: %d", model, ranking[0][0])
     return ranking
@@ -188,9 +192,12 @@ def find_epoch(config, model, text):
 
 
 def _settings(config, digest, options, names, dtype):
-    """What decides the numbers of an evaluation, as JSON keeps it; float32 goes without saying, as in old results."""
+    """What decides the numbers of an evaluation, as JSON keeps it.
+
+    float32 and no flip go without saying, as in old results.
+    """
     crf = {name: value for name, value in vars(config).items() if name.startswith("crf_")}
-    return {**({} if dtype == "float32" else {"dtype": dtype}),
+    return {**({} if dtype == "float32" else {"dtype": dtype}), **({"flip": True} if options.flip else {}),
             "snapshot_sha256": digest, "images": options.images, "masks": options.masks,
             "names_sha256": hashlib.sha256("\n".join(names).encode("utf-8")).hexdigest(),
             "scales": list(options.scales), "crf": crf if options.crf else None, **network_settings(config)}

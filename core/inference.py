@@ -30,38 +30,44 @@ class Segmenter:
             symbol, args, _ = amp.convert_model(symbol, args, {}, target_dtype=dtype)
         self._networks = [Network(symbol, args, device) for device in devices]
 
-    def scores(self, image, scales=(1.0,)):
+    def scores(self, image, scales=(1.0,), flip=False):
         """Scores of one image; see `scores_of`."""
-        return next(self.scores_of([image], scales))
+        return next(self.scores_of([image], scales, flip))
 
-    def scores_of(self, images, scales=(1.0,)):
+    def scores_of(self, images, scales=(1.0,), flip=False):
         """Scores of images, in order.
 
         Args:
             images: iterable of (h, w, 3) uint8 RGB.
             scales: factors by which each image is resized; the scores add up over them.
+            flip: add at every scale the scores of the mirrored image, mirrored back.
 
         Yields:
-            (classes, h, w) float32, class probabilities summed over the scales.
+            (classes, h, w) float32, class probabilities summed over the scales, and over both views with `flip`.
         """
         pending = collections.deque()  # networks run on while results of earlier images are fetched
         for number, image in enumerate(images):
             network = self._networks[number % len(self._networks)]
-            pending.append(self._start(network, image, scales))
+            pending.append(self._start(network, image, scales, flip))
             if len(pending) > len(self._networks):
                 yield self._finish(*pending.popleft())
         while pending:
             yield self._finish(*pending.popleft())
 
-    def _start(self, network, image, scales):
+    def _start(self, network, image, scales, flip):
         size = image.shape[:2]
         scaled_sizes = [(max(1, int(size[0] * scale)), max(1, int(size[1] * scale))) for scale in scales]
-        outputs = [network.forward(prepare(image, scaled, self._config.mean_rgb)) for scaled in scaled_sizes]
+        outputs = [[network.forward(prepare(view, scaled, self._config.mean_rgb)) for scaled in scaled_sizes]
+                   for view in ((image, cv2.flip(image, 1)) if flip else (image,))]
         return outputs, scaled_sizes, size
 
     @staticmethod
     def _finish(outputs, scaled_sizes, size):
-        return combine_scales([output.asnumpy()[0] for output in outputs], scaled_sizes, size)
+        plain, *mirrored = (combine_scales([output.asnumpy()[0] for output in view], scaled_sizes, size)
+                            for view in outputs)
+        for scores in mirrored:  # after the upsampling, as the padding lies on the right in both views
+            plain += scores[:, :, ::-1]
+        return plain
 
 
 def prepare(image, size, mean_rgb):

@@ -68,11 +68,6 @@ class Layout:
     def training_lock(self, model):
         return os.path.join(self.snapshots, ".%s.lock" % os.path.basename(self.snapshot_prefix(model)))
 
-    def masks_lock(self):
-        """Lock of the folder of estimated masks; it lies beside it."""
-        folder, name = os.path.split(self.train_masks)
-        return os.path.join(folder, ".%s.lock" % name)
-
     def output(self, model, epoch):
         """Folder of an evaluation of `model` after `epoch`."""
         return os.path.join(self.outputs, "%s_fcn_resnet50_epoch%d" % (model, epoch))
@@ -91,6 +86,12 @@ def image_path(folder, name):
 
 def mask_path(folder, name):
     return os.path.join(folder, name + ".png")
+
+
+def masks_lock(folder):
+    """Lock of a folder of estimated masks; it lies beside it."""
+    above, name = os.path.split(folder)
+    return os.path.join(above, ".%s.lock" % name)
 
 
 def stems(folder, ending):

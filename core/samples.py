@@ -42,7 +42,7 @@ def web_samples(layout, config):
 
 
 def voc_samples(layout, config):
-    """Samples of the final model: VOC training images with the masks that the init model estimated.
+    """Samples of the final model: VOC training images with estimated masks.
 
     Raises:
         UserError: the list or a file is missing.
@@ -99,20 +99,25 @@ def subtract_mean(image, mean_rgb, out):
 class BatchLoader:
     """Endless batches of samples in a seeded order: every round passes each sample once, in an order of its own.
 
-    A round goes over the ends of batches and epochs, as the published epochs are shorter than the web list.
+    A round goes over the ends of batches and epochs, as the published epochs are shorter than the web list. With
+    `balanced`, the classes of web images take turns, in an order drawn anew for each turn; then every class makes its
+    own rounds, and those of a class with few images come round more often.
 
     Args:
+        samples: list of Sample.
         part, parts: of each batch give only the part of that number, counted from 0, of so many equal ones.
+        balanced: give each class the same share; the samples' names start with their class indices.
     """
 
-    def __init__(self, samples, config, part=0, parts=1):
+    def __init__(self, samples, config, part=0, parts=1, balanced=False):
         self._samples = samples
+        self._groups = _classes_of(samples, config) if balanced else [range(len(samples))]
         self._config = config
         self._size = config.batch_size // parts
         self._part = part
         self._workers = config.workers or available_cpus()
         self._ahead = 2 + self._workers // self._size  # batches made in advance
-        self._turn = self._order = None
+        self._orders = {}
 
     def batches(self, first):
         """Batches from number `first` on, counted from 0; close the generator to end its threads.
@@ -151,11 +156,23 @@ class BatchLoader:
                        for row, (sample, position) in enumerate(zip(samples, positions))]
 
     def _index(self, position):
-        turn, place = divmod(position, len(self._samples))
-        if turn != self._turn:
-            self._turn = turn
-            self._order = np.random.default_rng((self._config.seed, 0, turn)).permutation(len(self._samples))
-        return self._order[place]
+        """Place in the list of the sample at a position of the run."""
+        turn, place = divmod(position, len(self._groups))
+        group = self._order((3, turn), len(self._groups))[place]
+        turn, place = divmod(turn, len(self._groups[group]))
+        return self._groups[group][self._order((0, turn, group), len(self._groups[group]))[place]]
+
+    def _order(self, key, length):
+        """Order of the turn key[1], drawn from the seed and the key; that of the last turn is at hand.
+
+        A seed's zeros at the end change nothing, so group 0 goes by what was the seed before there were groups.
+        """
+        kind = key[:1] + key[2:]
+        turn, order = self._orders.get(kind, (None, None))
+        if turn != key[1]:
+            order = np.random.default_rng((self._config.seed,) + key).permutation(length)
+            self._orders[kind] = key[1], order
+        return order
 
     def _fill(self, batch, row, sample, position):
         image = read_image(sample.image)
@@ -165,3 +182,11 @@ class BatchLoader:
         image, mask = augment(np.random.default_rng((self._config.seed, 1, position)), image, mask, self._config)
         subtract_mean(image, self._config.mean_rgb, batch.data[row])
         batch.labels[row] = mask.ravel()
+
+
+def _classes_of(samples, config):
+    """For each class that has samples, their places in the list."""
+    groups = collections.defaultdict(list)
+    for place, sample in enumerate(samples):
+        groups[web_class(sample.name, config.num_classes)].append(place)
+    return [groups[label] for label in sorted(groups)]

@@ -73,7 +73,7 @@ def _train(config, layout, model, devices, start_epoch, resume, keep, store):
     if store:
         _check_agreement(store, checkpoint)
     trainer = _Trainer(config, model, devices, checkpoint.parameters, checkpoint.epoch, checkpoint.momentum, store)
-    batches = BatchLoader(samples, config, rank, workers).batches(checkpoint.epoch * trainer.epoch_size)
+    batches = _loader(config, model, samples, rank, workers).batches(checkpoint.epoch * trainer.epoch_size)
     try:
         for epoch in range(checkpoint.epoch + 1, config.max_epoch):
             trainer.train_epoch(epoch, batches)
@@ -109,10 +109,14 @@ def _start(config, layout, model, devices, samples, epoch, total):
         config, parameters = _from_base_model(config, model, layout.base_model)
     else:
         logger.warning("%s is missing: training starts from scratch", layout.base_model)
-        parameters = _from_scratch(config, model, devices[0], BatchLoader(samples, config))
+        parameters = _from_scratch(config, model, devices[0], _loader(config, model, samples))
     names = [sample.name for sample in samples]
     record = run_record(model, config, names, epoch, start_file(layout, model, epoch), total)
     return config, Checkpoint(epoch, parameters, {}, record)
+
+
+def _loader(config, model, samples, rank=0, workers=1):
+    return BatchLoader(samples, config, rank, workers, model == "init" and config.web_sampling == "balanced")
 
 
 class _Trainer:

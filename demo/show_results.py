@@ -51,7 +51,8 @@ def main():
 def mean_iou(layout, model, epoch, scales, crf):
     """Mean IoU of the stored evaluation with these settings."""
     for result in ResultFolder(layout.output(model, epoch)).stored():
-        if len(result["settings"]["scales"]) == scales and bool(result["settings"]["crf"]) == crf:
+        settings = result["settings"]
+        if (len(settings["scales"]), bool(settings["crf"]), "flip" in settings) == (scales, crf, False):
             return result["mean_iou"]
     raise UserError("%s has no evaluation with %d scales%s: run demo/run.sh"
                     % (layout.output(model, epoch), scales, " and CRF" if crf else ""))

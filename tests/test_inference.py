@@ -81,6 +81,21 @@ def test_scores_equal_the_published_steps(rng, model, scales):
     np.testing.assert_allclose(segmenter.scores(image, scales), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("scales", [(1.0,), (0.7, 1.0)])
+def test_flip_adds_the_scores_of_the_mirrored_image_mirrored_back(rng, scales):
+    """At a width that is no multiple of 8: the padding lies on the right of both views."""
+    config = Config(**SMALL)
+    args, aux = random_parameters("init", config, rng)
+    args["conv1_weight"] /= 50
+    arrays = tuple({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
+    image = cv2.resize(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8), (61, 45), interpolation=cv2.INTER_CUBIC)
+    segmenter = Segmenter(config, "init", arrays, [mx.cpu()])
+    plain, mirrored = segmenter.scores(image, scales), segmenter.scores(np.ascontiguousarray(image[:, ::-1]), scales)
+    assert np.abs(plain - mirrored[:, :, ::-1]).max() > 0.05
+    found = segmenter.scores(image, scales, flip=True)
+    np.testing.assert_allclose(found, plain + mirrored[:, :, ::-1], atol=1e-5)
+
+
 def test_several_devices_and_shapes_give_scores_in_order(rng):
     config = Config(**SMALL)
     args, aux = random_parameters("init", config, rng)

@@ -24,7 +24,7 @@ from core.errors import UserError
 from core.evaluate import evaluate, evaluation_options
 from core.estimate import estimate_train_masks
 from core.files import file_digest, locked, read_image, read_json, write_json, write_mask
-from core.layout import Layout
+from core.layout import Layout, masks_lock
 from core.logs import logger
 from core.snapshots import load_snapshot, read_arrays, read_parameters, write_arrays
 
@@ -265,7 +265,7 @@ def test_a_second_training_run_and_a_second_estimation_are_refused(begun):
                            % os.getpid()):
             training.train(begun, "init", CPU, resume=True)
         training.train(dataclasses.replace(begun, max_epoch=2), "final", CPU)  # another model is no matter
-    with locked(layout.masks_lock(), "mask estimation"):
+    with locked(masks_lock(layout.train_masks), "mask estimation"):
         with pytest.raises(UserError, match="mask estimation into .* is under way"):
             estimate_train_masks(begun, 2, CPU, overwrite=True)
 

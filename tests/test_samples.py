@@ -115,6 +115,42 @@ def test_every_round_passes_each_sample_once_in_an_order_of_its_own(samples):
     assert len({tuple(part) for part in rounds}) > 1
 
 
+@pytest.fixture
+def web(samples):
+    """The seven samples as web images: five of class 1, one of class 2, one of class 3."""
+    return [sample._replace(name="%d_%s" % (label, sample.name)) for label, sample in zip((1, 1, 2, 1, 1, 3, 1), samples)]
+
+
+def names_of(loader, count, first=0):
+    return [name for batch in take(loader, count, first) for name in batch.names]
+
+
+def test_uniform_rounds_follow_the_list_in_the_order_that_the_seed_gave_before(web):
+    found = names_of(BatchLoader(web, config(seed=5)), 7)
+    expected = [web[place].name for turn in range(4) for place in np.random.default_rng((5, 0, turn)).permutation(7)]
+    assert found == expected
+
+
+def test_balanced_classes_take_turns_and_pass_all_their_images(web):
+    names = names_of(BatchLoader(web, config(), balanced=True), 15)
+    turns = [names[start:start + 3] for start in range(0, 60, 3)]
+    assert all(sorted(name[0] for name in turn) == ["1", "2", "3"] for turn in turns)
+    assert len({tuple(name[0] for name in turn) for turn in turns}) > 1
+    first = [name for name in names if name.startswith("1_")]
+    rounds = [first[start:start + 5] for start in range(0, 20, 5)]
+    assert all(sorted(part) == ["1_0", "1_1", "1_3", "1_4", "1_6"] for part in rounds)
+    assert len({tuple(part) for part in rounds}) > 1
+
+
+def test_balanced_batches_depend_on_seed_and_position_alone(web):
+    one = take(BatchLoader(web, config(), balanced=True), 9)
+    many = take(BatchLoader(web, config(workers=4), balanced=True), 9)
+    late = take(BatchLoader(web, config(workers=2), balanced=True), 2, first=7)
+    for expected, found in zip(one + one[7:], many + late):
+        assert expected.names == found.names and (expected.data == found.data).all()
+    assert names_of(BatchLoader(web, config(seed=1), balanced=True), 9) != [name for batch in one for name in batch.names]
+
+
 @pytest.mark.parametrize("damage", ["image", "mask", "size", "label"])
 def test_a_bad_file_ends_the_run_with_its_name(samples, damage):
     bad = samples[3]

@@ -8,9 +8,14 @@ import pytest
 from PIL import Image
 
 from conftest import draw_sample, run_script
+from core.backend import mx
+from core.config import make_config
 from core.cpus import cpu_flags
-from core.files import read_mask, write_mask
-from core.snapshots import read_parameters, write_parameters
+from core.crf import refine
+from core.files import read_image, read_mask, write_mask
+from core.inference import Segmenter
+from core.layout import Layout, image_path, mask_path
+from core.snapshots import load_snapshot, read_parameters, write_parameters
 
 SCRIPTS = ("fetch_web_images.py", "create_web_masks.py", "eval_web_masks.py", "convert_base_model.py",
            "create_dataset.py", "train_seg_model.py", "eval_seg_model.py", "eval_loop.py", "est_voc_train_masks.py")
@@ -146,6 +151,88 @@ def test_masks_of_another_epoch_are_not_mixed_in(copy):
     assert "8 masks to estimate" in run_script(copy, "est_voc_train_masks.py", *flags, "--overwrite", "--crf")
     os.remove(str(copy / "cache" / "final_voc_masks" / "2012_000003.png"))
     assert "1 masks to estimate, 7 there" in run_script(copy, "est_voc_train_masks.py", *flags, "--crf")
+
+
+def test_another_round_estimates_with_the_final_model_and_trains_it_anew(copy):
+    """In place, where masks of the first round are refused, and beside it."""
+    flags = ("est_voc_train_masks.py", "--model", "final", "--epoch", "2", "--gpu", "cpu")
+    assert "pass --overwrite" in run_script(copy, *flags, status=2)
+    shutil.copytree(str(copy / "cache"), str(copy / "cache1"))
+    assert "8 masks to estimate" in run_script(copy, *flags, "--overwrite")
+    assert read(copy, "cache", "final_voc_masks.json")["model"] == "final"
+    output = copy / "round2" / "cache" / "final_voc_masks"
+    run_script(copy, *flags, "--output", str(output) + "/")
+    pairs = [(read_mask(str(copy / "cache" / "final_voc_masks" / name), 21), read_mask(str(output / name), 21),
+              read_mask(str(copy / "cache1" / "final_voc_masks" / name), 21)) for name in os.listdir(str(output))]
+    assert len(pairs) == 8 and all((here == there).all() for here, there, _ in pairs)
+    assert any((here != first).any() for here, _, first in pairs)
+    assert read(copy, "round2", "cache", "final_voc_masks.json") == read(copy, "cache", "final_voc_masks.json")
+    os.symlink("../dataset", str(copy / "round2" / "dataset"))
+    before = (copy / "snapshots" / "final_fcn_resnet50-1.params").read_bytes()
+    run_script(copy, "train_seg_model.py", "--model", "final", "--gpus", "cpu", "--max-epoch", "2", "--root", "round2")
+    after = (copy / "round2" / "snapshots" / "final_fcn_resnet50-1.params").read_bytes()
+    assert after != before == (copy / "snapshots" / "final_fcn_resnet50-1.params").read_bytes()
+
+
+def test_masks_with_crf_are_those_of_the_refined_scores(copy):
+    """Estimated from a snapshot whose scores are worth refining, against the CRF called here."""
+    config = make_config(str(copy / "tiny.yaml"), root=str(copy))
+    layout = Layout(config)
+    run_script(copy, "est_voc_train_masks.py", "--epoch", "2", "--gpu", "cpu", "--crf", "--output", "refined")
+    config, parameters = load_snapshot(layout, "init", 2, config)
+    segmenter, changed = Segmenter(config, "init", parameters, [mx.cpu()]), 0
+    for name, labels in read(copy, "dataset", "train_labels.json").items():
+        image = read_image(image_path(layout.train_images, name))
+        scores = segmenter.scores(image, config.scales)[[0] + labels]
+        expected = np.array([0] + labels)[refine(scores, image, config).argmax(0)]
+        found = read_mask(mask_path(str(copy / "refined"), name), 21)
+        assert (found == expected).mean() > 0.999
+        changed += (found != np.array([0] + labels)[scores.argmax(0)]).sum()
+    assert changed
+
+
+def test_results_and_masks_with_flip_are_told_from_those_without(copy):
+    flags = ("eval_seg_model.py", "--model", "init", "--epoch", "1", "--gpu", "cpu")
+    plain = run_script(copy, *flags) and read(copy, "outputs", "init_fcn_resnet50_epoch1", "result.json")
+    run_script(copy, *flags, "--flip")
+    result = read(copy, "outputs", "init_fcn_resnet50_epoch1", "result.json")
+    assert result["settings"]["flip"] is True and result["settings"] == dict(plain["settings"], flip=True)
+    assert result["earlier"][0]["confusion"] == plain["confusion"] != result["confusion"]
+    run_script(copy, "eval_loop.py", "--model", "init", "--gpu", "cpu", "--once", "--flip")
+    ranking = read(copy, "outputs", "init_ranking.json")
+    assert ranking["flip"] is True
+    assert {row["epoch"]: row["mean_iou"] for row in ranking["ranking"]}[1] == result["mean_iou"]
+    estimate = ("est_voc_train_masks.py", "--epoch", "2", "--gpu", "cpu", "--flip")
+    assert "pass --overwrite" in run_script(copy, *estimate, status=2)
+    run_script(copy, *estimate, "--output", "flipped")
+    assert json.loads((copy / "flipped.json").read_text())["flip"] is True
+    assert any((copy / "flipped" / name).read_bytes() != (copy / "cache" / "final_voc_masks" / name).read_bytes()
+               for name in os.listdir(str(copy / "flipped")))
+
+
+def test_balanced_web_sampling_trains_the_init_model_alone(copy):
+    """A list with ten images of class 1 and one of class 2: another order of samples, another snapshot."""
+    names = (copy / "dataset" / "web_train_list.txt").read_text().split()
+    plain, balanced = copy / "plain", copy / "balanced"
+    (copy / "dataset" / "web_train_list.txt").write_text("\n".join(names[:3]) + "\n")
+    for name in names[:2]:  # two more of the first class
+        for folder, ending in (("web_images", ".jpg"), ("web_labels", ".png")):
+            path = copy / "dataset" / folder
+            shutil.copy(str(path / (names[0] + ending)), str(path / ("%s_9%s" % (names[0], name) + ending)))
+    extra = ["%s_9%s" % (names[0], name) for name in names[:2]]
+    (copy / "dataset" / "web_train_list.txt").write_text("\n".join(names[:3] + extra) + "\n")
+
+    def snapshots(folder, *flags):
+        folder.mkdir()
+        os.symlink("../dataset", str(folder / "dataset"))
+        os.symlink("../cache", str(folder / "cache"))
+        for model in ("init", "final"):
+            run_script(copy, "train_seg_model.py", "--model", model, "--gpus", "cpu", "--max-epoch", "2", "--root",
+                       folder.name, *flags)
+        return [(folder / "snapshots" / ("%s_fcn_resnet50-1.params" % model)).read_bytes()
+                for model in ("init", "final")]
+    found, expected = snapshots(balanced, "--web-sampling", "balanced"), snapshots(plain)
+    assert found[0] != expected[0] and found[1] == expected[1]
 
 
 def test_training_goes_on_from_an_epoch(copy):
