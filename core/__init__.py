@@ -2,7 +2,7 @@
 
 Arrows point down only:
 
-    stages   dataset, train, evaluate, estimate
-    parts    network, snapshots, samples, inference, crf, metrics
+    stages   dataset, train, evaluate, estimate, segment (pictures of the user's own)
+    parts    network, snapshots, samples, inference, predictions, media, crf, metrics
     base     config, classes, files, logs, errors, backend (the one module that imports mxnet)
 """

@@ -101,15 +101,21 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
 
 def scored_images(segmenter, names, folder, scales):
     """Yield a `predictions.Scored` for each name, in order; images are read when they are needed."""
-    images = collections.deque()
+    return score_pairs(segmenter, ((name, read_image(image_path(folder, name))) for name in names), scales)
 
-    def read():
-        for name in names:
-            images.append(read_image(image_path(folder, name)))
-            yield images[-1]
 
-    for name, scores in zip(names, segmenter.scores_of(read(), scales)):
-        yield Scored(name, images.popleft(), scores)
+def score_pairs(segmenter, pairs, scales):
+    """Yield a `predictions.Scored` for each (name, image) pair, in order; pairs are taken when they are needed."""
+    under_way = collections.deque()
+
+    def images():
+        for name, image in pairs:
+            under_way.append((name, image))
+            yield image
+
+    for scores in segmenter.scores_of(images(), scales):
+        name, image = under_way.popleft()
+        yield Scored(name, image, scores)
 
 
 def evaluate_all(config, model, devices, ms=False, crf=False, wait_hours=None, jobs=1):
@@ -158,14 +164,20 @@ def evaluate_all(config, model, devices, ms=False, crf=False, wait_hours=None, j
 
 
 def find_epoch(config, model, text):
-    """Epoch that a flag names: a number, or "best" for the first of eval_loop.py's ranking.
+    """Epoch that a flag names: a number, "newest", or "best" for the first of eval_loop.py's ranking.
 
     Raises:
-        UserError: it is neither, or there is no ranking.
+        UserError: it is none of these, or there is no snapshot or no ranking.
     """
+    if text == "newest":
+        epochs = Layout(config).epochs(model)
+        if not epochs:
+            raise UserError("%s is missing: there is no snapshot of the %s model" % (
+                Layout(config).snapshot_prefix(model) + "-<epoch>.params", model))
+        return epochs[-1]
     if text != "best":
         if not re.fullmatch(r"[0-9]{1,9}", text):
-            raise UserError("epoch %r: a number is expected, or best" % text)
+            raise UserError("epoch %r: a number is expected, newest, or best" % text)
         return int(text)
     path = Layout(config).ranking(model)
     if not os.path.exists(path):
@@ -178,8 +190,16 @@ def find_epoch(config, model, text):
 
 def _settings(config, snapshot, options, names):
     """What decides the numbers of an evaluation, as JSON keeps it."""
-    crf = {name: value for name, value in vars(config).items() if name.startswith("crf_")}
-    return {"snapshot_sha256": file_digest(snapshot), "images": options.images, "masks": options.masks,
-            "names_sha256": hashlib.sha256("\n".join(names).encode("utf-8")).hexdigest(),
-            "scales": list(options.scales), "crf": crf if options.crf else None,
+    return dict(scoring_settings(config, snapshot, options.scales, options.crf), images=options.images,
+                masks=options.masks, names_sha256=hashlib.sha256("\n".join(names).encode("utf-8")).hexdigest())
+
+
+def scoring_settings(config, snapshot, scales, crf):
+    """What decides the prediction of an image, as JSON keeps it.
+
+    Args:
+        snapshot: path of the parameters.
+    """
+    values = {name: value for name, value in vars(config).items() if name.startswith("crf_")}
+    return {"snapshot_sha256": file_digest(snapshot), "scales": list(scales), "crf": values if crf else None,
             "classes": list(config.classes), "mean_rgb": list(config.mean_rgb)}

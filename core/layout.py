@@ -54,6 +54,11 @@ class Layout:
         """Epochs of `model` in the order of their mean IoU, as eval_loop.py found them."""
         return os.path.join(self.outputs, "%s_ranking.json" % model)
 
+    @property
+    def predictions(self):
+        """Folder of predict.py's results."""
+        return os.path.join(self.outputs, "predictions")
+
     def log(self, name):
         return os.path.join(self.logs, name + ".log")
 

@@ -10,7 +10,8 @@ from PIL import Image
 from conftest import draw_sample, run_script
 from core.files import read_mask, write_mask
 
-SCRIPTS = ("create_dataset.py", "train_seg_model.py", "eval_seg_model.py", "eval_loop.py", "est_voc_train_masks.py")
+SCRIPTS = ("create_dataset.py", "train_seg_model.py", "eval_seg_model.py", "eval_loop.py", "est_voc_train_masks.py",
+           "predict.py")
 
 
 @pytest.fixture(scope="module")
