@@ -8,8 +8,8 @@ from core.logs import start_log
 
 def main():
     parser = make_parser(__doc__, ("scales",))
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, video, folder with any of them in and below "
-                        "it, or quoted pattern such as 'holiday/**/*.jpg'")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, video, folder with any of them in and "
+                        "below it, or quoted pattern such as 'holiday/**/*.jpg'")
     parser.add_argument("--model", choices=MODELS, default="final", help="model to use (default: %(default)s)")
     parser.add_argument("--epoch", default="newest", metavar="X",
                         help="epoch of the snapshot, newest, or best: the first of eval_loop.py's ranking "
@@ -23,7 +23,8 @@ def main():
     parser.add_argument("--savescoremap", action="store_true",
                         help="keep log scores, or the CRF's marginals, in scoremaps/<name>.npy")
     parser.add_argument("--max-side", type=positive, default=1500, metavar="PIXELS", help="larger pictures are scaled "
-                        "down for the network to this longer side; masks keep the picture's size (default: %(default)s)")
+                        "down to this longer side for the network; masks keep the picture's size "
+                        "(default: %(default)s)")
     parser.add_argument("--output", metavar="FOLDER", help="folder for the results (default: outputs/predictions)")
     add_jobs(parser)
     args = parser.parse_args()

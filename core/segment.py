@@ -143,7 +143,8 @@ class _Work:
         total = collections.Counter()
         count = 0
         with VideoWriter(video_path(self._options.output, medium.name), video.rate) as writer:
-            for _, (shares, mask), size in progress(self._segment(frames(), pool), video.announced or None, medium.name):
+            segmented = self._segment(frames(), pool)
+            for _, (shares, mask), size in progress(segmented, video.announced or None, medium.name):
                 writer.add(overlay(under_way.popleft(), mask))
                 total.update(shares)
                 count += 1
@@ -192,7 +193,8 @@ def _check_apart(media, output):
                                                              for side in (1, 1 << 16)]
         for path in results:
             if os.path.abspath(path) in inputs or os.path.realpath(path) in inputs:
-                raise UserError("the result %s would take the place of a file to segment: choose another --output" % path)
+                raise UserError("the result %s would take the place of a file to segment: choose another --output"
+                                % path)
 
 
 def _state(path):

@@ -52,7 +52,8 @@ def expected_mask(config, image):
 
 def test_masks_and_overlays_have_the_names_and_sizes_of_the_pictures(untrained, tmp_path, image):
     paths = [save(tmp_path / "in" / name, picture) for name, picture in (
-        ("a/x.png", image), ("b/x.png", image[:, ::-1]), ("b/ein Bär ☃.png", image[:30, :50]), ("y.png", image[:1, :1]))]
+        ("a/x.png", image), ("b/x.png", image[:, ::-1]), ("b/ein Bär ☃.png", image[:30, :50]),
+        ("y.png", image[:1, :1]))]
     found = run(untrained, [tmp_path / "in"], tmp_path / "out")
     assert sorted(found) == ["a/x", "b/ein Bär ☃", "b/x", "y"]
     for path in paths:
