@@ -20,10 +20,13 @@ from core.predictions import Scored, compare
 from core.results import ResultFolder, report
 from core.snapshots import load_snapshot
 
+NO_MASKS = "none"  # stands for the folder of masks where there are none
+
 Options = collections.namedtuple("Options", "list images masks output scales crf save_masks save_scores")
 Options.__doc__ = """What to evaluate and what to keep.
 
-list, images, masks: file of the ids, folders of their images and masks.
+list, images, masks: file of the ids, folders of their images and masks; without masks (None) images are predicted
+    and nothing is measured.
 output: folder for result.json, masks/ and scoremaps/.
 scales: factors whose scores add up.
 crf: whether the dense CRF refines the scores.
@@ -36,18 +39,22 @@ def evaluation_options(config, model, epoch, ms=False, crf=False, save_masks=Fal
 
     Args:
         ms: add up the scores of `config.scales` instead of taking the image as it is.
-        places: list, images, masks, output; None keeps the default.
+        places: list, images, masks, output; None keeps the default. The masks NO_MASKS mean that there are none; the
+            predictions are then kept.
     """
     layout = Layout(config)
     paths = {"list": layout.val_list, "images": layout.val_images, "masks": layout.val_masks,
              "output": layout.output(model, epoch)}
     paths.update((name, path) for name, path in places.items() if path is not None)
+    if paths["masks"] == NO_MASKS:
+        paths["masks"] = None
+        save_masks = True
     return Options(scales=config.scales if ms else (1.0,), crf=crf, save_masks=save_masks, save_scores=save_scores,
                    **paths)
 
 
 def evaluate(config, model, epoch, devices, options, jobs=1):
-    """Predict every image of the list and compare it with its mask.
+    """Predict every image of the list and compare it with its mask, if there are masks.
 
     Goes on where an earlier run with the same snapshot and settings was killed; result.json appears at the end.
 
@@ -63,8 +70,10 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
     """
     layout = Layout(config)
     names = read_list(options.list)
-    check_pairs(names, (image_path, options.images, "run create_dataset.py, or see --images"),
-                (mask_path, options.masks, "run create_dataset.py, or see --masks"))
+    check_pairs(names, (image_path, options.images, "run create_dataset.py, or see --images"))
+    if options.masks is not None:
+        check_pairs(names, (mask_path, options.masks, "run create_dataset.py, or see --masks; --masks %s only predicts"
+                            % NO_MASKS))
     parameters = load_snapshot(layout, model, epoch, config)
     settings = _settings(config, layout.snapshot(model, epoch), options, names)
     saved = ["masks"] * options.save_masks + ["scoremaps"] * options.save_scores

@@ -5,7 +5,7 @@ import os
 import cv2
 import numpy as np
 
-from core.classes import BACKGROUND
+from core.classes import BACKGROUND, IGNORE_LABEL
 from core.crf import SMALLEST_SCORE, refine
 from core.files import read_mask, write_array, write_image, write_mask
 from core.layout import mask_path
@@ -44,19 +44,21 @@ def predict(scored, config, crf, allowed=None):
 
 
 def compare(scored, config, options):
-    """Predict an image, keep what the options ask for, and count its pixels.
+    """Predict an image, keep what the options ask for, and count its pixels, if there are masks.
 
     Args:
         options: `evaluate.Options`.
 
     Returns:
-        (classes, classes) int64 confusion matrix.
+        (classes, classes) int64 confusion matrix, of zeros without masks.
 
     Raises:
         UserError: the true mask is missing or wrong, or a file can't be written.
     """
     mask, values = predict(scored, config, options.crf)
-    truth = read_mask(mask_path(options.masks, scored.name), config.num_classes, mask.shape)
+    truth = np.full(mask.shape, IGNORE_LABEL, np.uint8)
+    if options.masks is not None:
+        truth = read_mask(mask_path(options.masks, scored.name), config.num_classes, mask.shape)
     if options.save_scores:
         write_array(scores_path(options.output, scored.name), values)
     if options.save_masks:

@@ -129,6 +129,9 @@ class ConfusionJournal(Journal):
 
 def report(result):
     """Log a result: a line for each class, the means, then the lines of the published log."""
+    if result["settings"]["masks"] is None:
+        logger.info("there are no masks to compare with: predictions only")
+        return
     width = max(map(len, result["iou"]))
     for name, value in result["iou"].items():
         logger.info("%s  %s", name.ljust(width), _percent(value))
