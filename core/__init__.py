@@ -3,6 +3,7 @@
 Arrows point down only:
 
     stages   dataset, train, evaluate, estimate, segment (pictures of the user's own)
-    parts    network, snapshots, samples, inference, predictions, media, crf, metrics
+    parts    network, snapshots, samples, inference, predictions, media, crf, metrics,
+             submission, reports (pages, curves)
     base     config, classes, files, logs, errors, backend (the one module that imports mxnet)
 """

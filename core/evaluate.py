@@ -3,6 +3,7 @@ import collections
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import re
 import time
@@ -10,13 +11,14 @@ import time
 import numpy as np
 
 from core.errors import UserError
-from core.files import file_digest, read_image, read_json, read_list, write_json
+from core.files import file_digest, read_image, read_json, read_list, read_mask, write_json
 from core.inference import Segmenter
 from core.layout import Layout, check_pairs, image_path, mask_path
 from core.logs import logger, progress, versions
-from core.metrics import summarise
+from core.metrics import image_iou, summarise
 from core.parallel import ordered_map, process_pool
-from core.predictions import Scored, compare
+from core.predictions import Scored, compare, predict
+from core.reports import Example, best_and_worst, write_report
 from core.results import ResultFolder, report
 from core.snapshots import load_snapshot
 
@@ -56,14 +58,15 @@ def evaluation_options(config, model, epoch, ms=False, crf=False, save_masks=Fal
 def evaluate(config, model, epoch, devices, options, jobs=1):
     """Predict every image of the list and compare it with its mask, if there are masks.
 
-    Goes on where an earlier run with the same snapshot and settings was killed; result.json appears at the end.
+    Goes on where an earlier run with the same snapshot and settings was killed; report.html and result.json appear at
+    the end.
 
     Args:
         devices: list of mxnet.Context.
         jobs: processes that run the CRF.
 
     Returns:
-        dict, as result.json holds it: what `metrics.summarise` gives, and the settings.
+        dict, as result.json holds it: what `metrics.summarise` gives, the mean IoU of every image, and the settings.
 
     Raises:
         UserError: list, image, mask or snapshot is missing or wrong.
@@ -88,7 +91,6 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
     rest = [name for name in names if name not in journal.done]
     if journal.done:
         logger.info("going on after %d of %d images", len(journal.done), len(names))
-    confusion = sum(journal.done.values(), np.zeros((config.num_classes,) * 2, np.int64))
     start = time.perf_counter()
     segmenter = Segmenter(config, model, parameters, devices)
     work = functools.partial(compare, config=config, options=options)
@@ -96,16 +98,32 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
         compared = ordered_map(work, scored_images(segmenter, rest, options.images, options.scales), pool, 2 * jobs)
         for scored, counted in progress(compared, len(rest), os.path.basename(options.output)):
             journal.add(scored.name, counted)
-            confusion += counted
+            journal.done[scored.name] = counted
     seconds = (time.perf_counter() - start) / max(1, len(rest))
     logger.info("%.3f seconds an image", seconds)
+    confusion = sum(journal.done.values(), np.zeros((config.num_classes,) * 2, np.int64))
     result = dict(summarise(confusion, config.classes), model=model, epoch=epoch, settings=settings, saved=saved,
                   versions=versions(), device=", ".join(map(str, devices)), seconds_per_image=round(seconds, 4),
-                  confusion=confusion.tolist())
+                  config=config.changed(), confusion=confusion.tolist(),
+                  image_iou={name: image_iou(journal.done[name]) for name in names})
+    if options.masks is not None:
+        shown = itertools.chain(*best_and_worst(result["image_iou"]))
+        write_report(options.output, result, _examples(config, options, segmenter, list(shown)),
+                     [old for old in folder.stored() if old["settings"] != settings and old["settings"]["masks"]])
     folder.write(result)
     journal.remove()
     report(result)
     return result
+
+
+def _examples(config, options, segmenter, names):
+    """Dict from id to `reports.Example`, of the images that a report shows."""
+    examples = {}
+    for scored in scored_images(segmenter, names, options.images, options.scales):
+        mask, _ = predict(scored, config, options.crf)
+        truth = read_mask(mask_path(options.masks, scored.name), config.num_classes, mask.shape)
+        examples[scored.name] = Example(scored.name, scored.image, truth, mask)
+    return examples
 
 
 def scored_images(segmenter, names, folder, scales):
