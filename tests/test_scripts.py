@@ -11,7 +11,7 @@ from conftest import draw_sample, run_script
 from core.files import read_mask, write_mask
 
 SCRIPTS = ("create_dataset.py", "train_seg_model.py", "eval_seg_model.py", "eval_loop.py", "est_voc_train_masks.py",
-           "predict.py", "report.py")
+           "predict.py", "report.py", "export_onnx.py")
 
 
 @pytest.fixture(scope="module")
