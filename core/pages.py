@@ -196,7 +196,8 @@ def picture(image, alternative, max_side=360):
 def two_faced(light, dark, alternative):
     """An SVG (bytes) for light pages and one for dark pages, as one element."""
     return ("<picture><source srcset=\"%s\" media=\"(prefers-color-scheme: dark)\">"
-            "<img src=\"%s\" alt=\"%s\"></picture>" % (data_uri("image/svg+xml", dark), data_uri("image/svg+xml", light), text(alternative)))
+            "<img src=\"%s\" alt=\"%s\"></picture>"
+            % (data_uri("image/svg+xml", dark), data_uri("image/svg+xml", light), text(alternative)))
 
 
 def legend(names, colours):

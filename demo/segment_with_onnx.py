@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Segment a picture with a file of export_onnx.py. Needs onnxruntime, numpy and Pillow, and nothing of this project."""
+"""Segment a picture with a file of export_onnx.py; needs onnxruntime, numpy and Pillow only."""
 import json
 import sys
 
