@@ -1,13 +1,19 @@
 #!/usr/bin/env python3
-"""Evaluate a snapshot: mean IoU on VOC val, or on images and masks of your own."""
+"""Evaluate a snapshot: mean IoU on VOC val, or on images and masks of your own; predictions for VOC test."""
+import os
+
 from core.cli import add_flip, add_jobs, make_parser, parse_config, run
 from core.config import MODELS
+from core.errors import UserError
+from core.files import read_list
 from core.layout import Layout
 from core.logs import start_log
+from core.predictions import masks_folder
+from core.submission import check_submission, pack_submission
 
 
 def main():
-    parser = make_parser(__doc__, ("scales", "dtype"))
+    parser = make_parser(__doc__, ("scales", "dtype", "voc_dir"))
     parser.add_argument("--model", choices=MODELS, required=True, help="model to evaluate")
     parser.add_argument("--gpu", default="0", metavar="DEVICES",
                         help="GPU number, several as 0,1 that share the images, or cpu (default: %(default)s)")
@@ -19,23 +25,41 @@ def main():
     parser.add_argument("--savemask", action="store_true", help="keep the predictions in masks/<id>.png")
     parser.add_argument("--savescoremap", action="store_true",
                         help="keep log scores, or the CRF's marginals, in scoremaps/<id>.npy")
+    parser.add_argument("--submission", metavar="FILE", help="pack the predictions into this .tar.gz file as the VOC "
+                        "evaluation server wants them; keeps them in masks/ too")
     places = parser.add_argument_group("images")
+    places.add_argument("--voc-test", action="store_true", help="predict VOC test, which has no public masks: ids of "
+                        "ImageSets/Segmentation/test.txt, images of JPEGImages, both below --voc-dir")
     places.add_argument("--list", metavar="FILE", help="ids to evaluate (default: dataset/val_list.txt)")
     places.add_argument("--images", metavar="FOLDER", help="folder of <id>.jpg (default: dataset/val_images)")
-    places.add_argument("--masks", metavar="FOLDER", help="folder of <id>.png (default: dataset/val_masks)")
+    places.add_argument("--masks", metavar="FOLDER", help="folder of <id>.png (default: dataset/val_masks), or none: "
+                        "predict only")
     places.add_argument("--output", metavar="FOLDER", help="folder for result.json, masks and score maps "
-                        "(default: outputs/<model>_fcn_resnet50_epoch<X>)")
+                        "(default: outputs/<model>_fcn_resnet50_epoch<X>, with --voc-test ..._test)")
     add_jobs(parser)
     args = parser.parse_args()
     config = parse_config(args)
-    start_log(Layout(config).log("eval_model"), config)
+    layout = Layout(config)
+    start_log(layout.log("eval_model"), config)
+    if args.submission:
+        check_submission(args.submission, config)
+    if args.voc_test and not os.path.exists(layout.voc_test_list):
+        raise UserError("%s is missing: unpack VOC2012test.tar, from the VOC evaluation server, over VOC 2012"
+                        % layout.voc_test_list)
 
     from core.backend import resolve_devices  # after the flags: importing mxnet takes seconds
-    from core.evaluate import evaluate, evaluation_options, find_epoch
+    from core.evaluate import NO_MASKS, evaluate, evaluation_options, find_epoch
     epoch = find_epoch(config, args.model, args.epoch)
-    options = evaluation_options(config, args.model, epoch, args.ms, args.crf, args.savemask, args.savescoremap,
-                                 args.flip, list=args.list, images=args.images, masks=args.masks, output=args.output)
+    places = {"list": args.list, "images": args.images, "masks": args.masks, "output": args.output}
+    if args.voc_test:
+        defaults = {"list": layout.voc_test_list, "images": layout.voc_images, "masks": NO_MASKS,
+                    "output": layout.test_output(args.model, epoch)}
+        places = {name: places[name] or default for name, default in defaults.items()}
+    options = evaluation_options(config, args.model, epoch, args.ms, args.crf, args.savemask or bool(args.submission),
+                                 args.savescoremap, args.flip, **places)
     evaluate(config, args.model, epoch, resolve_devices(args.gpu), options, args.jobs)
+    if args.submission:
+        pack_submission(args.submission, read_list(options.list), masks_folder(options.output), options.images)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 Arrows point down only:
 
-    stages   cosegment, dataset, train, evaluate, estimate
-    parts    regions, saliency, cues, descriptors, self_training, graphcut, network, snapshots, samples, inference, crf,
-             metrics
+    stages   fetch, cosegment, dataset, train, evaluate, estimate, segment (pictures of the user's own)
+    parts    download, near_duplicates, web_sources (of fetch), regions, saliency, cues, descriptors, self_training,
+             graphcut (of cosegment), network, snapshots, resume, samples, inference, predictions, media, crf, metrics,
+             base_models, submission, reports (pages, curves), onnx_export
     base     config, classes, files, logs, errors, backend (the one module that imports mxnet)
 """

@@ -174,6 +174,18 @@ class Config:
         """Number of classes, background included."""
         return len(self.classes)
 
+    def class_index(self, name):
+        """Index of the class with this name.
+
+        Raises:
+            UserError: there is none; the nearest name is told.
+        """
+        if name not in self.classes:
+            near = difflib.get_close_matches(name, self.classes, 1, 0.5)
+            raise UserError("there is no class %r; %s" % (name, "did you mean %s?" % near[0] if near else
+                                                          "the classes are: " + ", ".join(self.classes)))
+        return self.classes.index(name)
+
     def path(self, *names):
         """Path below the root folder; an absolute name stays as it is."""
         return os.path.normpath(os.path.join(self.root, *names))

@@ -85,7 +85,7 @@ def voc_sources(layout):
 
     sbd = _sources(sbd_names, (image_path, os.path.join(layout.sbd, "img")),
                    (_mat_path, os.path.join(layout.sbd, "cls")))
-    voc_places = ((image_path, os.path.join(layout.voc, "JPEGImages")),
+    voc_places = ((image_path, layout.voc_images),
                   (mask_path, os.path.join(layout.voc, "SegmentationClass")))
     return sbd + _sources(voc_train, *voc_places), _sources(voc_val, *voc_places)
 

@@ -3,6 +3,7 @@ import collections
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import re
 import time
@@ -12,20 +13,24 @@ import numpy as np
 from core.backend import resolve_dtype
 from core.config import network_settings
 from core.errors import UserError
-from core.files import locked, read_image, read_json, read_list, write_json
+from core.files import locked, read_image, read_json, read_list, read_mask, write_json
 from core.inference import Segmenter
 from core.layout import Layout, check_pairs, image_path, mask_path
 from core.logs import logger, progress, versions
-from core.metrics import summarise
+from core.metrics import image_iou, summarise
 from core.parallel import ordered_map, process_pool
-from core.predictions import Scored, compare
+from core.predictions import Scored, compare, predict
+from core.reports import Example, best_and_worst, write_report
 from core.results import ResultFolder, report
 from core.snapshots import load_identified
+
+NO_MASKS = "none"  # stands for the folder of masks where there are none
 
 Options = collections.namedtuple("Options", "list images masks output scales crf save_masks save_scores flip")
 Options.__doc__ = """What to evaluate and what to keep.
 
-list, images, masks: file of the ids, folders of their images and masks.
+list, images, masks: file of the ids, folders of their images and masks; without masks (None) images are predicted
+    and nothing is measured.
 output: folder for result.json, masks/ and scoremaps/.
 scales: factors whose scores add up.
 crf: whether the dense CRF refines the scores.
@@ -41,35 +46,42 @@ def evaluation_options(config, model, epoch, ms=False, crf=False, save_masks=Fal
     Args:
         ms: add up the scores of `config.scales` instead of taking the image as it is.
         flip: add up the scores of the image and of its mirror image.
-        places: list, images, masks, output; None keeps the default.
+        places: list, images, masks, output; None keeps the default. The masks NO_MASKS mean that there are none; the
+            predictions are then kept.
     """
     layout = Layout(config)
     paths = {"list": layout.val_list, "images": layout.val_images, "masks": layout.val_masks,
              "output": layout.output(model, epoch)}
     paths.update((name, path) for name, path in places.items() if path is not None)
+    if paths["masks"] == NO_MASKS:
+        paths["masks"] = None
+        save_masks = True
     return Options(scales=config.scales if ms else (1.0,), crf=crf, save_masks=save_masks, save_scores=save_scores,
                    flip=flip, **paths)
 
 
 def evaluate(config, model, epoch, devices, options, jobs=1):
-    """Predict every image of the list and compare it with its mask.
+    """Predict every image of the list and compare it with its mask, if there are masks.
 
-    Goes on where an earlier run with the same snapshot and settings was killed; result.json appears at the end.
+    Goes on where an earlier run with the same snapshot and settings was killed; report.html and result.json appear at
+    the end.
 
     Args:
         devices: list of mxnet.Context.
         jobs: processes that run the CRF.
 
     Returns:
-        dict, as result.json holds it: what `metrics.summarise` gives, and the settings.
+        dict, as result.json holds it: what `metrics.summarise` gives, the mean IoU of every image, and the settings.
 
     Raises:
         UserError: list, image, mask or snapshot is missing or wrong.
     """
     layout = Layout(config)
     names = read_list(options.list)
-    check_pairs(names, (image_path, options.images, "run create_dataset.py, or see --images"),
-                (mask_path, options.masks, "run create_dataset.py, or see --masks"))
+    check_pairs(names, (image_path, options.images, "run create_dataset.py, or see --images"))
+    if options.masks is not None:
+        check_pairs(names, (mask_path, options.masks, "run create_dataset.py, or see --masks; --masks %s only predicts"
+                            % NO_MASKS))
     config, parameters, digest = load_identified(layout, model, epoch, config)
     dtype = resolve_dtype(config.dtype, devices)
     settings = _settings(config, digest, options, names, dtype)
@@ -80,20 +92,19 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
         with locked(folder.lock, "evaluation into %s" % options.output, wait=True):
             finished = folder.find(settings, saved)  # what this process waited for may have been just this
             if not finished:
-                return _evaluate(config, model, epoch, parameters, devices, options, jobs, names, settings, saved,
-                                 folder)
+                return _evaluate(config, model, epoch, parameters, devices, dtype, options, jobs, names,
+                                 settings, saved, folder)
     logger.info("%s holds this evaluation already", folder.path)
     report(finished)
     return finished
 
 
-def _evaluate(config, model, epoch, parameters, devices, options, jobs, names, settings, saved, folder):
+def _evaluate(config, model, epoch, parameters, devices, dtype, options, jobs, names, settings, saved, folder):
     """Do the work of `evaluate`, under the folder's lock."""
     journal = folder.journal(settings, saved, config.num_classes)
     rest = [name for name in names if name not in journal.done]
     if journal.done:
         logger.info("going on after %d of %d images", len(journal.done), len(names))
-    confusion = sum(journal.done.values(), np.zeros((config.num_classes,) * 2, np.int64))
     start = time.perf_counter()
     segmenter = Segmenter(config, model, parameters, devices, dtype)
     work = functools.partial(compare, config=config, options=options)
@@ -102,29 +113,51 @@ def _evaluate(config, model, epoch, parameters, devices, options, jobs, names, s
         compared = ordered_map(work, scored_rest, pool, 2 * jobs)
         for scored, counted in progress(compared, len(rest), os.path.basename(options.output)):
             journal.add(scored.name, counted)
-            confusion += counted
+            journal.done[scored.name] = counted
     seconds = (time.perf_counter() - start) / max(1, len(rest))
     logger.info("%.3f seconds an image", seconds)
+    confusion = sum(journal.done.values(), np.zeros((config.num_classes,) * 2, np.int64))
     result = dict(summarise(confusion, config.classes), model=model, epoch=epoch, settings=settings, saved=saved,
                   versions=versions(), device=", ".join(map(str, devices)), seconds_per_image=round(seconds, 4),
-                  confusion=confusion.tolist())
+                  config=config.changed(), confusion=confusion.tolist(),
+                  image_iou={name: image_iou(journal.done[name]) for name in names})
+    if options.masks is not None:
+        shown = itertools.chain(*best_and_worst(result["image_iou"]))
+        write_report(options.output, result, _examples(config, options, segmenter, list(shown)),
+                     [old for old in folder.stored() if old["settings"] != settings and old["settings"]["masks"]])
     folder.write(result)
     journal.remove()
     report(result)
     return result
 
 
+def _examples(config, options, segmenter, names):
+    """Dict from id to `reports.Example`, of the images that a report shows."""
+    examples = {}
+    for scored in scored_images(segmenter, names, options.images, options.scales, options.flip):
+        mask, _ = predict(scored, config, options.crf)
+        truth = read_mask(mask_path(options.masks, scored.name), config.num_classes, mask.shape)
+        examples[scored.name] = Example(scored.name, scored.image, truth, mask)
+    return examples
+
+
 def scored_images(segmenter, names, folder, scales, flip=False):
     """Yield a `predictions.Scored` for each name, in order; images are read when they are needed."""
-    images = collections.deque()
+    return score_pairs(segmenter, ((name, read_image(image_path(folder, name))) for name in names), scales, flip)
 
-    def read():
-        for name in names:
-            images.append(read_image(image_path(folder, name)))
-            yield images[-1]
 
-    for name, scores in zip(names, segmenter.scores_of(read(), scales, flip)):
-        yield Scored(name, images.popleft(), scores)
+def score_pairs(segmenter, pairs, scales, flip=False):
+    """Yield a `predictions.Scored` for each (name, image) pair, in order; pairs are taken when they are needed."""
+    under_way = collections.deque()
+
+    def images():
+        for name, image in pairs:
+            under_way.append((name, image))
+            yield image
+
+    for scores in segmenter.scores_of(images(), scales, flip):
+        name, image = under_way.popleft()
+        yield Scored(name, image, scores)
 
 
 def evaluate_all(config, model, devices, ms=False, crf=False, wait_hours=None, jobs=1, flip=False):
@@ -173,14 +206,20 @@ def evaluate_all(config, model, devices, ms=False, crf=False, wait_hours=None, j
 
 
 def find_epoch(config, model, text):
-    """Epoch that a flag names: a number, or "best" for the first of eval_loop.py's ranking.
+    """Epoch that a flag names: a number, "newest", or "best" for the first of eval_loop.py's ranking.
 
     Raises:
-        UserError: it is neither, or there is no ranking.
+        UserError: it is none of these, or there is no snapshot or no ranking.
     """
+    if text == "newest":
+        epochs = Layout(config).epochs(model)
+        if not epochs:
+            raise UserError("%s is missing: there is no snapshot of the %s model" % (
+                Layout(config).snapshot_prefix(model) + "-<epoch>.params", model))
+        return epochs[-1]
     if text != "best":
         if not re.fullmatch(r"[0-9]{1,9}", text):
-            raise UserError("epoch %r: a number is expected, or best" % text)
+            raise UserError("epoch %r: a number is expected, newest, or best" % text)
         return int(text)
     path = Layout(config).ranking(model)
     if not os.path.exists(path):
@@ -192,12 +231,21 @@ def find_epoch(config, model, text):
 
 
 def _settings(config, digest, options, names, dtype):
-    """What decides the numbers of an evaluation, as JSON keeps it.
+    """What decides the numbers of an evaluation, as JSON keeps it."""
+    return dict(scoring_settings(config, digest, options.scales, options.crf, dtype, options.flip),
+                images=options.images, masks=options.masks,
+                names_sha256=hashlib.sha256("\n".join(names).encode("utf-8")).hexdigest())
+
+
+def scoring_settings(config, digest, scales, crf, dtype="float32", flip=False):
+    """What decides the prediction of an image, as JSON keeps it.
 
     float32 and no flip go without saying, as in old results.
+
+    Args:
+        digest: SHA-256 of the snapshot.
     """
-    crf = {name: value for name, value in vars(config).items() if name.startswith("crf_")}
-    return {**({} if dtype == "float32" else {"dtype": dtype}), **({"flip": True} if options.flip else {}),
-            "snapshot_sha256": digest, "images": options.images, "masks": options.masks,
-            "names_sha256": hashlib.sha256("\n".join(names).encode("utf-8")).hexdigest(),
-            "scales": list(options.scales), "crf": crf if options.crf else None, **network_settings(config)}
+    values = {name: value for name, value in vars(config).items() if name.startswith("crf_")}
+    return {**({} if dtype == "float32" else {"dtype": dtype}), **({"flip": True} if flip else {}),
+            "snapshot_sha256": digest, "scales": list(scales), "crf": values if crf else None,
+            **network_settings(config)}

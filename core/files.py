@@ -84,8 +84,8 @@ def write_bytes(path, content):
 
 
 def write_text(path, text):
-    """Write `text` to `path` as UTF-8."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write `text` to `path` as UTF-8; what UTF-8 can't hold of a file name goes in as JSON escapes it."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_lines(path, lines):

@@ -7,7 +7,8 @@ import functools
 
 import numpy as np
 
-_DOUBLINGS = 3  # 2 ^ 3 = the network's stride
+DOUBLINGS = 3  # 2 ^ 3 = the network's stride
+KERNEL = (0.25, 0.75, 0.75, 0.25)  # of the bilinear upsampling by 2
 
 
 def combine_scales(probabilities, scaled_sizes, size):
@@ -41,7 +42,7 @@ def upsampling_matrix(cells, scaled, original):
         (original, cells) float32.
     """
     matrix = np.eye(cells)
-    for _ in range(_DOUBLINGS):
+    for _ in range(DOUBLINGS):
         matrix = _doubling(len(matrix)) @ matrix
     return (_resizing(scaled, original) @ matrix[:scaled]).astype(np.float32)
 
@@ -49,7 +50,7 @@ def upsampling_matrix(cells, scaled, original):
 def _doubling(length):
     """Transposed convolution with the bilinear kernel of size 4, stride 2, padding 1: (2 length, length)."""
     matrix = np.zeros((2 * length, length))
-    for tap, weight in enumerate((0.25, 0.75, 0.75, 0.25)):
+    for tap, weight in enumerate(KERNEL):
         row = 2 * np.arange(length) + tap - 1
         inside = (row >= 0) & (row < 2 * length)
         matrix[row[inside], np.arange(length)[inside]] = weight

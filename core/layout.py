@@ -12,6 +12,8 @@ class Layout:
         path = config.path
         self.root = path(".")
         self.voc = path(config.voc_dir)
+        self.voc_images = os.path.join(self.voc, "JPEGImages")
+        self.voc_test_list = os.path.join(self.voc, "ImageSets", "Segmentation", "test.txt")
         self.sbd = path(config.sbd_dir)
 
         self.web_images = path("dataset", "web_images")
@@ -72,9 +74,18 @@ class Layout:
         """Folder of an evaluation of `model` after `epoch`."""
         return os.path.join(self.outputs, "%s_fcn_resnet50_epoch%d" % (model, epoch))
 
+    def test_output(self, model, epoch):
+        """Folder of the predictions of `model` after `epoch` on VOC test."""
+        return self.output(model, epoch) + "_test"
+
     def ranking(self, model):
         """Epochs of `model` in the order of their mean IoU, as eval_loop.py found them."""
         return os.path.join(self.outputs, "%s_ranking.json" % model)
+
+    @property
+    def predictions(self):
+        """Folder of predict.py's results."""
+        return os.path.join(self.outputs, "predictions")
 
     def log(self, name):
         return os.path.join(self.logs, name + ".log")

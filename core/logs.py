@@ -55,7 +55,11 @@ def versions():
 
 
 def progress(items, total, what):
-    """Pass `items` on, showing how many are done: a bar on a terminal, else a line every half minute."""
+    """Pass `items` on, showing how many are done: a bar on a terminal, else a line every half minute.
+
+    Args:
+        total: number of items, or None where it is not known.
+    """
     if sys.stderr.isatty():
         with logging_redirect_tqdm([logger]):
             yield from tqdm(items, total=total, desc=what, unit="", dynamic_ncols=True, leave=False)
@@ -64,6 +68,6 @@ def progress(items, total, what):
     for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
-        if now - last >= _LINE_EVERY and done < total:
-            logger.info("%s: %d of %d, %.2f a second", what, done, total, done / (now - start))
+        if now - last >= _LINE_EVERY and done != total:
+            logger.info("%s: %d%s, %.2f a second", what, done, " of %d" % total if total else "", done / (now - start))
             last = now

@@ -19,6 +19,17 @@ def confusion_matrix(truth, prediction, num_classes):
     return np.bincount(pairs, minlength=num_classes ** 2).reshape(num_classes, num_classes)
 
 
+def row_shares(confusion):
+    """The matrix with each row divided by its sum; rows of zeros stay. (classes, classes) float64."""
+    confusion = np.asarray(confusion, np.float64)
+    return confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+
+
+def image_iou(confusion):
+    """Mean IoU over the classes in the truth or the prediction of one image; None where no pixel counts."""
+    return summarise(confusion, range(len(confusion)))["mean_iou"]
+
+
 def summarise(confusion, classes):
     """Scores of a confusion matrix (Long et al., "Fully Convolutional Networks", CVPR 2015, section 5).
 

@@ -5,6 +5,7 @@ import numpy as np
 from core.classes import voc_palette
 
 _HEADER = 22  # pixels above a column
+_BAND = 256  # rows that are mixed at once
 
 
 def colour_mask(mask):
@@ -22,8 +23,12 @@ def overlay(image, mask, opacity=0.6):
     Returns:
         (h, w, 3) uint8 RGB.
     """
-    mixed = (1 - opacity) * image + opacity * colour_mask(mask)
-    return np.where(mask[..., None] > 0, mixed, image).astype(np.uint8)
+    result = np.empty_like(image)
+    for top in range(0, len(image), _BAND):  # floats of a whole photograph would take gigabytes
+        band = slice(top, top + _BAND)
+        mixed = (1 - opacity) * image[band] + opacity * colour_mask(mask[band])
+        result[band] = np.where(mask[band, :, None] > 0, mixed, image[band])
+    return result
 
 
 def heat_map(values):

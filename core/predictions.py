@@ -2,15 +2,21 @@
 import collections
 import os
 
+import cv2
 import numpy as np
 
-from core.classes import BACKGROUND
+from core.classes import BACKGROUND, IGNORE_LABEL
 from core.crf import SMALLEST_SCORE, refine
-from core.files import read_mask, write_array, write_mask
+from core.files import read_mask, write_array, write_image, write_mask
 from core.layout import mask_path
+from core.media import read_any_image
 from core.metrics import confusion_matrix
+from core.pictures import overlay
 
 Scored = collections.namedtuple("Scored", "name image scores")  # id, (h, w, 3) uint8 RGB, (classes, h, w) float32
+
+Picture = collections.namedtuple("Picture", "name path size")
+Picture.__doc__ = """A picture of the user's own: name of its results; file, or None for a frame of a video; (h, w)."""
 
 
 def predict(scored, config, crf, allowed=None):
@@ -38,19 +44,21 @@ def predict(scored, config, crf, allowed=None):
 
 
 def compare(scored, config, options):
-    """Predict an image, keep what the options ask for, and count its pixels.
+    """Predict an image, keep what the options ask for, and count its pixels, if there are masks.
 
     Args:
         options: `evaluate.Options`.
 
     Returns:
-        (classes, classes) int64 confusion matrix.
+        (classes, classes) int64 confusion matrix, of zeros without masks.
 
     Raises:
         UserError: the true mask is missing or wrong, or a file can't be written.
     """
     mask, values = predict(scored, config, options.crf)
-    truth = read_mask(mask_path(options.masks, scored.name), config.num_classes, mask.shape)
+    truth = np.full(mask.shape, IGNORE_LABEL, np.uint8)
+    if options.masks is not None:
+        truth = read_mask(mask_path(options.masks, scored.name), config.num_classes, mask.shape)
     if options.save_scores:
         write_array(scores_path(options.output, scored.name), values)
     if options.save_masks:
@@ -67,6 +75,38 @@ def estimate(scored, config, crf, labels, folder):
     """
     mask, _ = predict(scored, config, crf, labels[scored.name])
     write_mask(mask_path(folder, scored.name), mask)
+
+
+def segment(scored, config, options):
+    """Predict a picture of the user's own, in its own size, and keep what the options ask for.
+
+    Args:
+        scored: Scored; its name is a `Picture`, its image the picture scaled down to what the network is given.
+        options: `segment.Options`.
+
+    Returns:
+        dict from class index to its share of the pixels, for those there are, and the (h, w) uint8 mask.
+
+    Raises:
+        UserError: a file can't be written.
+    """
+    name, path, size = scored.name
+    mask, values = predict(scored, config, options.crf, options.allowed)
+    if options.save_scores:
+        write_array(scores_path(options.output, name), values)
+    if mask.shape != size:
+        mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
+    write_mask(mask_path(masks_folder(options.output), name), mask)
+    if path is not None:
+        image = scored.image if scored.image.shape[:2] == size else read_any_image(path)
+        write_image(overlay_path(options.output, name, size), overlay(image, mask))
+    indices, pixels = np.unique(mask, return_counts=True)
+    return {int(index): count / mask.size for index, count in zip(indices, pixels.tolist())}, mask
+
+
+def overlay_path(output, name, size):
+    """Where the overlay of an (h, w) picture goes: a JPEG, or a PNG where a side is too long for JPEG."""
+    return os.path.join(output, "overlays", name + (".jpg" if max(size) < 1 << 16 else ".png"))
 
 
 def masks_folder(output):

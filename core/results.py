@@ -55,31 +55,34 @@ class ResultFolder:
         write_json(self.path, dict(result, earlier=earlier))
 
     def journal(self, settings, saved, num_classes):
-        """Journal of an evaluation with these settings; see Journal."""
-        return Journal(os.path.join(self._folder, "progress.jsonl"), [settings, list(saved)], num_classes)
+        """Journal of an evaluation with these settings; see ConfusionJournal."""
+        return ConfusionJournal(os.path.join(self._folder, "progress.jsonl"), [settings, list(saved)], num_classes)
 
 
 class Journal:
-    """The confusion matrix of every image evaluated so far.
+    """What is known of every image done so far.
 
-    One JSON value a line: what is evaluated first, then [id, [[cell, pixels], ...]] for each image. Lines that do not
-    belong to the same evaluation are dropped, as is a last line cut short.
+    One JSON value a line: what is done first, then [name, value] for each image. Lines that do not belong to the same
+    work are dropped, as is a last line cut short.
 
     Attributes:
-        done: dict from id to (classes, classes) int64.
+        done: dict from name to value.
     """
 
-    def __init__(self, path, header, num_classes):
+    def __init__(self, path, header):
+        """
+        Args:
+            header: what is done, with all settings, as a JSON value.
+        """
         self._path = path
-        self._num_classes = num_classes
         self._file = None
         self._lines = [json.dumps(header)]
         self.done = {}
         lines = read_bytes(path).split(b"\n")[:-1] if os.path.exists(path) else []
         if lines and lines[0] == self._lines[0].encode():
             for line in lines[1:]:
-                name, cells = json.loads(line)
-                self.done[name] = self._matrix(cells)
+                name, value = json.loads(line)
+                self.done[name] = self._decode(value)
                 self._lines.append(line.decode())
 
     def __enter__(self):
@@ -90,27 +93,46 @@ class Journal:
     def __exit__(self, *_):
         self._file.close()
 
-    def add(self, name, confusion):
-        """Note down an image's confusion matrix."""
-        counts = confusion.ravel()
-        cells = [[int(cell), int(counts[cell])] for cell in np.flatnonzero(counts)]
-        self._file.write(json.dumps([name, cells]) + "\n")
+    def add(self, name, value):
+        """Note down an image."""
+        self._file.write(json.dumps([name, self._encode(value)]) + "\n")
         self._file.flush()
 
     def remove(self):
-        """Delete the file: the evaluation is finished."""
+        """Delete the file: the work is finished."""
         with contextlib.suppress(FileNotFoundError):
             os.remove(self._path)
 
-    def _matrix(self, cells):
+    def _encode(self, value):
+        return value
+
+    def _decode(self, value):
+        return value
+
+
+class ConfusionJournal(Journal):
+    """Journal of (classes, classes) int64 confusion matrices, written as [[cell, pixels], ...]."""
+
+    def __init__(self, path, header, num_classes):
+        self._num_classes = num_classes
+        super().__init__(path, header)
+
+    def _encode(self, value):
+        counts = value.ravel()
+        return [[int(cell), int(counts[cell])] for cell in np.flatnonzero(counts)]
+
+    def _decode(self, value):
         counts = np.zeros(self._num_classes ** 2, np.int64)
-        for cell, pixels in cells:
+        for cell, pixels in value:
             counts[cell] = pixels
         return counts.reshape(self._num_classes, -1)
 
 
 def report(result):
     """Log a result: a line for each class, the means, then the lines of the published log."""
+    if result["settings"]["masks"] is None:
+        logger.info("there are no masks to compare with: predictions only")
+        return
     width = max(map(len, result["iou"]))
     for name, value in result["iou"].items():
         logger.info("%s  %s", name.ljust(width), _percent(value))

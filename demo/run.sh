@@ -25,17 +25,14 @@ fi
 step python create_web_masks.py $settings
 step python eval_web_masks.py --truth $work/dataset/web_truth $settings
 step python create_dataset.py $settings
-if [ ! -e $work/snapshots/init_fcn_resnet50-$last.params ]; then
-    step python train_seg_model.py --model init $settings
-fi
+step python train_seg_model.py --model init --resume $settings
 step python eval_loop.py --model init --once $settings
 step python est_voc_train_masks.py --epoch best --crf $settings
-if [ ! -e $work/snapshots/final_fcn_resnet50-$last.params ]; then
-    # The init model stands in for ImageNet weights. Crops are large, as the image-level labels speak of whole images.
-    step python train_seg_model.py --model final --crop-size 144 --lr 0.02 $settings \
-        --base-model $work/snapshots/init_fcn_resnet50-$last.params
-fi
+# The init model stands in for ImageNet weights. Crops are large, as the image-level labels speak of whole images.
+step python train_seg_model.py --model final --resume --crop-size 144 --lr 0.02 $settings \
+    --base-model $work/snapshots/init_fcn_resnet50-$last.params
 step python eval_loop.py --model final --once $settings
 step python eval_seg_model.py --model final --epoch best --ms $settings
 step python eval_seg_model.py --model final --epoch best --ms --crf --savemask $settings
 step python demo/show_results.py $settings
+step python report.py $settings

@@ -41,6 +41,29 @@ def rng():
     return np.random.default_rng(0)
 
 
+@pytest.fixture
+def untrained(tiny):
+    """Config as `tiny`, with a snapshot of epoch 2 of both models whose random weights tell classes apart."""
+    from core.backend import mx
+    from core.layout import Layout
+    from core.network import inference_symbol, parameter_shapes
+    from core.snapshots import save_snapshot
+    rng = np.random.default_rng(3)
+    for model in ("init", "final"):
+        parts = parameter_shapes(model, tiny)
+        values = [{name: mx.nd.array(_untrained(rng, name, shape)) for name, shape in part.items()} for part in parts]
+        save_snapshot(Layout(tiny), model, 2, tiny, inference_symbol(model, tiny), *values)
+    return tiny
+
+
+def _untrained(rng, name, shape):
+    if name.endswith(("_gamma", "_moving_var")):
+        return np.ones(shape)
+    if name.endswith(("_beta", "_bias", "_moving_mean")):
+        return np.zeros(shape)
+    return rng.normal(0, 0.02 if name == "conv1_weight" else np.sqrt(2 / np.prod(shape[1:])), shape)
+
+
 def run_script(folder, name, *flags, status=0):
     """Run a script of the project on the tiny network, in and below `folder`; returns stdout + stderr."""
     settings = folder / "tiny.yaml"

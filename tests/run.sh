@@ -3,5 +3,5 @@
 set -eu
 cd "$(dirname "$0")/.."
 . ./environment.sh
-make_environment dependencies.txt tests/dependencies.txt
+make_environment dependencies.txt export-dependencies.txt tests/dependencies.txt
 exec python -m pytest tests "$@"

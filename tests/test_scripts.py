@@ -18,7 +18,8 @@ from core.layout import Layout, image_path, mask_path
 from core.snapshots import load_snapshot, read_parameters, write_parameters
 
 SCRIPTS = ("fetch_web_images.py", "create_web_masks.py", "eval_web_masks.py", "convert_base_model.py",
-           "create_dataset.py", "train_seg_model.py", "eval_seg_model.py", "eval_loop.py", "est_voc_train_masks.py")
+           "create_dataset.py", "train_seg_model.py", "eval_seg_model.py", "eval_loop.py", "est_voc_train_masks.py",
+           "predict.py", "report.py", "export_onnx.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,108 @@
+"""Learning curves from the training logs, drawn with matplotlib."""
+import collections
+import io
+import re
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from core.reports import Curve
+
+_QUANTITIES = collections.OrderedDict((("loss", ("loss", 1)), ("accuracy", ("accuracy of training cells, %", 100)),
+                                       ("label loss", ("loss of image-level labels", 1))))
+_LINES = {False: ("#1f64c8", "#be4600", "#1a7f37", "#8250df", "#9a6700", "#57606a"),
+          True: ("#5096ff", "#f08232", "#3fb950", "#b78aff", "#d6a51f", "#a0abb6")}
+_MARKERS = "osD^vX"
+_FACE = {False: ("#ffffff", "#1b1f24", "#d0d7de"), True: ("#0f1318", "#e6edf3", "#333b45")}  # back, text, grid
+
+
+def training_curves(log, name):
+    """Curves of a training log: the mean of every finished epoch.
+
+    A log that several runs wrote to counts for its last ones: a run that goes on from epoch X takes the place of what
+    an earlier one logged after X.
+
+    Args:
+        log: text of a file that train_seg_model.py wrote.
+
+    Returns:
+        list of Curve; empty without a finished epoch.
+    """
+    epochs = {}
+    for line in log.splitlines():
+        values = dict(re.findall(r"\[([a-z][a-z ]*): ([^\]]*)\]", line))
+        if not {"epoch", "batch", "loss"} <= set(values):
+            continue
+        try:
+            epoch = int(values["epoch"])
+            done, size = map(int, values["batch"].split("/"))
+            row = {key: float(values[key]) for key in _QUANTITIES if key in values}
+        except ValueError:
+            continue  # a line that a killed run did not finish
+        epochs = {other: kept for other, kept in epochs.items() if other < epoch}
+        if done == size:
+            epochs[epoch] = row
+    curves = []
+    for key, (quantity, factor) in _QUANTITIES.items():
+        points = [(epoch, factor * row[key]) for epoch, row in sorted(epochs.items()) if key in row]
+        if points:
+            curves.append(Curve(quantity, name, points))
+    return curves
+
+
+def draw(curves, quantity, dark):
+    """Chart of the curves of one quantity, as SVG.
+
+    Args:
+        curves: those of all quantities: a name has the same colour in every chart.
+
+    Returns:
+        bytes, the same for the same curves.
+    """
+    with matplotlib.rc_context({"svg.hashsalt": "curves"}):
+        figure = Figure(figsize=(4.6, 3.6), facecolor=_FACE[dark][0], layout="constrained")
+        FigureCanvasSVG(figure)
+        _plot(figure.add_subplot(), curves, quantity, dark)
+        content = io.BytesIO()
+        figure.savefig(content, format="svg", metadata={"Date": None})
+    return content.getvalue()
+
+
+def draw_all(curves):
+    """One chart below the other for each quantity, as PNG.
+
+    Returns:
+        bytes.
+    """
+    quantities = list(dict.fromkeys(curve.quantity for curve in curves))
+    figure = Figure(figsize=(7, 3.4 * len(quantities)), dpi=120, facecolor=_FACE[False][0], layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, quantity in enumerate(quantities, 1):
+        _plot(figure.add_subplot(len(quantities), 1, place), curves, quantity, dark=False)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})
+    return content.getvalue()
+
+
+def _plot(axes, curves, quantity, dark):
+    back, front, grid = _FACE[dark]
+    names = list(dict.fromkeys(curve.name for curve in curves))
+    for curve in curves:
+        if curve.quantity == quantity:
+            round_, number = divmod(names.index(curve.name), len(_MARKERS))
+            axes.plot(*zip(*curve.points), "--" if round_ % 2 else "-", color=_LINES[dark][number], label=curve.name,
+                      marker=_MARKERS[number], markersize=4, linewidth=1.6)
+    axes.set_facecolor(back)
+    axes.set_xlabel("epoch", color=front)
+    axes.set_ylabel(quantity, color=front)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(colors=front)
+    axes.grid(True, color=grid, linewidth=0.8)
+    for side, spine in axes.spines.items():
+        spine.set_color(grid)
+        spine.set_visible(side in ("left", "bottom"))
+    axes.margins(x=0.04, y=0.12)
+    axes.legend(loc="best", fontsize=8, facecolor=back, edgecolor=grid, labelcolor=front, framealpha=0.85)

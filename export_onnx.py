@@ -1,0 +1,46 @@
+#!/usr/bin/env python3
+"""Write a trained model as ONNX: pictures of any size in, masks out, without MXNet."""
+from core.cli import make_parser, parse_config, run
+from core.config import MODELS
+from core.errors import UserError
+from core.layout import Layout
+from core.logs import logger, start_log
+
+_DIFFERENT = 1e-3  # share of pixels: rounding may turn a tie, no more
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("output", metavar="OUT.onnx", help="file to write")
+    parser.add_argument("--model", choices=MODELS, default="final", help="model to export (default: %(default)s)")
+    parser.add_argument("--epoch", default="newest", metavar="X",
+                        help="epoch of the snapshot, newest, or best: the first of eval_loop.py's ranking "
+                             "(default: %(default)s)")
+    parser.add_argument("--check", nargs="+", default=(), metavar="PICTURE",
+                        help="pictures on which ONNX Runtime must give the masks that MXNet gives")
+    args = parser.parse_args()
+    config = parse_config(args)
+    layout = Layout(config)
+    start_log(layout.log("export_onnx"), config)
+
+    from core.backend import resolve_devices  # after the flags: importing mxnet takes seconds
+    from core.evaluate import find_epoch
+    from core.inference import Segmenter
+    from core.media import read_any_image
+    from core.onnx_export import agreement, export, open_session
+    from core.snapshots import load_snapshot
+    epoch = find_epoch(config, args.model, args.epoch)
+    export(config, args.model, epoch, args.output)
+    if args.check:
+        session = open_session(args.output)
+        config, parameters = load_snapshot(layout, args.model, epoch, config)
+        segmenter = Segmenter(config, args.model, parameters, resolve_devices("cpu"))
+    for path in args.check:
+        same, difference = agreement(session, segmenter, read_any_image(path))
+        logger.info("%s: %.4f %% of the pixels agree, scores differ by %.1e at most", path, 100 * same, difference)
+        if same < 1 - _DIFFERENT:
+            raise UserError("%s: ONNX Runtime and MXNet give different masks; please report this" % path)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""Segment pictures and videos of your own with a trained model: palette masks, overlays, and what is in them."""
+from core.cli import add_jobs, make_parser, parse_config, positive, run
+from core.config import MODELS
+from core.layout import Layout
+from core.logs import start_log
+
+
+def main():
+    parser = make_parser(__doc__, ("scales",))
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, video, folder with any of them in and "
+                        "below it, or quoted pattern such as 'holiday/**/*.jpg'")
+    parser.add_argument("--model", choices=MODELS, default="final", help="model to use (default: %(default)s)")
+    parser.add_argument("--epoch", default="newest", metavar="X",
+                        help="epoch of the snapshot, newest, or best: the first of eval_loop.py's ranking "
+                             "(default: %(default)s)")
+    parser.add_argument("--gpu", default="0", metavar="DEVICES",
+                        help="GPU number, several as 0,1 that share the images, or cpu (default: %(default)s)")
+    parser.add_argument("--ms", action="store_true", help="add up the scores at --scales")
+    parser.add_argument("--crf", action="store_true", help="refine the scores with a dense CRF")
+    parser.add_argument("--labels", metavar="CLASS,...",
+                        help="classes that are known to occur; only these and the background are predicted")
+    parser.add_argument("--savescoremap", action="store_true",
+                        help="keep log scores, or the CRF's marginals, in scoremaps/<name>.npy")
+    parser.add_argument("--max-side", type=positive, default=1500, metavar="PIXELS", help="larger pictures are scaled "
+                        "down to this longer side for the network; masks keep the picture's size "
+                        "(default: %(default)s)")
+    parser.add_argument("--output", metavar="FOLDER", help="folder for the results (default: outputs/predictions)")
+    add_jobs(parser)
+    args = parser.parse_args()
+    config = parse_config(args)
+    layout = Layout(config)
+    start_log(layout.log("predict"), config)
+
+    from core.backend import resolve_devices  # after the flags: importing mxnet takes seconds
+    from core.evaluate import find_epoch
+    from core.media import find_media
+    from core.segment import Options, segment_media
+    output = args.output or layout.predictions
+    media = find_media(args.paths, leave_out=[output])
+    options = Options(output=output, scales=config.scales if args.ms else (1.0,), crf=args.crf,
+                      save_scores=args.savescoremap, max_side=args.max_side,
+                      allowed=args.labels)
+    epoch = find_epoch(config, args.model, args.epoch)
+    segment_media(config, args.model, epoch, resolve_devices(args.gpu), media, options, args.jobs)
+
+
+if __name__ == "__main__":
+    run(main)

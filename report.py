@@ -1,0 +1,29 @@
+#!/usr/bin/env python3
+"""Compare evaluations and epochs: one HTML page with tables and learning curves, and the curves as PNG."""
+import os
+
+from core.cli import make_parser, parse_config, run
+from core.layout import Layout
+from core.logs import logger, start_log
+from core.reports import find_source, write_comparison
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="folder of an evaluation, or root folder with "
+                        "outputs/ and log/; several are compared (default: --root)")
+    parser.add_argument("--output", metavar="FILE",
+                        help="the page; the PNG goes beside it (default: outputs/report.html)")
+    args = parser.parse_args()
+    config = parse_config(args)
+    layout = Layout(config)
+    start_log(layout.log("report"), config)
+    folders = args.folders or [config.root]
+    titles = [os.path.basename(os.path.abspath(folder)) if len(folders) > 1 else "" for folder in folders]
+    path = args.output or os.path.join(layout.outputs, "report.html")
+    png = write_comparison(path, [find_source(*pair) for pair in zip(folders, titles)])
+    logger.info("report: %s, curves: %s", path, png)
+
+
+if __name__ == "__main__":
+    run(main)
