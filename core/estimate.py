@@ -7,7 +7,7 @@ from core.backend import resolve_dtype
 from core.config import network_settings
 from core.errors import UserError
 from core.evaluate import scored_images
-from core.files import file_digest, read_json, read_list, write_json
+from core.files import file_digest, read_json, read_list, remove, write_json
 from core.inference import Segmenter
 from core.layout import Layout, check_pairs, image_path, mask_path, stems
 from core.logs import logger, progress
@@ -90,7 +90,7 @@ def _masks_there(layout, origin, overwrite):
     there = stems(layout.train_masks, ".png")
     if overwrite:
         for name in there:
-            os.remove(mask_path(layout.train_masks, name))
+            remove(mask_path(layout.train_masks, name))
         there = set()
     if there and (not os.path.exists(note) or read_json(note) != origin):
         raise UserError("%s holds masks of another snapshot or of other settings: pass --overwrite to make them anew, "

@@ -108,7 +108,9 @@ def scored_images(segmenter, names, folder, scales):
 
     def read():
         for name in names:
-            images.append(read_image(image_path(folder, name)))
+            path = image_path(folder, name)
+            images.append(read_image(path))
+            segmenter.check_memory(path, images[-1].shape[:2], scales)
             yield images[-1]
 
     for name, scores in zip(names, segmenter.scores_of(read(), scales)):
@@ -175,7 +177,7 @@ def find_epoch(config, model, text):
         raise UserError("%s is missing: eval_loop.py --model %s finds the best epoch" % (path, model))
     try:
         return int(read_json(path)["ranking"][0]["epoch"])
-    except (KeyError, IndexError, TypeError, ValueError):
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
         raise UserError("%s is no ranking of eval_loop.py" % path) from None
 
 

@@ -2,12 +2,16 @@
 import contextlib
 import json
 import os
+import zlib
 
 import numpy as np
 
 from core.errors import UserError
 from core.files import read_bytes, read_json, write_json, write_lines
 from core.logs import logger
+
+
+_CHECKSUM = 9  # characters of the checksum in front of a line
 
 
 class ResultFolder:
@@ -33,8 +37,8 @@ class ResultFolder:
         try:
             results = [last] + last["earlier"]
             for result in results:
-                result["settings"], result["saved"], result["mean_iou"]
-        except (TypeError, KeyError):
+                _check_result(result)
+        except (TypeError, KeyError, ValueError, AttributeError):
             raise UserError("%s is no result of an evaluation: move it away" % self.path) from None
         return results
 
@@ -61,8 +65,8 @@ class ResultFolder:
 class Journal:
     """The confusion matrix of every image evaluated so far.
 
-    One JSON value a line: what is evaluated first, then [id, [[cell, pixels], ...]] for each image. Lines that do not
-    belong to the same evaluation are dropped, as is a last line cut short.
+    One JSON value a line, behind its CRC-32: what is evaluated first, then [id, [[cell, pixels], ...]] for each image.
+    Lines that do not belong to the same evaluation are dropped, as are damaged ones and a last one cut short.
 
     Attributes:
         done: dict from id to (classes, classes) int64.
@@ -72,14 +76,16 @@ class Journal:
         self._path = path
         self._num_classes = num_classes
         self._file = None
-        self._lines = [json.dumps(header)]
+        self._lines = [_with_checksum(header)]
         self.done = {}
-        lines = read_bytes(path).split(b"\n")[:-1] if os.path.exists(path) else []
+        lines = read_bytes(path).split(b"\n") if os.path.exists(path) else []
         if lines and lines[0] == self._lines[0].encode():
             for line in lines[1:]:
-                name, cells = json.loads(line)
-                self.done[name] = self._matrix(cells)
-                self._lines.append(line.decode())
+                text = line[_CHECKSUM:].decode("utf-8", "replace")
+                if line == (_checksum(text) + text).encode():
+                    name, cells = json.loads(text)
+                    self.done[name] = self._matrix(cells)
+                    self._lines.append(line.decode())
 
     def __enter__(self):
         write_lines(self._path, self._lines)
@@ -87,14 +93,22 @@ class Journal:
         return self
 
     def __exit__(self, *_):
-        self._file.close()
+        with contextlib.suppress(OSError):  # what is still to be written then has failed before
+            self._file.close()
 
     def add(self, name, confusion):
-        """Note down an image's confusion matrix."""
+        """Note down an image's confusion matrix.
+
+        Raises:
+            UserError: the disk is full.
+        """
         counts = confusion.ravel()
         cells = [[int(cell), int(counts[cell])] for cell in np.flatnonzero(counts)]
-        self._file.write(json.dumps([name, cells]) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(_with_checksum([name, cells]) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError("%s can't be written: %s" % (self._path, error.strerror or error)) from error
 
     def remove(self):
         """Delete the file: the evaluation is finished."""
@@ -106,6 +120,31 @@ class Journal:
         for cell, pixels in cells:
             counts[cell] = pixels
         return counts.reshape(self._num_classes, -1)
+
+
+def _with_checksum(value):
+    text = json.dumps(value)
+    return _checksum(text) + text
+
+
+def _checksum(text):
+    return "%08x " % zlib.crc32(text.encode())
+
+
+def _check_result(result):
+    """Raise TypeError, KeyError, ValueError or AttributeError unless `result` is what an evaluation stores."""
+    for key in ("mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"):
+        _check_share(result[key])
+    for value in result["iou"].values():
+        _check_share(value)
+    if not (isinstance(result["settings"], dict) and isinstance(result["saved"], list) and result["iou"]):
+        raise ValueError
+    set(result["saved"])
+
+
+def _check_share(value):
+    if value is not None and not 0 <= value <= 1:
+        raise ValueError
 
 
 def report(result):
