@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import struct
 
 import cv2
 import numpy as np
@@ -14,6 +15,8 @@ from core.classes import IGNORE_LABEL, voc_palette
 from core.errors import UserError
 
 _PALETTE = voc_palette().ravel().tolist()
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_PIXELS_PER_BYTE = 8 * 1032  # deflate's best ratio, with pixels of one bit
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow spreads the levels of PNGs of 2 and 4 bits over 0..255
 
 
@@ -211,6 +214,11 @@ def read_image(path):
         UserError: the file is missing, damaged, truncated, or no picture.
     """
     content = read_bytes(path)
+    if content.startswith(_PNG_START) and len(content) >= 24:
+        width, height = struct.unpack(">II", content[16:24])
+        if width * height > _PNG_PIXELS_PER_BYTE * len(content):  # OpenCV would fill gigabytes before it finds out
+            raise UserError("%s is damaged: %d x %d pixels can't come out of %d bytes"
+                            % (path, width, height, len(content)))
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB) if content else None
     except cv2.error as error:

@@ -36,17 +36,17 @@ class Segmenter:
         self._networks = [_Network(symbol, args, device) for device in devices]
 
     def check_memory(self, path, size, scales):
-        """Raise UserError, naming `path`, if the scores of an image of (h, w) pixels won't fit into this machine's memory.
+        """Raise UserError, naming `path`, if the scores of an image of (h, w) pixels exceed the free memory.
 
-        Without this the system would end the process, and maybe others, without a word. Images on GPUs are not checked.
+        Without this the system would end the process, and maybe others, without a word. GPUs are not checked.
         """
         free = free_memory()
         pixels = size[0] * size[1]
         needed = pixels * (_BYTES_PER_CHANNEL * self._config.width * max(scales) ** 2
                            + _SCORE_COPIES * 4 * self._config.num_classes)
         if self._on_cpu and free is not None and needed > free:
-            raise UserError("%s is %d x %d pixels: at scale %g that takes about %.1f GiB of memory, and %.1f GiB are free; "
-                            "shrink it, and its mask likewise, or give lower --scales"
+            raise UserError("%s is %d x %d pixels: at scale %g that takes about %.1f GiB of memory, and %.1f GiB are "
+                            "free; shrink it, and its mask likewise, or give lower --scales"
                             % (path, size[1], size[0], max(scales), needed / 2 ** 30, free / 2 ** 30))
 
     def scores(self, image, scales=(1.0,)):

@@ -20,6 +20,7 @@ import yaml
 from PIL import Image
 
 import core.inference
+import core.results
 from conftest import ROOT, draw_sample, run_script
 from core.backend import mx
 from core.config import Config, make_config
@@ -113,7 +114,7 @@ READERS = {
     "a.mat": (mat_bytes(False), lambda path: read_sbd_mask(path, 21, (6, 6))),
     "b.mat": (mat_bytes(True), lambda path: read_sbd_mask(path, 21, (6, 6))),
     "list.txt": ("2008_000001\r\nein B\u00e4r\n\n2008_000003".encode(), read_list),
-    "a.yaml": (b"width: 4\nscales: [0.7, 1.0]\nclasses: [bk, 'a']\nlearning_rate: 1e-3\nroot: ~\n", make_config),
+    "a.yaml": (b"width: 4\nscales: [0.7, 1.0]\nclasses: [bk, 'a']\nlearning_rate: 1e-3\nroot: here\n", make_config),
     "labels.json": (b'{"a": [1, 20], "b": []}', lambda path: read_labels(path, ["a", "b"], Config())),
     "ranking.json": (b'{"crf": false, "ranking": [{"epoch": 12, "mean_iou": 0.5}]}', read_ranking),
     "result.json": (stored_result(), read_result),
@@ -319,6 +320,13 @@ def test_a_mask_drawn_on_the_unturned_picture_is_told_of_exif(ready):
     write_lines(layout.train_list, ["turned"])
     with pytest.raises(UserError, match="turned.png is 40 x 30 pixels, its image 30 x 40, turned as its EXIF"):
         next(BatchLoader(voc_samples(layout, ready), ready).batches(0))
+
+
+def test_a_damaged_size_in_a_png_is_named_before_gigabytes_are_filled(tmp_path):
+    content = png_bytes(picture())
+    (tmp_path / "a.jpg").write_bytes(content[:16] + struct.pack(">II", 30000, 30000) + content[24:])
+    with pytest.raises(UserError, match="a.jpg is damaged: 30000 x 30000 pixels can't come out of"):
+        read_image(str(tmp_path / "a.jpg"))
 
 
 def test_an_image_that_exceeds_the_memory_is_named_before_it_is_scored(ready, monkeypatch):
