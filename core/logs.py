@@ -61,7 +61,8 @@ def start_log(path, config):
     logger.addHandler(console)
     logger.info("command: %s", " ".join(sys.argv))
     logger.info("versions: %s", versions())
-    logger.info("seed %d, settings: %s", config.seed, "; ".join("%s=%s" % item for item in config.changed().items()) or "all as published")
+    changes = "; ".join("%s=%s" % item for item in config.changed().items())
+    logger.info("seed %d, settings: %s", config.seed, changes or "all as published")
 
 
 def versions():

@@ -1,7 +1,8 @@
 """The layout of MXNet's .params files, checked before MXNet's native code reads them.
 
 That code believes what a file says of its sizes: a damaged one makes it fill gigabytes, for half a minute and more.
-The versions of the format are those that MXNet 1.9.1 reads (src/ndarray/ndarray.cc, NDArray::Load), but no sparse arrays.
+The versions of the format are those that MXNet 1.9.1 reads (src/ndarray/ndarray.cc, NDArray::Load), sparse arrays
+left out.
 """
 import struct
 

@@ -120,8 +120,9 @@ READERS = {
     "result.json": (stored_result(), read_result),
 }
 
-NASTY = st.sampled_from([b"", b"\0", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"1e999", b"NaN", b"null", b"-1", b"[" * 9,
-                         b"9" * 400, b"!!bool x", b"!!int ''", b"!!timestamp x", b"&a [*a]", b"\xe2\x80\xa8", b"../"])
+NASTY = st.sampled_from([b"", b"\0", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"1e999", b"NaN", b"null", b"-1",
+                         b"[" * 9, b"9" * 400, b"!!bool x", b"!!int ''", b"!!timestamp x", b"&a [*a]",
+                         b"\xe2\x80\xa8", b"../"])
 CHANGES = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 6), NASTY | st.binary(max_size=4)),
                    min_size=1, max_size=4)
 
@@ -275,8 +276,10 @@ def odd_pictures():
         "16 bit grey": (png_bytes(np.full((30, 40), 40000, np.uint16)), (30, 40)),
         "transparent": (pillow("RGBA", "PNG"), (30, 40)), "palette": (pillow("P", "PNG"), (30, 40)),
         "one pixel": (pillow("RGB", "JPEG", (1, 1)), (1, 1)), "one row": (pillow("RGB", "JPEG", (50, 1)), (1, 50)),
-        "turned": (pillow("RGB", "JPEG", exif=turned), (40, 30)), "animated webp": (animated["WEBP"].getvalue(), (30, 40)),
-        "animated png": (animated["PNG"].getvalue(), (30, 40)), "B\u00e4r \u2603 \u718a": (pillow("RGB", "JPEG"), (30, 40)),
+        "turned": (pillow("RGB", "JPEG", exif=turned), (40, 30)),
+        "animated webp": (animated["WEBP"].getvalue(), (30, 40)),
+        "animated png": (animated["PNG"].getvalue(), (30, 40)),
+        "B\u00e4r \u2603 \u718a": (pillow("RGB", "JPEG"), (30, 40)),
         "new\u00a0gif": (animated["GIF"].getvalue(), None)}
 
 
@@ -500,7 +503,8 @@ def test_a_killed_crf_worker_ends_the_evaluation_within_seconds(ready, tmp_path)
         os.link(os.path.realpath(image_path(layout.val_images, name)), image_path(layout.val_images, copy))
         os.link(os.path.realpath(mask_path(layout.val_masks, name)), mask_path(layout.val_masks, copy))
     write_lines(layout.val_list, names)
-    process = start(tmp_path, "eval_seg_model.py", "--model", "init", "--gpu", "cpu", "--epoch", "1", "--crf", "--jobs", "2")
+    process = start(tmp_path, "eval_seg_model.py", "--model", "init", "--gpu", "cpu", "--epoch", "1", "--crf",
+                    "--jobs", "2")
     journal = tmp_path / "outputs" / "init_fcn_resnet50_epoch1" / "progress.jsonl"
     wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 1, process)
     workers = children(process.pid)
