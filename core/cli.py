@@ -80,7 +80,11 @@ def parse_config(args, **overrides):
 def run(main):
     """Run a script's main function; a user's mistake ends in one line on stderr and exit status 2."""
     try:
-        sys.exit(main())
+        try:
+            sys.exit(main())
+        except MemoryError as error:
+            raise UserError("the memory ran out: %s" % (str(error) or "smaller images or fewer --jobs need less")
+                            ) from error
     except UserError as error:
         message = "%s: error: %s" % (os.path.basename(sys.argv[0]), error)
         sys.stdout.flush()

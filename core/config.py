@@ -9,13 +9,12 @@ import dataclasses
 import difflib
 import math
 import os
+import reprlib
 from typing import FrozenSet, Tuple
-
-import yaml
 
 from core.classes import IGNORE_LABEL, VOC_CLASSES
 from core.errors import UserError
-from core.files import read_text
+from core.files import read_yaml
 
 
 STRIDE = 8  # input pixels per cell of the network's score maps
@@ -257,7 +256,7 @@ def _convert(field, value):
     if not many:
         return _convert_item(field, kind, value)
     if not isinstance(value, (list, tuple)):
-        raise UserError("setting %s is a list, not %r" % (field.name, value))
+        raise UserError("setting %s is a list, not %s" % (field.name, reprlib.repr(value)))
     return tuple(_convert_item(field, kind, item) for item in value)
 
 
@@ -270,7 +269,7 @@ def _convert_item(field, kind, value):
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         names = {str: "text", int: "a whole number", float: "a number"}
-        raise UserError("setting %s: %r is not %s" % (field.name, value, names[kind])) from None
+        raise UserError("setting %s: %s is not %s" % (field.name, reprlib.repr(value), names[kind])) from None
     return converted
 
 
@@ -294,10 +293,7 @@ def read_config_file(path):
     Raises:
         UserError: the file is missing, is not YAML, or has an unknown key (the nearest known one is named).
     """
-    try:
-        values = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError("%s is not valid YAML: %s" % (path, " ".join(str(error).split()))) from error
+    values = read_yaml(path)
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -1,6 +1,7 @@
-"""How many CPU cores this process may use, and what they can do."""
+"""How many CPU cores and how much memory this process may use, and what the cores can do."""
 import math
 import os
+import re
 
 
 def available_cpus():
@@ -40,3 +41,21 @@ def cpu_flags():
     except OSError:
         pass
     return set()
+
+
+def free_memory():
+    """Bytes of memory that this process can still get, by Linux and by its control group; None on other systems."""
+    free = [1024 * kibibytes for kibibytes in _numbers("/proc/meminfo", r"MemAvailable: +([0-9]+) kB")]
+    if not free:
+        return None
+    limits = [_numbers("/sys/fs/cgroup/" + name, "[0-9]+") for name in ("memory.max", "memory/memory.limit_in_bytes")]
+    return min(free + [limit[0] for limit in limits if limit])
+
+
+def _numbers(path, pattern):
+    """Numbers that a pattern finds in a file of the system's; none where there is no such file."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return [int(number) for number in re.findall(pattern, file.read())]
+    except OSError:
+        return []

@@ -7,7 +7,7 @@ from core.backend import resolve_dtype
 from core.config import network_settings
 from core.errors import UserError
 from core.evaluate import scored_images
-from core.files import locked, read_json, read_list, write_json
+from core.files import locked, read_json, read_list, remove, write_json
 from core.inference import Segmenter
 from core.layout import Layout, check_pairs, image_path, mask_path, masks_lock, stems
 from core.logs import logger, progress
@@ -98,7 +98,7 @@ def _masks_there(folder, origin, overwrite):
     there = stems(folder, ".png")
     if overwrite:
         for name in there:
-            os.remove(mask_path(folder, name))
+            remove(mask_path(folder, name))
         there = set()
     if there and (not os.path.exists(note) or read_json(note) != origin):
         raise UserError("%s holds masks of another snapshot or of other settings: pass --overwrite to make them anew, "

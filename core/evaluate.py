@@ -143,7 +143,14 @@ def _examples(config, options, segmenter, names):
 
 def scored_images(segmenter, names, folder, scales, flip=False):
     """Yield a `predictions.Scored` for each name, in order; images are read when they are needed."""
-    return score_pairs(segmenter, ((name, read_image(image_path(folder, name))) for name in names), scales, flip)
+    def pairs():
+        for name in names:
+            path = image_path(folder, name)
+            image = read_image(path)
+            segmenter.check_memory(path, image.shape[:2], scales)
+            yield name, image
+
+    return score_pairs(segmenter, pairs(), scales, flip)
 
 
 def score_pairs(segmenter, pairs, scales, flip=False):
@@ -226,7 +233,7 @@ def find_epoch(config, model, text):
         raise UserError("%s is missing: eval_loop.py --model %s finds the best epoch" % (path, model))
     try:
         return int(read_json(path)["ranking"][0]["epoch"])
-    except (KeyError, IndexError, TypeError, ValueError):
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
         raise UserError("%s is no ranking of eval_loop.py" % path) from None
 
 

@@ -7,9 +7,11 @@ import io
 import json
 import os
 import socket
+import struct
 
 import cv2
 import numpy as np
+import yaml
 from PIL import Image
 
 from core.classes import IGNORE_LABEL, voc_palette
@@ -17,6 +19,9 @@ from core.errors import UserError
 from core.logs import logger
 
 _PALETTE = voc_palette().ravel().tolist()
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_PIXELS_PER_BYTE = 8 * 1032  # deflate's best ratio, with pixels of one bit
+_GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow spreads the levels of PNGs of 2 and 4 bits over 0..255
 
 
 @contextlib.contextmanager
@@ -129,6 +134,18 @@ def write_mask(path, mask):
     write_bytes(path, buffer.getbuffer())
 
 
+def remove(path):
+    """Delete a file.
+
+    Raises:
+        UserError: it is none, or its folder can't be written to.
+    """
+    try:
+        os.remove(path)
+    except OSError as error:
+        raise UserError("%s can't be removed: %s" % (path, error.strerror or error)) from error
+
+
 def read_bytes(path):
     """Content of a file.
 
@@ -226,6 +243,21 @@ def read_array(path):
         raise UserError("%s is damaged or no .npy file" % path) from error
 
 
+def read_yaml(path):
+    """Value of a YAML file, of plain types only: nothing in it is run.
+
+    Raises:
+        UserError: the file is missing or is not YAML.
+    """
+    try:
+        return yaml.safe_load(read_text(path))
+    except UserError:
+        raise
+    except Exception as error:  # tags on the wrong kind of text, as in !!bool x, raise nearly anything
+        raise UserError("%s is not valid YAML: %s" % (path, " ".join(str(error).split()) or type(error).__name__)
+                        ) from error
+
+
 def read_image(path):
     """Decode a picture, turned as its EXIF orientation says.
 
@@ -236,6 +268,11 @@ def read_image(path):
         UserError: the file is missing, damaged, truncated, or no picture.
     """
     content = read_bytes(path)
+    if content.startswith(_PNG_START) and len(content) >= 24:
+        width, height = struct.unpack(">II", content[16:24])
+        if width * height > _PNG_PIXELS_PER_BYTE * len(content):  # OpenCV would fill gigabytes before it finds out
+            raise UserError("%s is damaged: %d x %d pixels can't come out of %d bytes"
+                            % (path, width, height, len(content)))
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB) if content else None
     except cv2.error as error:
@@ -260,14 +297,16 @@ def read_mask(path, num_classes, size=None):
     """
     content = read_bytes(path)
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:  # Pillow hands some formats to other programs
             mode = image.mode
+            raw_mode = image.tile[0][3] if image.tile else mode
             mask = np.array(image) if mode in ("P", "L") else None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise UserError("%s can't be decoded: %s" % (path, error)) from error
     if mask is None:
         raise UserError("%s is a picture of mode %s; a mask is a palette or 8-bit greyscale PNG of class indices"
                         % (path, mode))
+    mask //= _GREY_STEPS.get(raw_mode, 1)
     check_mask(path, mask, num_classes, size)
     return mask
 
@@ -279,8 +318,9 @@ def check_mask(path, mask, num_classes, size=None):
         mask: (h, w) array of integers; 0..num_classes-1 and 255 are in range.
     """
     if size is not None and mask.shape != tuple(size):
-        raise UserError("%s is %d x %d pixels, its image %d x %d: a mask has its image's size"
-                        % (path, mask.shape[1], mask.shape[0], size[1], size[0]))
+        raise UserError("%s is %d x %d pixels, its image %d x %d%s: a mask has its image's size"
+                        % (path, mask.shape[1], mask.shape[0], size[1], size[0],
+                           ", turned as its EXIF orientation says, if it has one" * (mask.shape == tuple(size)[::-1])))
     wrong = (mask < 0) | (mask >= num_classes) & (mask != IGNORE_LABEL)
     if wrong.any():
         y, x = np.argwhere(wrong)[0]

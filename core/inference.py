@@ -6,11 +6,15 @@ import numpy as np
 
 from core.backend import amp, mx
 from core.config import STRIDE
+from core.cpus import free_memory
+from core.errors import UserError
 from core.interpolation import combine_scales
 from core.network import fold_batch_norms, inference_symbol
 from core.samples import subtract_mean
 
 _CACHED_SHAPES = 8
+_BYTES_PER_CHANNEL = 20  # of memory, for each pixel and channel of conv1: measured, 1300 bytes with 64 channels
+_SCORE_COPIES = 4  # of the scores at the image's size, alive at once
 
 
 class Segmenter:
@@ -25,10 +29,25 @@ class Segmenter:
             dtype: what `backend.resolve_dtype` gives; scores are float32 in any case.
         """
         self._config = config
+        self._on_cpu = any(device.device_type == "cpu" for device in devices)
         symbol, args = inference_symbol(model, config, folded=True), fold_batch_norms(*parameters)
         if dtype != "float32":
             symbol, args, _ = amp.convert_model(symbol, args, {}, target_dtype=dtype)
         self._networks = [Network(symbol, args, device) for device in devices]
+
+    def check_memory(self, path, size, scales):
+        """Raise UserError, naming `path`, if the scores of an image of (h, w) pixels exceed the free memory.
+
+        Without this the system would end the process, and maybe others, without a word. GPUs are not checked.
+        """
+        free = free_memory()
+        pixels = size[0] * size[1]
+        needed = pixels * (_BYTES_PER_CHANNEL * self._config.width * max(scales) ** 2
+                           + _SCORE_COPIES * 4 * self._config.num_classes)
+        if self._on_cpu and free is not None and needed > free:
+            raise UserError("%s is %d x %d pixels: at scale %g that takes about %.1f GiB of memory, and %.1f GiB are "
+                            "free; shrink it, and its mask likewise, or give lower --scales"
+                            % (path, size[1], size[0], max(scales), needed / 2 ** 30, free / 2 ** 30))
 
     def scores(self, image, scales=(1.0,), flip=False):
         """Scores of one image; see `scores_of`."""

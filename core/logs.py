@@ -17,6 +17,25 @@ _PACKAGES = ("mxnet", "mxnet-cu117", "mxnet-cu112", "numpy", "opencv-contrib-pyt
              "scikit-learn", "distributed", "pydensecrf2", "pydensecrf", "requests", "urllib3", "ImageHash", "icrawler")
 
 
+class _LosesNoRun:
+    """Part of a log handler: what can't be written to, as on a full disk, is told once and then left out."""
+
+    def handleError(self, record):  # noqa: N802  logging's name
+        logger.removeHandler(self)
+        error = sys.exc_info()[1]
+        print("%s can't be written: %s; going on without it"
+              % (getattr(self, "baseFilename", "standard output"), getattr(error, "strerror", None) or error),
+              file=sys.stderr)
+
+
+class _LogFile(_LosesNoRun, logging.FileHandler):
+    pass
+
+
+class _Console(_LosesNoRun, logging.StreamHandler):
+    pass
+
+
 def start_log(path, config):
     """Log to the console and append to the file at `path`; the first lines tell what runs, on what, how set.
 
@@ -28,11 +47,13 @@ def start_log(path, config):
         handler.close()
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        file_handler = logging.FileHandler(path, encoding="utf-8")
+        file_handler = _LogFile(path, encoding="utf-8")
     except OSError as error:
         raise UserError("%s can't be written: %s" % (path, error.strerror)) from error
     file_handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    console = logging.StreamHandler(sys.stdout)
+    if hasattr(sys.stdout, "reconfigure"):  # file names that the console's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
+    console = _Console(sys.stdout)
     console.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -40,7 +61,8 @@ def start_log(path, config):
     logger.addHandler(console)
     logger.info("command: %s", " ".join(sys.argv))
     logger.info("versions: %s", versions())
-    logger.info("seed %d, settings: %s", config.seed, "; ".join("%s=%s" % item for item in config.changed().items()) or "all as published")
+    changes = "; ".join("%s=%s" % item for item in config.changed().items())
+    logger.info("seed %d, settings: %s", config.seed, changes or "all as published")
 
 
 def versions():

@@ -2,12 +2,16 @@
 import contextlib
 import json
 import os
+import zlib
 
 import numpy as np
 
 from core.errors import UserError
 from core.files import read_bytes, read_json, write_json, write_lines
 from core.logs import logger
+
+
+_CHECKSUM = 9  # characters of the checksum in front of a line
 
 
 class ResultFolder:
@@ -34,8 +38,8 @@ class ResultFolder:
         try:
             results = [last] + last["earlier"]
             for result in results:
-                result["settings"], result["saved"], result["mean_iou"]
-        except (TypeError, KeyError):
+                _check_result(result)
+        except (TypeError, KeyError, ValueError, AttributeError):
             raise UserError("%s is no result of an evaluation: move it away" % self.path) from None
         return results
 
@@ -62,8 +66,8 @@ class ResultFolder:
 class Journal:
     """What is known of every image done so far.
 
-    One JSON value a line: what is done first, then [name, value] for each image. Lines that do not belong to the same
-    work are dropped, as is a last line cut short.
+    One JSON value a line, behind its CRC-32: what is done first, then [name, value] for each image. Lines that do not
+    belong to the same work are dropped, as are damaged ones and a last one cut short.
 
     Attributes:
         done: dict from name to value.
@@ -76,14 +80,16 @@ class Journal:
         """
         self._path = path
         self._file = None
-        self._lines = [json.dumps(header)]
+        self._lines = [_with_checksum(header)]
         self.done = {}
-        lines = read_bytes(path).split(b"\n")[:-1] if os.path.exists(path) else []
+        lines = read_bytes(path).split(b"\n") if os.path.exists(path) else []
         if lines and lines[0] == self._lines[0].encode():
             for line in lines[1:]:
-                name, value = json.loads(line)
-                self.done[name] = self._decode(value)
-                self._lines.append(line.decode())
+                text = line[_CHECKSUM:].decode("utf-8", "replace")
+                if line == (_checksum(text) + text).encode():
+                    name, value = json.loads(text)
+                    self.done[name] = self._decode(value)
+                    self._lines.append(line.decode())
 
     def __enter__(self):
         write_lines(self._path, self._lines)
@@ -91,12 +97,20 @@ class Journal:
         return self
 
     def __exit__(self, *_):
-        self._file.close()
+        with contextlib.suppress(OSError):  # what is still to be written then has failed before
+            self._file.close()
 
     def add(self, name, value):
-        """Note down an image."""
-        self._file.write(json.dumps([name, self._encode(value)]) + "\n")
-        self._file.flush()
+        """Note down an image.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        try:
+            self._file.write(_with_checksum([name, self._encode(value)]) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError("%s can't be written: %s" % (self._path, error.strerror or error)) from error
 
     def remove(self):
         """Delete the file: the work is finished."""
@@ -126,6 +140,31 @@ class ConfusionJournal(Journal):
         for cell, pixels in value:
             counts[cell] = pixels
         return counts.reshape(self._num_classes, -1)
+
+
+def _with_checksum(value):
+    text = json.dumps(value)
+    return _checksum(text) + text
+
+
+def _checksum(text):
+    return "%08x " % zlib.crc32(text.encode())
+
+
+def _check_result(result):
+    """Raise TypeError, KeyError, ValueError or AttributeError unless `result` is what an evaluation stores."""
+    for key in ("mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"):
+        _check_share(result[key])
+    for value in result["iou"].values():
+        _check_share(value)
+    if not (isinstance(result["settings"], dict) and isinstance(result["saved"], list) and result["iou"]):
+        raise ValueError
+    set(result["saved"])
+
+
+def _check_share(value):
+    if value is not None and not 0 <= value <= 1:
+        raise ValueError
 
 
 def report(result):

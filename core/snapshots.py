@@ -10,12 +10,15 @@ import hashlib
 import json
 import os
 
+import numpy as np
+
 from core.backend import mx
 from core.config import adopt_settings, network_settings
 from core.errors import UserError
 from core.files import file_digest, replacing, write_text
 from core.logs import logger
 from core.network import parameter_shapes
+from core.params_files import check_params_file
 
 _DISK_FULL = "the disk is full, or a quota or a limit on the size of files is reached"
 
@@ -103,11 +106,9 @@ def read_arrays(path):
     Raises:
         UserError: the file is missing, damaged, or its arrays have no names.
     """
+    check_params_file(path)
     try:
-        open(path, "rb").close()
         values = mx.nd.load(path)
-    except OSError as error:
-        raise UserError("%s can't be read: %s" % (path, error.strerror)) from error
     except (mx.MXNetError, UnicodeDecodeError) as error:
         raise UserError("%s is damaged or no MXNet parameter file" % path) from error
     if not isinstance(values, dict):
@@ -184,6 +185,9 @@ def load_snapshot(layout, model, epoch, config):
             if found[name].shape != shape:
                 raise UserError("%s: %s has shape %s, the %s model wants %s; use the --config it was trained with"
                                 % (path, name, found[name].shape, model, shape))
+            if found[name].dtype != np.float32:
+                raise UserError("%s: %s is of type %s; float32 is expected"
+                                % (path, name, np.dtype(found[name].dtype).name))
         checked.append({name: found[name] for name in shapes})
     return config, tuple(checked)
 

@@ -9,12 +9,10 @@ import os
 import pathlib
 from urllib.parse import urlencode
 
-import yaml
-
 from core.classes import BACKGROUND
 from core.download import Rejected
 from core.errors import UserError
-from core.files import read_lines, read_text
+from core.files import read_lines, read_yaml
 from core.logs import logger
 
 # source: "folder", "urls", "flickr" or the engine; query: the words that found it; page: where people see it
@@ -44,10 +42,7 @@ def read_queries(path, config):
     queries = {index: [name] for index, name in enumerate(config.classes) if index != BACKGROUND}
     if path is None:
         return queries
-    try:
-        values = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError("%s is not valid YAML: %s" % (path, " ".join(str(error).split()))) from error
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise UserError("%s holds no lines like 'sofa: [sofa, couch]'" % path)
     for name, words in values.items():

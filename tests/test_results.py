@@ -9,7 +9,8 @@ SETTINGS = {"scales": [1.0], "crf": None}
 
 
 def result(settings=SETTINGS, saved=(), mean_iou=0.5):
-    return {"settings": settings, "saved": list(saved), "mean_iou": mean_iou}
+    summary = summarise(np.eye(2, dtype=int), ("bk", "a"))
+    return dict(summary, settings=settings, saved=list(saved), mean_iou=mean_iou)
 
 
 def test_results_of_other_settings_are_kept(tmp_path):
