@@ -256,7 +256,7 @@ def make_voc(folder, seed, sbd, train, val):
 
 def main():
     parser = make_parser(__doc__)
-    parser.add_argument("--web", type=int, default=50, metavar="N", help="web images per class (default: %(default)s)")
+    parser.add_argument("--web", type=int, default=40, metavar="N", help="web images per class (default: %(default)s)")
     parser.add_argument("--sbd", type=int, default=600, metavar="N", help="SBD images (default: %(default)s)")
     parser.add_argument("--train", type=int, default=200, metavar="N", help="VOC train images (default: %(default)s)")
     parser.add_argument("--val", type=int, default=200, metavar="N", help="VOC val images (default: %(default)s)")
