@@ -154,8 +154,22 @@ def test_masks_of_another_epoch_are_not_mixed_in(copy):
     assert "1 masks to estimate, 7 there" in run_script(copy, "est_voc_train_masks.py", *flags, "--crf")
 
 
+def sharpen(copy, model):
+    """Make a snapshot decide: after a few steps of training it would call all pixels background."""
+    path = str(copy / "snapshots" / ("%s_fcn_resnet50-2.params" % model))
+    parameters = read_parameters(path)
+    weight = parameters.args["score_weight"]
+    values = np.random.default_rng(0).normal(0, 1, weight.shape)
+    features = [parameters.args[name].asnumpy() for name in ("new_conv1_weight", "fc_weight")]
+    for name, value in zip(("new_conv1_weight", "fc_weight"), features):
+        parameters.args[name] = mx.nd.array(value / value.std())
+    parameters.args["score_weight"], parameters.args["score_bias"] = mx.nd.array(values), mx.nd.zeros(21)
+    write_parameters(path, parameters)
+
+
 def test_another_round_estimates_with_the_final_model_and_trains_it_anew(copy):
     """In place, where masks of the first round are refused, and beside it."""
+    sharpen(copy, "final")
     flags = ("est_voc_train_masks.py", "--model", "final", "--epoch", "2", "--gpu", "cpu")
     assert "pass --overwrite" in run_script(copy, *flags, status=2)
     shutil.copytree(str(copy / "cache"), str(copy / "cache1"))
@@ -179,6 +193,7 @@ def test_masks_with_crf_are_those_of_the_refined_scores(copy):
     """Estimated from a snapshot whose scores are worth refining, against the CRF called here."""
     config = make_config(str(copy / "tiny.yaml"), root=str(copy))
     layout = Layout(config)
+    sharpen(copy, "init")
     run_script(copy, "est_voc_train_masks.py", "--epoch", "2", "--gpu", "cpu", "--crf", "--output", "refined")
     config, parameters = load_snapshot(layout, "init", 2, config)
     segmenter, changed = Segmenter(config, "init", parameters, [mx.cpu()]), 0
@@ -203,11 +218,13 @@ def test_results_and_masks_with_flip_are_told_from_those_without(copy):
     ranking = read(copy, "outputs", "init_ranking.json")
     assert ranking["flip"] is True
     assert {row["epoch"]: row["mean_iou"] for row in ranking["ranking"]}[1] == result["mean_iou"]
-    estimate = ("est_voc_train_masks.py", "--epoch", "2", "--gpu", "cpu", "--flip")
-    assert "pass --overwrite" in run_script(copy, *estimate, status=2)
-    run_script(copy, *estimate, "--output", "flipped")
-    assert json.loads((copy / "flipped.json").read_text())["flip"] is True
-    assert any((copy / "flipped" / name).read_bytes() != (copy / "cache" / "final_voc_masks" / name).read_bytes()
+    sharpen(copy, "init")
+    estimate = ("est_voc_train_masks.py", "--epoch", "2", "--gpu", "cpu")
+    run_script(copy, *estimate, "--output", "plain")
+    assert "pass --overwrite" in run_script(copy, *estimate, "--flip", "--output", "plain", status=2)
+    run_script(copy, *estimate, "--flip", "--output", "flipped")
+    assert read(copy, "flipped.json") == dict(read(copy, "plain.json"), flip=True)
+    assert any((copy / "flipped" / name).read_bytes() != (copy / "plain" / name).read_bytes()
                for name in os.listdir(str(copy / "flipped")))
 
 
