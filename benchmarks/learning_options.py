@@ -49,6 +49,7 @@ class Runs:
         if not os.path.exists(mark):
             self.call("demo/make_sample.py", folder)
             write_lines(mark, [])
+        self.call("create_web_masks.py", folder)
         self.call("create_dataset.py", folder)
 
     def share(self, source, folder):

@@ -159,7 +159,7 @@ def _check_result(result):
         _check_share(value)
     if not (isinstance(result["settings"], dict) and isinstance(result["saved"], list) and result["iou"]):
         raise ValueError
-    set(result["saved"])
+    result["settings"]["masks"], set(result["saved"])
 
 
 def _check_share(value):

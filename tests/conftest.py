@@ -1,5 +1,7 @@
 """Small data and a small network that the tests share."""
+import contextlib
 import os
+import resource
 import subprocess
 import sys
 
@@ -34,6 +36,17 @@ def draw_sample(folder):
     make_sample.make_web(str(folder / "dataset"), 0, 1, "web_labels")
     make_sample.make_voc(str(folder / "dataset"), 0, 4, 4, 3)
     return folder
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """Let this process write files of at most `size` bytes in the block: beyond, the disk is full for it."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:  # before pytest itself writes again
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 @pytest.fixture

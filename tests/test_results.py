@@ -5,7 +5,7 @@ from core.errors import UserError
 from core.metrics import summarise
 from core.results import ResultFolder
 
-SETTINGS = {"scales": [1.0], "crf": None}
+SETTINGS = {"scales": [1.0], "crf": None, "masks": "masks"}
 
 
 def result(settings=SETTINGS, saved=(), mean_iou=0.5):
