@@ -56,7 +56,7 @@ def locked(path, work, wait=False):
         UserError: another process holds the lock and `wait` is not set, or the folder can't be written to.
     """
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         file = open(path, "a+", encoding="utf-8")
     except OSError as error:
         raise UserError("%s can't be written: %s" % (path, error.strerror)) from error
@@ -77,8 +77,7 @@ def locked(path, work, wait=False):
                            error.strerror)
         with contextlib.suppress(OSError):  # a full disk takes no note, and the lock holds all the same
             file.truncate(0)
-            file.write("process %d on %s" % (os.getpid(), socket.gethostname()))
-            file.flush()
+            os.write(file.fileno(), ("process %d on %s" % (os.getpid(), socket.gethostname())).encode("utf-8"))
         yield
 
 

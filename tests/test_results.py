@@ -15,7 +15,7 @@ def result(settings=SETTINGS, saved=(), mean_iou=0.5):
 
 def test_results_of_other_settings_are_kept(tmp_path):
     folder = ResultFolder(str(tmp_path))
-    other = {"scales": [0.7, 1.0], "crf": None}
+    other = dict(SETTINGS, scales=[0.7, 1.0])
     folder.write(result(mean_iou=0.1))
     folder.write(result(other, mean_iou=0.2))
     folder.write(result(mean_iou=0.3))
@@ -26,7 +26,7 @@ def test_results_of_other_settings_are_kept(tmp_path):
 
 def test_masks_count_for_the_evaluation_that_wrote_them_last(tmp_path):
     folder = ResultFolder(str(tmp_path))
-    other = {"scales": [0.7, 1.0], "crf": None}
+    other = dict(SETTINGS, scales=[0.7, 1.0])
     folder.write(result(saved=["masks", "scoremaps"]))
     assert folder.find(SETTINGS, ["masks"])
     folder.write(result(other, saved=["masks"]))
