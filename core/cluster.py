@@ -5,7 +5,8 @@
                                                     +- workers   (train)
 
 Every process ends when the one above it does: a node when its standard input is closed, which a connection by ssh or
-srun passes on; what runs below a node, and the scheduler, by the kernel's parent-death signal. Does not import mxnet.
+srun passes on, or when no sign of life comes through it, as where the network is cut; what runs below a node, and the
+scheduler, by the kernel's parent-death signal. Does not import mxnet.
 """
 import contextlib
 import ctypes
@@ -27,6 +28,8 @@ _LAUNCHER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file_
 _GRACE = 30  # seconds from the good end of the first process to that of the last
 _STOP = 5  # seconds from SIGTERM to SIGKILL
 _LOOK_EVERY = 0.2  # seconds
+_SIGN_EVERY = 5  # seconds between the launcher's signs of life
+_SILENCE = 40  # seconds without one after which a node ends; ssh's limit below, at which the launcher does, is 30
 _PR_SET_PDEATHSIG = 1
 # A host that falls silent ends its connection, and so the job, within 30 seconds.
 _SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=10",
@@ -53,6 +56,8 @@ def launch(command, hosts_file=None, slurm=False, workers=1, servers=1, address=
                    "DMLC_NUM_WORKER": str(workers * len(hosts)), "DMLC_NUM_SERVER": str(servers * len(hosts))}
     if alone:
         environment["DMLC_LOCAL"] = "1"  # sockets in the file system instead of the network
+    if "OMP_NUM_THREADS" in os.environ:  # ssh passes nothing on by itself
+        environment["OMP_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"]
     node = {"environment": environment, "folder": os.getcwd(), "command": command, "workers": workers,
             "servers": servers}
     with _Processes() as processes:
@@ -69,7 +74,7 @@ def launch(command, hosts_file=None, slurm=False, workers=1, servers=1, address=
 
 
 def run_node(text):
-    """Run the servers and workers of one machine, until they end or standard input is closed.
+    """Run the servers and workers of one machine, until they end, or the launcher is gone or silent.
 
     Args:
         text: JSON of what `launch` passes.
@@ -84,7 +89,9 @@ def run_node(text):
     except OSError as error:
         raise UserError("%s: the folder %s can't be entered: %s"
                         % (node["host"], node["folder"], error.strerror)) from error
-    shared = dict(environment, DMLC_NODE_HOST=_address_towards(environment["DMLC_PS_ROOT_URI"]))
+    shared = dict(environment, DMLC_NODE_HOST=_address_towards(environment["DMLC_PS_ROOT_URI"]),
+                  # so that "python" is the launcher's, also where ssh knows nothing of its virtual environment
+                  PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]))
     shared.setdefault("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS",
                                                         str(max(1, physical_cores() // node["workers"]))))
     with _Processes() as processes:
@@ -136,7 +143,7 @@ class _Processes:
             name: what it is, for messages.
             environment: variables in addition to those of this process.
             essential: whether the job is done when this and the other essential ones are.
-            tied: whether its standard input is a pipe, that is closed when this process ends.
+            tied: whether its standard input is a pipe, which brings signs of life and closes when this process ends.
         """
         try:
             process = subprocess.Popen(command, env=dict(os.environ, **environment), start_new_session=True,
@@ -144,19 +151,25 @@ class _Processes:
                                        stdin=subprocess.PIPE if tied else subprocess.DEVNULL)
         except OSError as error:
             raise UserError("%s can't be started: %s: %s" % (name, command[0], error.strerror)) from error
+        if tied:
+            os.set_blocking(process.stdin.fileno(), False)
         self._running.append((name, process, essential))
 
     def watch(self, tie=None):
         """Wait for the good end of all essential processes, and _GRACE seconds at most for the others.
 
         Args:
-            tie: file descriptor whose end of file ends the processes.
+            tie: file descriptor whose end of file, or silence, ends the processes.
 
         Raises:
             UserError: a process failed or died, some outlived others for too long, or the tie broke.
         """
         first_end = None
+        heard = signed = time.monotonic()
         while True:
+            if time.monotonic() - signed > _SIGN_EVERY:
+                self._sign()
+                signed = time.monotonic()
             states = [(name, process.poll(), essential) for name, process, essential in self._running]
             for name, status, _ in states:
                 if status:
@@ -172,14 +185,21 @@ class _Processes:
                         raise UserError("%s still runs %d seconds after others of the job were finished: the job "
                                         "is ended" % (essential[0], _GRACE))
                     return
-            self._wait(tie)
+            if tie is None:
+                time.sleep(_LOOK_EVERY)
+            elif select.select([tie], [], [], _LOOK_EVERY)[0]:
+                if not os.read(tie, 4096):
+                    raise UserError("the launcher is gone: the job is ended")
+                heard = time.monotonic()
+            elif time.monotonic() - heard > _SILENCE:
+                raise UserError("nothing was heard of the launcher for %d seconds: the job is ended" % _SILENCE)
 
-    @staticmethod
-    def _wait(tie):
-        if tie is None:
-            time.sleep(_LOOK_EVERY)
-        elif select.select([tie], [], [], _LOOK_EVERY)[0] and not os.read(tie, 4096):
-            raise UserError("the launcher is gone: the job is ended")
+    def _sign(self):
+        """Give a sign of life to all tied processes."""
+        for _, process, _ in self._running:
+            if process.stdin:
+                with contextlib.suppress(OSError):  # gone, or so slow that its pipe is full: both show elsewhere
+                    os.write(process.stdin.fileno(), b".")
 
 
 def _words(status):

@@ -134,7 +134,7 @@ def analyse(name, config, kind):
         np.savez_compressed(buffer, features=features.astype(np.float16), labels=labels.astype(np.float32), rows=rows,
                             weights=regions.area[rows].astype(np.float32),
                             descriptors=_describe(layout, regions, name, kind)[rows].astype(np.float16))
-    write_bytes(_file(layout, "regions", name, ".npz"), buffer.getbuffer())
+    write_bytes(_file(layout, "regions", name, ".npz"), buffer.getvalue())
 
 
 def relabel(name, config, kind, rounds):

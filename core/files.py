@@ -106,7 +106,8 @@ def write_array(path, array):
     """Write a numpy array as .npy."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
-    write_bytes(path, buffer.getbuffer())
+    # Not getbuffer: kept by an error, say of a full disk, it crashes the garbage collector of Python < 3.13 (gh-111049).
+    write_bytes(path, buffer.getvalue())
 
 
 def encode_image(image, ending, quality=95):
@@ -130,7 +131,7 @@ def write_mask(path, mask):
     image.putpalette(_PALETTE)
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    write_bytes(path, buffer.getbuffer())
+    write_bytes(path, buffer.getvalue())
 
 
 def remove(path):

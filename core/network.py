@@ -30,9 +30,10 @@ def training_symbol(model, config, device_batch, stored_statistics=True):
 
     Args:
         device_batch: images of a batch on one device.
-        stored_statistics: False normalises by the statistics of the batch (see `train.calibrate`).
+        stored_statistics: False normalises by the statistics of the batch.
     """
-    scores, global_scores = _scores(model, config, config.dropout, "stored" if stored_statistics else "batch")
+    with mx.name.NameManager():  # layers without a name are counted from 0, however many networks were made before
+        scores, global_scores = _scores(model, config, config.dropout, "stored" if stored_statistics else "batch")
     outputs = [mx.sym.SoftmaxOutput(scores, name="softmax", multi_output=True, use_ignore=True,
                                     ignore_label=IGNORE_LABEL, normalization="valid")]
     if global_scores is not None:

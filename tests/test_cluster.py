@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from conftest import ROOT, TINY
+from core import cluster
 from core import train as training
 from core.backend import joined_cluster, mx
 from core.dataset import create_dataset
@@ -149,8 +150,9 @@ def test_a_worker_that_fails_ends_the_job_at_once(prepared):
 
 @pytest.fixture
 def fake_hosts(tmp_path):
-    """PATH with ssh, srun and scontrol that note their arguments and run the command here."""
-    for name, body in (("ssh", 'echo "$@" >>%s/ssh.log; for last; do :; done; exec sh -c "$last"'),
+    """PATH with ssh, srun and scontrol that note their arguments and run the command here; ssh without the environment."""
+    for name, body in (("ssh", 'echo "$@" >>%s/ssh.log; for last; do :; done; '
+                               'exec env -i PATH=/usr/bin:/bin sh -c "$last"'),
                        ("srun", 'echo "$@" >>%s/srun.log; while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"'),
                        ("scontrol", 'echo "$@" >>%s/scontrol.log; printf "localhost\\nlocalhost\\n"')):
         path = tmp_path / "bin" / name
@@ -164,12 +166,13 @@ def fake_hosts(tmp_path):
 def test_hosts_are_reached_and_end_with_the_launcher(tmp_path, fake_hosts, way):
     (tmp_path / "hosts.txt").write_text("localhost\n\nlocalhost\n")
     flags = ["--slurm"] if way == "srun" else ["--hosts", str(tmp_path / "hosts.txt")]
-    command = ["sh", "-c", 'echo "$DMLC_NUM_WORKER $DMLC_NUM_SERVER $DMLC_ROLE $PWD" >>"it\'s.txt"; exec sleep 600']
+    command = ["sh", "-c", 'echo "$DMLC_NUM_WORKER $DMLC_NUM_SERVER $DMLC_ROLE $OMP_NUM_THREADS $PWD" >>"it\'s.txt"; '
+                           'exec sleep 600']
     os.chdir(str(tmp_path))
     with launched(flags, command, PATH=fake_hosts, SLURM_JOB_NODELIST="n[1-2]", SLURM_CPUS_PER_TASK="7") as job:
         path = tmp_path / "it's.txt"
         wait_for(lambda: path.exists() and path.read_text().count("\n") == 2)
-        assert set(path.read_text().splitlines()) == {"2 2 worker %s" % tmp_path}
+        assert set(path.read_text().splitlines()) == {"2 2 worker 1 %s" % tmp_path}
         below = descendants(job.pid)
         log = (tmp_path / (way + ".log")).read_text()
         assert log.count("--node ") == 2
@@ -180,6 +183,31 @@ def test_hosts_are_reached_and_end_with_the_launcher(tmp_path, fake_hosts, way):
             assert "ServerAliveInterval" in log and "BatchMode=yes" in log
         job.kill()
         wait_for(lambda: not alive(below), 30)
+
+
+def test_python_is_that_of_the_launcher_where_the_path_has_another(tmp_path, fake_hosts):
+    (tmp_path / "hosts.txt").write_text("localhost\n")
+    command = ["python", "-c", "import sys; sys.exit('this is ' + sys.executable)"]
+    with launched(["--hosts", str(tmp_path / "hosts.txt")], command, PATH=fake_hosts) as job:
+        assert "this is %s/python" % os.path.dirname(sys.executable) in job.communicate(timeout=60)[0]
+
+
+def test_a_node_ends_when_the_launcher_is_silent(monkeypatch):
+    monkeypatch.setattr(cluster, "_SILENCE", 0.5)
+    silent, _ = pipe = os.pipe()
+    with cluster._Processes() as processes, pytest.raises(UserError, match="nothing was heard of the launcher"):
+        processes.start("worker 0", ["sleep", "10"], {})
+        processes.watch(silent)
+    assert processes._running[0][1].returncode == -signal.SIGTERM
+    for end in pipe:
+        os.close(end)
+
+
+def test_the_launcher_gives_signs_of_life(monkeypatch):
+    monkeypatch.setattr(cluster, "_SIGN_EVERY", 0.1)
+    with cluster._Processes() as processes:
+        processes.start("the part of the job on n1", ["timeout", "20", "head", "-c", "3"], {}, tied=True)
+        processes.watch()  # raises, where head got none and ran into its time limit
 
 
 def test_parts_of_a_batch_are_the_batch(prepared):

@@ -446,7 +446,9 @@ def test_queries_of_a_class(config, tmp_path):
 def start(folder, *flags):
     return subprocess.Popen([sys.executable, os.path.join(ROOT, "fetch_web_images.py"), "--config",
                              str(folder / "web.yaml"), "--root", str(folder), *flags], stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, universal_newlines=True)
+                            stderr=subprocess.PIPE, universal_newlines=True,
+                            # where the tests run in the background, it is ignored
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 @pytest.fixture

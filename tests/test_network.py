@@ -28,6 +28,10 @@ def bind(symbol, args, aux, grad_req="write", **inputs):
     return symbol.bind(mx.cpu(), values, grads, grad_req, {name: mx.nd.array(value) for name, value in aux.items()})
 
 
+def test_a_network_has_one_text_however_many_were_made_before():
+    assert training_symbol("final", Config(**SMALL), 2).tojson() == training_symbol("final", Config(**SMALL), 2).tojson()
+
+
 def test_published_names_and_shapes():
     args, aux = parameter_shapes("init", Config())
     assert (len(args), len(aux)) == (166, 106)
