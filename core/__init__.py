@@ -8,3 +8,10 @@ Arrows point down only:
              base_models, submission, reports (pages, curves), onnx_export
     base     config, classes, files, logs, errors, backend (the one module that imports mxnet)
 """
+import importlib.util
+import sys
+
+if None in map(importlib.util.find_spec, ("cv2", "numpy", "PIL", "tqdm", "yaml")):
+    print("%s: error: packages are missing: pip install -r dependencies.txt, or activate the environment that has them"
+          % (sys.argv[0] or "python"), file=sys.stderr)
+    sys.exit(2)

@@ -8,15 +8,18 @@ import json
 import os
 import socket
 import struct
+import warnings
 
 import cv2
 import numpy as np
 import yaml
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from core.classes import IGNORE_LABEL, voc_palette
 from core.errors import UserError
 from core.logs import logger
+
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a mask of 100 megapixels is no attack
 
 _PALETTE = voc_palette().ravel().tolist()
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -55,8 +58,11 @@ def locked(path, work, wait=False):
     Raises:
         UserError: another process holds the lock and `wait` is not set, or the folder can't be written to.
     """
+    folder = os.path.dirname(os.path.abspath(path))
     try:
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        os.makedirs(folder, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # a lock of an earlier run may be open to us
         file = open(path, "a+", encoding="utf-8")
     except OSError as error:
         raise UserError("%s can't be written: %s" % (path, error.strerror)) from error
@@ -301,6 +307,8 @@ def read_mask(path, num_classes, size=None):
             mode = image.mode
             raw_mode = image.tile[0][3] if image.tile else mode
             mask = np.array(image) if mode in ("P", "L") else None
+    except UnidentifiedImageError as error:  # its own text tells of a BytesIO
+        raise UserError("%s can't be decoded: the file is damaged, or no PNG" % path) from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise UserError("%s can't be decoded: %s" % (path, error)) from error
     if mask is None:

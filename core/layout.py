@@ -115,8 +115,11 @@ def web_class(name, num_classes):
     """Class index that the name of a web image starts with: 7 for "7_000123".
 
     Raises:
-        UserError: the name does not start with a class index and an underscore.
+        UserError: the name does not start with a class index and an underscore, or can't stand in a list.
     """
+    if name.strip().splitlines() != [name] or re.search("[\\\\\ud800-\udfff]", name):
+        raise UserError("web image %r: rename it, for no list can hold such a name: it is one line of UTF-8 without "
+                        "backslash and without spaces at its ends" % name)
     match = re.match(r"([0-9]{1,3})_", name)
     if not match or not 1 <= int(match.group(1)) < num_classes:
         raise UserError("web image %s: its name must start with a class index 1..%d and an underscore, as 7_000123"

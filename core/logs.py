@@ -50,6 +50,7 @@ def start_log(path, config):
         file_handler = _LogFile(path, encoding="utf-8")
     except OSError as error:
         raise UserError("%s can't be written: %s" % (path, error.strerror)) from error
+    file_handler.stream.reconfigure(errors="backslashreplace")  # file names that are not UTF-8
     file_handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     if hasattr(sys.stdout, "reconfigure"):  # file names that the console's encoding lacks
         sys.stdout.reconfigure(errors="backslashreplace")

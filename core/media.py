@@ -184,6 +184,7 @@ def _files(path, leave_out):
     for folder, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith(".")
                             and os.path.realpath(os.path.join(folder, name)) not in leave_out)
-        found += [os.path.join(folder, name) for name in sorted(names) if not name.startswith(".")
-                  and os.path.splitext(name)[1].lower() in PICTURES + VIDEOS]
+        files = [os.path.join(folder, name) for name in sorted(names) if not name.startswith(".")
+                 and os.path.splitext(name)[1].lower() in PICTURES + VIDEOS]
+        found += [file for file in files if os.path.isfile(file) or not os.path.exists(file)]  # no pipes and devices
     return found

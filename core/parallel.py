@@ -61,8 +61,10 @@ def ordered_map(function, items, executor=None, ahead=1):
         raise UserError("a worker process died near %s: perhaps the memory ran out; try fewer --jobs"
                         % getattr(item, "name", item)) from error
     finally:  # also where the caller wants no more
-        for _, future in pending:
-            future.cancel()
+        # Those of processes end with `process_pool`, whose executor would stumble over a cancelled one.
+        if not isinstance(executor, concurrent.futures.ProcessPoolExecutor):
+            for _, future in pending:
+                future.cancel()
 
 
 def _die_with_parent():

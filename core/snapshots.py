@@ -83,7 +83,8 @@ def read_parameters(path):
     """`Parameters` of a .params file.
 
     Raises:
-        UserError: the file is missing, damaged, or holds no named parameters.
+        UserError: the file is missing, damaged, holds no named parameters, or some that are not finite, which a ReLU
+            turns into zeros that nobody notices.
     """
     values = read_arrays(path)
     parts = {"arg": {}, "aux": {}}
@@ -91,6 +92,9 @@ def read_parameters(path):
     for key, value in values.items():
         kind, _, name = key.partition(":")
         if kind in parts:
+            if not np.isfinite(value.asnumpy()).all():
+                raise UserError("%s: %s holds numbers that are not finite: the file is damaged, or its training had "
+                                "diverged" % (path, name))
             parts[kind][name] = value
         elif kind == "settings":
             settings = read_record(name, path)

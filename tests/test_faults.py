@@ -180,6 +180,16 @@ def test_parameters_of_another_type_are_named(tiny):
         load_snapshot(Layout(tiny), "init", 1, tiny)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_parameters_that_are_not_finite_are_named(tiny, value):
+    path = save_random_snapshot(tiny)
+    values = mx.nd.load(path)
+    values["arg:conv1_weight"][0] = value
+    mx.nd.save(path, values)
+    with pytest.raises(UserError, match="-1.params: conv1_weight holds numbers that are not finite"):
+        load_snapshot(Layout(tiny), "init", 1, tiny)
+
+
 def test_nothing_in_a_yaml_or_mat_file_is_run(tmp_path):
     (tmp_path / "a.yaml").write_text("classes: !!python/object/apply:os.mkdir [%s]\n" % (tmp_path / "ran"))
     with pytest.raises(UserError, match="a.yaml is not valid YAML"):
@@ -501,6 +511,42 @@ def test_a_killed_crf_worker_ends_the_evaluation_within_seconds(ready, tmp_path)
     assert process.returncode == 2 and time.monotonic() - killed < 30
     assert error.count("\n") == 1 and "a worker process died near" in error
     assert not [pid for pid in workers if os.path.exists("/proc/%d" % pid)]
+
+
+def run_python(*command):
+    return subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True, cwd=ROOT)
+
+
+def test_missing_packages_are_told_in_one_line():
+    done = run_python("-S", "create_dataset.py", "--help")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "pip install -r dependencies.txt" in done.stderr
+
+
+def test_a_mask_of_90_megapixels_is_read_without_a_word(tmp_path):
+    Image.new("P", (10000, 9000)).save(str(tmp_path / "a.png"))
+    done = run_python("-c", "import sys; from core.files import read_mask; print(read_mask(sys.argv[1], 21).shape)",
+                      str(tmp_path / "a.png"))
+    assert (done.stdout, done.stderr) == ("(9000, 10000)\n", "")
+
+
+@pytest.mark.parametrize("name", ["1_a\nb", "1_a ", "1_\udcff", "1_a\\b", "1_a\u2028b"])
+def test_names_that_no_list_can_hold_are_told(tiny, sample, name):
+    layout = Layout(tiny)
+    for path in (image_path(layout.web_images, "1_000000"), mask_path(layout.web_masks, "1_000000")):
+        os.rename(path, path.replace("1_000000", name))
+    with pytest.raises(UserError, match="rename it, for no list can hold such a name"):
+        create_dataset(tiny, 1)
+
+
+def test_the_log_takes_names_that_are_not_utf8(tiny, tmp_path, capsys):
+    path = tmp_path / "log" / "a.log"
+    start_log(str(path), tiny)
+    logger.info("1_\udcff.jpg")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    assert "1_\\udcff.jpg" in path.read_text() and not capsys.readouterr().err
 
 
 def test_a_result_with_damaged_values_is_named(tmp_path):

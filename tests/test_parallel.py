@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -32,10 +33,13 @@ def test_items_are_read_no_further_than_needed():
         results.close()
 
 
-def test_an_error_in_a_worker_ends_the_run_with_it():
+def test_an_error_in_a_worker_ends_the_run_with_it_alone(monkeypatch):
+    others = []
+    monkeypatch.setattr(threading, "excepthook", others.append)
     with pytest.raises(UserError, match="number five is bad"):
         with process_pool(2) as pool:
-            list(ordered_map(workers.fail_at_five, range(100), pool, 4))
+            list(ordered_map(workers.fail_at_five, range(100), pool, 60))
+    assert not others, "the executor's thread failed too"
 
 
 def test_a_dying_worker_ends_the_run():

@@ -136,6 +136,12 @@ def test_two_files_that_differ_in_the_ending_only_keep_it(tmp_path, image):
     assert [medium.name for medium in find_media([str(tmp_path)])] == ["x.jpg", "x.png", "y"]
 
 
+def test_pipes_in_a_folder_are_not_waited_for(tmp_path, image):
+    save(tmp_path / "x.png", image)
+    os.mkfifo(str(tmp_path / "pipe.jpg"))
+    assert [medium.name for medium in find_media([str(tmp_path)])] == ["x"]
+
+
 def test_files_folders_and_patterns_give_each_file_once(tmp_path, image, monkeypatch):
     for name in ("a/x.png", "a/y [1].png", "b/c/x.jpg", "out/z.png", ".hidden/z.png"):
         save(tmp_path / name, image)

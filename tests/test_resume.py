@@ -235,13 +235,17 @@ def test_a_full_disk_stops_training_with_the_last_snapshot_intact(begun):
 
 def test_a_folder_that_can_not_be_written_to_is_named_before_any_training(prepared):
     with tempfile.TemporaryDirectory() as folder:
+        lock = os.path.join(folder, ".init.lock")
+        with locked(lock, "an earlier training"):
+            os.chmod(lock, 0o666)
         os.chmod(folder, 0o555)
         if os.geteuid() == 0:
             os.seteuid(65534)  # permissions do not bind root
         try:
-            with pytest.raises(UserError, match=r"\.init\.lock can't be written: Permission denied"):
-                with locked(os.path.join(folder, "snapshots", ".init.lock"), "training"):
-                    pass
+            for path in (os.path.join(folder, "snapshots", ".init.lock"), lock):
+                with pytest.raises(UserError, match=r"\.init\.lock can't be written: Permission denied"):
+                    with locked(path, "training"):
+                        pass
         finally:
             os.seteuid(os.getuid())
         os.chmod(folder, 0o755)
