@@ -4,8 +4,8 @@ Arrows point down only:
 
     stages   fetch, cosegment, dataset, train, evaluate, estimate, segment (pictures of the user's own)
     parts    download, near_duplicates, web_sources (of fetch), regions, saliency, cues, descriptors, self_training,
-             graphcut (of cosegment), network, snapshots, resume, samples, inference, predictions, media, crf, metrics,
-             base_models, submission, reports (pages, curves), onnx_export
+             graphcut, model_files (of cosegment), network, snapshots, resume, samples, inference, predictions, media,
+             crf, metrics, base_models, submission, reports (pages, curves), onnx_export
     base     config, classes, files, logs, errors, backend (the one module that imports mxnet)
 """
 import importlib.util

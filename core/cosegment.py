@@ -17,7 +17,6 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import shutil
 
 import cv2
@@ -35,9 +34,10 @@ from core.files import (file_digest, read_array, read_bytes, read_image, read_js
 from core.graphcut import cut_prior
 from core.layout import Layout, image_path, mask_path, stems, web_class
 from core.logs import logger, progress
+from core.model_files import read_models, write_models
 from core.parallel import ordered_map
 from core.regions import Regions, resized
-from core.self_training import Model, Sample, fit, fold_of, predict, relative
+from core.self_training import Sample, fit, fold_of, predict, relative
 
 _ROWS = 80           # regions of an image in the sample
 _CUT_SIDE = 0.6      # of web_side, for the cuts between the rounds
@@ -210,7 +210,7 @@ def _learn(layout, config, names, kind, run):
                     len(sample.labels), len(sampled))
         with threadpool_limits(1):
             models = fit(sample, config.seed)
-        write_bytes(path, pickle.dumps([tuple(model) for model in models]))
+        write_models(path, models)
 
 
 def sample_names(names, most):
@@ -286,7 +286,7 @@ def _read_regions(layout, name):
 @functools.lru_cache(maxsize=8)
 def _models(path, changed):
     """Models of a round; `changed` keeps a worker that lives on from using those of an earlier run."""
-    return [Model(*parts) for parts in pickle.loads(read_bytes(path))]  # our own file
+    return read_models(path)
 
 
 def _run(work, names, what, crew):
