@@ -62,7 +62,7 @@ def locked(path, work, wait=False):
     try:
         os.makedirs(folder, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # a lock of an earlier run may be open to us
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # whatever the lock file allows
         file = open(path, "a+", encoding="utf-8")
     except OSError as error:
         raise UserError("%s can't be written: %s" % (path, error.strerror)) from error
@@ -112,7 +112,7 @@ def write_array(path, array):
     """Write a numpy array as .npy."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
-    # Not getbuffer: kept by an error, say of a full disk, it crashes the garbage collector of Python < 3.13 (gh-111049).
+    # Not getbuffer: kept by an error, as of a full disk, it crashes the collector of Python < 3.13 (gh-111049).
     write_bytes(path, buffer.getvalue())
 
 
