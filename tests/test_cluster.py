@@ -189,7 +189,7 @@ def test_python_is_that_of_the_launcher_where_the_path_has_another(tmp_path, fak
     (tmp_path / "hosts.txt").write_text("localhost\n")
     command = ["python", "-c", "import sys; sys.exit('this is ' + sys.executable)"]
     with launched(["--hosts", str(tmp_path / "hosts.txt")], command, PATH=fake_hosts) as job:
-        assert "this is %s/python" % os.path.dirname(sys.executable) in job.communicate(timeout=60)[0]
+        assert "this is %s/python" % os.path.dirname(sys.executable) in job.communicate(timeout=200)[0]
 
 
 def test_a_node_ends_when_the_launcher_is_silent(monkeypatch):
