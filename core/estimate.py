@@ -1,4 +1,4 @@
-"""Stage 4: masks for the VOC training images from a trained model, limited to their image-level labels."""
+"""Stage 4: masks for the training images from a trained model, limited to their image-level labels."""
 import contextlib
 import functools
 import os
