@@ -6,9 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
+from core.backend import resolve_devices
 from core.config import Config
 from core.dataset import create_dataset
 from core.errors import UserError
+from core.estimate import estimate_train_masks
 from core.files import read_image, read_mask, write_image, write_mask
 from core.own_images import OwnImages
 
@@ -200,3 +202,17 @@ def test_a_rotated_photograph_counts_as_viewers_show_it(folder, config):
     write_mask(str(folder / "masks" / "w.png"), np.zeros((30, 20), np.uint8))
     create_dataset(config, 1, own=own(folder, max_side=24))
     assert read_image(config.path("dataset", "val_images", "w.jpg")).shape == (24, 16, 3)
+
+
+def test_masks_of_images_with_changed_labels_are_estimated_anew(untrained, sample):
+    create_dataset(untrained, 1)
+    cpu = resolve_devices("cpu")
+    estimate_train_masks(untrained, 2, cpu)
+    path = sample / "dataset" / "train_labels.json"
+    names = sorted(json.loads(path.read_text()))
+    masks = {name: sample / "cache" / "final_voc_masks" / (name + ".png") for name in names}
+    times = {name: mask.stat().st_mtime_ns for name, mask in masks.items()}
+    path.write_text(json.dumps(dict(json.loads(path.read_text()), **{names[3]: [7]})))
+    estimate_train_masks(untrained, 2, cpu)
+    assert [name for name in names if masks[name].stat().st_mtime_ns != times[name]] == [names[3]]
+    assert set(np.unique(read_mask(str(masks[names[3]]), 21)).tolist()) <= {0, 7}
