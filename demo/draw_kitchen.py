@@ -48,11 +48,11 @@ def draw(folder, web, photos, val, seed=0):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="FOLDER")
-    parser.add_argument("--web", type=positive, default=40, metavar="N", help="web images per class "
+    parser.add_argument("--web", type=positive, default=30, metavar="N", help="web images per class "
                         "(default: %(default)s)")
-    parser.add_argument("--photos", type=positive, default=240, metavar="N", help="training images "
+    parser.add_argument("--photos", type=positive, default=120, metavar="N", help="training images "
                         "(default: %(default)s)")
-    parser.add_argument("--val", type=positive, default=60, metavar="N", help="val images (default: %(default)s)")
+    parser.add_argument("--val", type=positive, default=30, metavar="N", help="val images (default: %(default)s)")
     args = parser.parse_args()
     draw(args.folder, args.web, args.photos, args.val)
 
