@@ -12,15 +12,15 @@ def main():
     add_jobs(parser)
     parser.add_argument("--copy", action="store_true", help="copy images and masks instead of linking to them")
     images = parser.add_argument_group("images of your own", "They take the place of VOC and SBD.")
-    images.add_argument("--train-images", metavar="FOLDER", help="training images: FOLDER/<class name>/*, or any folder "
-                        "with --train-labels")
+    images.add_argument("--train-images", metavar="FOLDER", help="training images: FOLDER/<class name>/*, or any "
+                        "folder with --train-labels")
     images.add_argument("--train-labels", metavar="FILE", help="classes in each training image: a CSV file with the "
                         'header image,labels, or JSON, {"image": ["class", ...]}; images are named as below '
                         "--train-images (default: the file's folder)")
     images.add_argument("--val-images", metavar="FOLDER", help="images with masks, for evaluation; may be left out")
     images.add_argument("--val-masks", metavar="FOLDER", help="masks of the val images, PNGs of the same names")
-    images.add_argument("--max-side", type=positive, metavar="PIXELS", default=500, help="images with a longer side are "
-                        "stored scaled down to it, val masks with them (default: %(default)s, as in VOC)")
+    images.add_argument("--max-side", type=positive, metavar="PIXELS", default=500, help="images with a longer side "
+                        "are stored scaled down to it, val masks with them (default: %(default)s, as in VOC)")
     args = parser.parse_args()
     config = parse_config(args)
     own = OwnImages(args.train_images, args.train_labels, args.val_images, args.val_masks, args.max_side)

@@ -65,7 +65,8 @@ def create_dataset(config, jobs, copy=False, own=None):
             pass
     _write_lists(layout, train, val, web, [found.labels for found in checked[:len(train)]])
     if large:
-        logger.info("images of more than %d pixels are stored scaled down, with their masks (--max-side)", own.max_side)
+        logger.info("images of more than %d pixels are stored scaled down, with their masks (--max-side)",
+                    own.max_side)
     _report(layout, config, train, val, web, checked)
 
 

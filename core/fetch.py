@@ -311,8 +311,8 @@ def _evaluation_images(layout):
     if not os.path.exists(lists[0]) and os.path.exists(layout.val_list):
         origin, lists, folder = "val", [layout.val_list], layout.val_images
     if not os.path.exists(lists[0]):
-        logger.warning("%s is missing, and so is %s: web images can't be compared with the evaluation images; once one "
-                       "is there, run this again", lists[0], layout.val_list)
+        logger.warning("%s is missing, and so is %s: web images can't be compared with the evaluation images; once "
+                       "one is there, run this again", lists[0], layout.val_list)
     names = [name for path in lists if os.path.exists(path) for name in read_list(path)]
     paths = {"%s %s" % (origin, name): image_path(folder, name) for name in names}
     missing = [path for path in paths.values() if not os.path.exists(path)]

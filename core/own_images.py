@@ -26,7 +26,7 @@ max_side: images with a longer side are stored scaled down to it, pixels, with t
 """
 
 Source = collections.namedtuple("Source", "name image mask labels", defaults=(None,))
-Source.__doc__ = """An image: id, its path, path of its .png or .mat mask or None, class indices where there is no mask."""
+Source.__doc__ = """An image: id, its path, path of its .png or .mat mask or None, class indices without a mask."""
 
 
 def own_sources(own, config):
@@ -39,8 +39,8 @@ def own_sources(own, config):
         two lists of Source, in the order of the list, or of the files' names.
 
     Raises:
-        UserError: a list, an image or a mask is missing, a label is no class, two images have one id, or an image is in
-            training and val.
+        UserError: a list, an image or a mask is missing, a label is no class, two images have one id, or an image is
+            in training and val.
     """
     if not own.train_images and not own.train_labels:
         raise UserError("--val-images and --val-masks need training images: --train-images or --train-labels")
@@ -107,7 +107,8 @@ def _json_rows(path):
     for image, labels in values.items():
         labels = [labels] if isinstance(labels, str) else labels
         if not isinstance(labels, list) or not all(type(label) in (str, int) for label in labels):
-            raise UserError("%s: the labels of %s are a list of class names or indices, not %r" % (path, image, labels))
+            raise UserError("%s: the labels of %s are a list of class names or indices, not %r"
+                            % (path, image, labels))
         yield "%s, %s" % (path, image), image, labels
 
 
@@ -126,8 +127,8 @@ def _from_folders(folder, config):
             raise UserError("%s holds no picture" % os.path.join(folder, name))
         found.update((path, label) for path in paths)
     if not found:
-        raise UserError("%s holds no folder for a class: <class name>/*.jpg is expected there, or a list of images and "
-                        "labels, --train-labels" % folder)
+        raise UserError("%s holds no folder for a class: <class name>/*.jpg is expected there, or a list of images "
+                        "and labels, --train-labels" % folder)
     if others:
         logger.warning("%s: %d files that lie in no class's folder are left out, such as %s", folder, len(others),
                        others[0])
@@ -189,7 +190,7 @@ def _pictures(folder):
             if not name.startswith("."):
                 (paths if name.lower().endswith(PICTURES) else others).append(os.path.join(place, name))
     if others:
-        logger.warning("%s: %d files are left out, their endings are not those of pictures that can be read, such as %s",
+        logger.warning("%s: %d files are left out, their endings are not those of readable pictures, such as %s",
                        folder, len(others), min(others))
     return sorted(paths)
 

@@ -126,7 +126,8 @@ def test_without_val_masks_epochs_are_chosen_by_number(kitchen):
     text = shell(kitchen, "python est_voc_train_masks.py --config kitchen.yaml --root bare --gpu cpu --epoch best", 2)
     assert "else give a number, or newest" in text
     shell(kitchen, "python est_voc_train_masks.py --config kitchen.yaml --root bare --gpu cpu --epoch 3\n"
-                   "python train_seg_model.py --config kitchen.yaml --root bare --model final --gpus cpu --max-epoch 2")
+                   "python train_seg_model.py --config kitchen.yaml --root bare --model final --gpus cpu "
+                   "--max-epoch 2")
     assert (kitchen / "bare" / "snapshots" / "final_fcn_resnet50-1.params").exists()
 
 
