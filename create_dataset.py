@@ -1,19 +1,31 @@
 #!/usr/bin/env python3
-"""Check PASCAL VOC 2012, SBD and the web images, and lay them out for training and evaluation."""
-from core.cli import add_jobs, make_parser, parse_config, run
+"""Check images, of PASCAL VOC 2012 and SBD or your own, and lay them out for training and evaluation."""
+from core.cli import add_jobs, make_parser, parse_config, positive, run
 from core.dataset import create_dataset
 from core.layout import Layout
 from core.logs import start_log
+from core.own_images import OwnImages
 
 
 def main():
     parser = make_parser(__doc__, ("voc_dir", "sbd_dir"))
     add_jobs(parser)
     parser.add_argument("--copy", action="store_true", help="copy images and masks instead of linking to them")
+    images = parser.add_argument_group("images of your own", "They take the place of VOC and SBD.")
+    images.add_argument("--train-images", metavar="FOLDER", help="training images: FOLDER/<class name>/*, or any "
+                        "folder with --train-labels")
+    images.add_argument("--train-labels", metavar="FILE", help="classes in each training image: a CSV file with the "
+                        'header image,labels, or JSON, {"image": ["class", ...]}; images are named as below '
+                        "--train-images (default: the file's folder)")
+    images.add_argument("--val-images", metavar="FOLDER", help="images with masks, for evaluation; may be left out")
+    images.add_argument("--val-masks", metavar="FOLDER", help="masks of the val images, PNGs of the same names")
+    images.add_argument("--max-side", type=positive, metavar="PIXELS", default=500, help="images with a longer side "
+                        "are stored scaled down to it, val masks with them (default: %(default)s, as in VOC)")
     args = parser.parse_args()
     config = parse_config(args)
+    own = OwnImages(args.train_images, args.train_labels, args.val_images, args.val_masks, args.max_side)
     start_log(Layout(config).log("create_dataset"), config)
-    create_dataset(config, args.jobs, args.copy)
+    create_dataset(config, args.jobs, args.copy, own if any(own[:4]) else None)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Estimate masks for the VOC training images with a trained model, limited to their image-level labels."""
+"""Estimate masks for the training images with a trained model, limited to their image-level labels."""
 from core.cli import add_flip, add_jobs, make_parser, parse_config, run
 from core.config import MODELS
 from core.layout import Layout

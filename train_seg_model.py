@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train the initial mask generator on web images, or the final model on VOC images with estimated masks."""
+"""Train the initial mask generator on web images, or the final model on training images with estimated masks."""
 import os
 
 from core.cli import make_parser, parse_config, positive, run

@@ -167,6 +167,9 @@ class Config:
         for name in self.classes:
             if not name or self.classes.count(name) > 1:
                 raise UserError("setting classes: each class needs a name of its own, not %r" % name)
+            if "/" in name or "," in name or name != name.strip() or not name.isprintable() or name.startswith("."):
+                raise UserError("setting classes: %r would be no good name of a file: leave out slashes, commas, a "
+                                "dot in front and spaces around it" % name)
 
     @property
     def num_classes(self):

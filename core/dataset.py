@@ -1,4 +1,4 @@
-"""Stage 1: check PASCAL VOC, SBD and the web images, and lay them out for training and evaluation.
+"""Stage 1: check the images, of PASCAL VOC and SBD or of the user's own, and lay them out for training and evaluation.
 
 Of the training masks nothing but the image-level labels is kept: no pixel of them reaches training.
 """
@@ -10,56 +10,87 @@ import json
 import os
 import shutil
 
+import cv2
 import numpy as np
 import scipy.io
 
 from core.classes import BACKGROUND, IGNORE_LABEL
 from core.errors import UserError
-from core.files import check_mask, read_bytes, read_image, read_list, read_mask, replacing, write_lines, write_text
+from core.files import (check_mask, encode_image, encode_mask, read_bytes, read_image, read_list, read_mask, remove,
+                        replacing, write_bytes, write_lines, write_text)
 from core.layout import Layout, check_pairs, image_path, mask_path, stems, web_class
 from core.logs import logger, progress
+from core.media import shrink
+from core.own_images import Source, own_sources
 from core.parallel import ordered_map, process_pool
 
-Source = collections.namedtuple("Source", "name image mask")  # id, path of the image, path of its .png or .mat mask
+Checked = collections.namedtuple("Checked", "labels size")  # image-level labels, (h, w)
 
 
-def create_dataset(config, jobs, copy=False):
+def create_dataset(config, jobs, copy=False, own=None):
     """Check everything, then write dataset/{train_images,val_images,val_masks}, the lists and the labels.
 
     Args:
         jobs: processes that check.
         copy: copy images and masks instead of linking to them.
+        own: own_images.OwnImages to take instead of VOC and SBD.
 
     Raises:
         UserError: a folder or file is missing, an image is unreadable, a mask has another size than its image or a
             label out of range. Nothing is written then.
     """
     layout = Layout(config)
-    train, val = voc_sources(layout)
+    train, val = own_sources(own, config) if own else voc_sources(layout)
     web = web_names(layout, config)
     pairs = [Source(name, image_path(layout.web_images, name), mask_path(layout.web_masks, name)) for name in web]
-    labels = _labels_of(train + val + pairs, config, jobs)
+    sources = train + val + pairs
+    with process_pool(jobs) if jobs > 1 else contextlib.nullcontext() as pool:
+        check = functools.partial(_check, num_classes=config.num_classes)
+        checked = [found for _, found in progress(ordered_map(check, sources, pool, 8 * jobs), len(sources),
+                                                  "checking images and masks")]
+        logger.info("everything is in order: writing")
+        large = []
+        for folder, first, part in ((layout.train_images, 0, train), (layout.val_images, len(train), val)):
+            for source, (_, size) in zip(part, checked[first:]):
+                places = [(source.image, image_path(folder, source.name))]
+                if part is val:
+                    places.append((source.mask, mask_path(layout.val_masks, source.name)))
+                if own and max(size) > own.max_side:
+                    large += places
+                else:
+                    for place in places:
+                        _put(*place, copy)
+        store = functools.partial(_store_shrunk, num_classes=config.num_classes, max_side=own and own.max_side)
+        for _ in progress(ordered_map(store, large, pool, 2 * jobs), len(large), "scaling down"):
+            pass
+    _write_lists(layout, train, val, web, [found.labels for found in checked[:len(train)]])
+    if large:
+        logger.info("images of more than %d pixels are stored scaled down, with their masks (--max-side)",
+                    own.max_side)
+    _report(layout, config, train, val, web, checked)
 
-    logger.info("everything is in order: writing")
-    for folder, sources in ((layout.train_images, train), (layout.val_images, val)):
-        for source in sources:
-            _put(source.image, image_path(folder, source.name), copy)
-    for source in val:
-        _put(source.mask, mask_path(layout.val_masks, source.name), copy)
-    train_names = [source.name for source in train]
-    train_labels = labels[:len(train)]
-    write_lines(layout.val_list, [source.name for source in val])
-    rows = ["%s: %s" % (json.dumps(name), json.dumps(values)) for name, values in zip(train_names, train_labels)]
+
+def _write_lists(layout, train, val, web, train_labels):
+    if val:
+        write_lines(layout.val_list, [source.name for source in val])
+    elif os.path.exists(layout.val_list):
+        remove(layout.val_list)
+        logger.warning("%s, of an earlier run, is removed: there are no val images now", layout.val_list)
+    rows = ["%s: %s" % (json.dumps(source.name), json.dumps(values)) for source, values in zip(train, train_labels)]
     write_text(layout.train_labels, "{\n" + ",\n".join(rows) + "\n}\n")
-    write_lines(layout.train_list, train_names)
+    write_lines(layout.train_list, [source.name for source in train])
     if web and not os.path.exists(layout.web_list):
         write_lines(layout.web_list, web)
 
-    counts = collections.Counter(label for values in train_labels for label in values)
+
+def _report(layout, config, train, val, web, checked):
+    counts = collections.Counter(label for found in checked[:len(train)] for label in found.labels)
     logger.info("%d training images, %d val images, %d web images in %s", len(train), len(val), len(web),
                 os.path.dirname(layout.train_list))
     logger.info("training images with each class: %s", ", ".join(
         "%s %d" % (name, counts[index]) for index, name in enumerate(config.classes) if index != BACKGROUND))
+    if not val:
+        logger.info("there are no val images: choose epochs by number, or --epoch newest")
 
 
 def voc_sources(layout):
@@ -138,18 +169,24 @@ def read_sbd_mask(path, num_classes, size):
     return mask.astype(np.uint8)
 
 
-def _labels_of(sources, config, jobs):
-    """Image-level labels of every source, all of them read and checked."""
-    check = functools.partial(_check, num_classes=config.num_classes)
-    with process_pool(jobs) if jobs > 1 else contextlib.nullcontext() as pool:
-        checked = ordered_map(check, sources, pool, 8 * jobs)
-        return [labels for _, labels in progress(checked, len(sources), "checking images and masks")]
-
-
 def _check(source, num_classes):
+    """`Checked` of a source, whose image and mask are read and found to be in order."""
     size = read_image(source.image).shape[:2]
+    if source.mask is None:
+        return Checked(source.labels, size)
     read = read_sbd_mask if source.mask.endswith(".mat") else read_mask
-    return present_classes(read(source.mask, num_classes, size))
+    return Checked(present_classes(read(source.mask, num_classes, size)), size)
+
+
+def _store_shrunk(place, num_classes, max_side):
+    """Write the image or mask of a (source, target) pair scaled down, unless it is there already."""
+    source, target = place
+    if target.endswith(".jpg"):
+        content = encode_image(shrink(read_image(source), max_side), ".jpg")
+    else:
+        content = encode_mask(shrink(read_mask(source, num_classes), max_side, cv2.INTER_NEAREST_EXACT))
+    if os.path.islink(target) or not os.path.exists(target) or read_bytes(target) != content:
+        write_bytes(target, content)
 
 
 def _sources(names, *places):

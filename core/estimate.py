@@ -1,4 +1,4 @@
-"""Stage 4: masks for the VOC training images from a trained model, limited to their image-level labels."""
+"""Stage 4: masks for the training images from a trained model, limited to their image-level labels."""
 import contextlib
 import functools
 import os
@@ -52,7 +52,7 @@ def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, job
         origin["flip"] = True
     folder = os.path.normpath(output or layout.train_masks)
     with locked(masks_lock(folder), "mask estimation into %s" % folder):
-        done = _masks_there(folder, origin, overwrite)
+        done = _masks_there(folder, origin, labels, overwrite)
         rest = [name for name in names if name not in done]
         logger.info("%d masks to estimate, %d there already", len(rest), len(names) - len(rest))
 
@@ -92,16 +92,21 @@ def read_labels(path, names, config):
     return {name: labels[name] for name in names}
 
 
-def _masks_there(folder, origin, overwrite):
-    """Ids of the masks that are there and are of the same origin; notes down the origin of those to come."""
+def _masks_there(folder, origin, labels, overwrite):
+    """Ids of the masks that are there and are of the same origin; notes down the origin of those to come.
+
+    Masks of images whose labels have changed since are removed.
+    """
     note = folder + ".json"
     there = stems(folder, ".png")
-    if overwrite:
-        for name in there:
-            remove(mask_path(folder, name))
-        there = set()
-    if there and (not os.path.exists(note) or read_json(note) != origin):
+    known = read_json(note) if there and not overwrite and os.path.exists(note) else None
+    noted = known.pop("labels", {}) if isinstance(known, dict) else {}
+    if there and not overwrite and known != origin:
         raise UserError("%s holds masks of another snapshot or of other settings: pass --overwrite to make them anew, "
                         "or move them away" % folder)
-    write_json(note, origin)
-    return there
+    outdated = there if overwrite else {name for name in there
+                                        if name in labels and noted.get(name, labels[name]) != labels[name]}
+    for name in outdated:
+        remove(mask_path(folder, name))
+    write_json(note, dict(origin, labels=labels))
+    return there - outdated

@@ -77,6 +77,7 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
         UserError: list, image, mask or snapshot is missing or wrong.
     """
     layout = Layout(config)
+    _check_list(options.list, layout)
     names = read_list(options.list)
     check_pairs(names, (image_path, options.images, "run create_dataset.py, or see --images"))
     if options.masks is not None:
@@ -97,6 +98,13 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
     logger.info("%s holds this evaluation already", folder.path)
     report(finished)
     return finished
+
+
+def _check_list(path, layout):
+    """Raise UserError if the val list is wanted and there is none."""
+    if path == layout.val_list and not os.path.exists(path):
+        raise UserError("%s is missing: create_dataset.py writes it, of val images with masks; without such images "
+                        "choose an epoch by its number, or --epoch newest" % path)
 
 
 def _evaluate(config, model, epoch, parameters, devices, dtype, options, jobs, names, settings, saved, folder):
@@ -180,9 +188,10 @@ def evaluate_all(config, model, devices, ms=False, crf=False, wait_hours=None, j
         list of (epoch, mean IoU), the best first. It is also written to outputs/<model>_ranking.json.
 
     Raises:
-        UserError: no snapshot could be evaluated.
+        UserError: there are no val images, or no snapshot could be evaluated.
     """
     layout = Layout(config)
+    _check_list(layout.val_list, layout)
     results, failures = {}, {}
     while True:
         new = [epoch for epoch in layout.epochs(model) if epoch not in results and epoch not in failures]
@@ -230,7 +239,8 @@ def find_epoch(config, model, text):
         return int(text)
     path = Layout(config).ranking(model)
     if not os.path.exists(path):
-        raise UserError("%s is missing: eval_loop.py --model %s finds the best epoch" % (path, model))
+        raise UserError("%s is missing: eval_loop.py --model %s finds the best epoch where there are val "
+                        "images with masks; else give a number, or newest" % (path, model))
     try:
         return int(read_json(path)["ranking"][0]["epoch"])
     except (KeyError, IndexError, TypeError, ValueError, OverflowError):

@@ -36,9 +36,9 @@ _QUALITY = 95  # of the stored JPEGs
 def fetch_web_images(config, source, downloader, retry_failed=False):
     """Fill dataset/web_images from a source's candidates, up to `web_images_per_class` of each class.
 
-    Candidates in the manifest are not asked for again. Near duplicates of a kept image of any class, and of VOC's val
-    and test images, are rejected; kept images are compared with VOC again in every run, so that images fetched before
-    VOC was there are taken out once it is.
+    Candidates in the manifest are not asked for again. Near duplicates of a kept image of any class, and of the
+    evaluation images, are rejected; kept images are compared with these again in every run, so that images fetched
+    before VOC, or val images of the user's own, were there are taken out once they are.
 
     Args:
         source: function from a class index to an iterator over web_sources.Candidate.
@@ -274,7 +274,7 @@ def _codes(row):
 
 
 def _index(manifest, layout, pool, distance):
-    """Index of the hashes of VOC's evaluation images and of the kept ones that are no copies of them."""
+    """Index of the hashes of the evaluation images and of the kept ones that are no copies of them."""
     kept = HashIndex()
     for row in manifest.rows:
         if row["status"] == "kept":
@@ -284,8 +284,8 @@ def _index(manifest, layout, pool, distance):
     names = _evaluation_images(layout)
     hashed = ordered_map(_hash_file, names.values(), pool, 16)
     for name, (_, codes) in zip(names, progress(hashed, len(names), "evaluation images")):
-        index.add("VOC " + name, codes[0])
-        copies.update((near, "near duplicate of VOC %s" % name) for near in kept.near(codes, distance))
+        index.add(name, codes[0])
+        copies.update((near, "near duplicate of %s" % name) for near in kept.near(codes, distance))
     for name, reason in copies.items():
         manifest.reject(name, reason)
     if copies:
@@ -302,13 +302,19 @@ def _hash_file(path):
 
 
 def _evaluation_images(layout):
-    """Dict from the ids of VOC's val and test images to their paths, of those that are there; warns of the others."""
+    """Dict from "VOC <id>" or "val <id>" to the path of each evaluation image that is there; warns of the others.
+
+    They are VOC's val and test images, and the val images of create_dataset.py where VOC is not there.
+    """
     lists = [os.path.join(layout.voc, "ImageSets", "Segmentation", part + ".txt") for part in ("val", "test")]
+    origin, folder = "VOC", os.path.join(layout.voc, "JPEGImages")
+    if not os.path.exists(lists[0]) and os.path.exists(layout.val_list):
+        origin, lists, folder = "val", [layout.val_list], layout.val_images
     if not os.path.exists(lists[0]):
-        logger.warning("%s is missing: web images can't be compared with the evaluation images; once it is there, run "
-                       "this again", lists[0])
+        logger.warning("%s is missing, and so is %s: web images can't be compared with the evaluation images; once "
+                       "one is there, run this again", lists[0], layout.val_list)
     names = [name for path in lists if os.path.exists(path) for name in read_list(path)]
-    paths = {name: image_path(os.path.join(layout.voc, "JPEGImages"), name) for name in names}
+    paths = {"%s %s" % (origin, name): image_path(folder, name) for name in names}
     missing = [path for path in paths.values() if not os.path.exists(path)]
     if missing:
         logger.warning("%d of %d evaluation images are missing, such as %s: web images can't be compared with them; "

@@ -127,17 +127,22 @@ def write_image(path, image, quality=95):
     write_bytes(path, encode_image(image, os.path.splitext(path)[1], quality))
 
 
+def encode_mask(mask):
+    """(h, w) uint8 class indices, 255 = ignore, as the content of a PNG with the VOC palette."""
+    image = Image.fromarray(np.ascontiguousarray(mask, np.uint8))
+    image.putpalette(_PALETTE)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def write_mask(path, mask):
     """Write class indices as a PNG with the VOC palette.
 
     Args:
         mask: (h, w) uint8 class indices, 255 = ignore.
     """
-    image = Image.fromarray(np.ascontiguousarray(mask, np.uint8))
-    image.putpalette(_PALETTE)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, encode_mask(mask))
 
 
 def remove(path):
@@ -227,14 +232,22 @@ def read_json(path):
     """Value of a JSON file.
 
     Raises:
-        UserError: the file is missing or is not JSON.
+        UserError: the file is missing or is not JSON, or an object in it has a key twice.
     """
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), object_pairs_hook=_unique_keys)
     except ValueError as error:
         raise UserError("%s is not valid JSON: %s" % (path, error)) from error
     except RecursionError as error:
         raise UserError("%s is nested too deeply" % path) from error
+
+
+def _unique_keys(pairs):
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError("%r stands there twice" % next(key for key in keys if keys.count(key) > 1))
+    return value
 
 
 def read_array(path):

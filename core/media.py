@@ -92,14 +92,14 @@ def read_picture(path, max_side):
     return shrink(image, max_side), image.shape[:2]
 
 
-def shrink(image, max_side):
-    """The image, scaled down where its longer side has more than `max_side` pixels."""
+def shrink(image, max_side, interpolation=cv2.INTER_AREA):
+    """The image, or mask, scaled down where its longer side has more than `max_side` pixels."""
     height, width = image.shape[:2]
     scale = max_side / max(height, width)
     if scale >= 1:
         return image
     return cv2.resize(image, (max(1, round(width * scale)), max(1, round(height * scale))),
-                      interpolation=cv2.INTER_AREA)
+                      interpolation=interpolation)
 
 
 class Video:

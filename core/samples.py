@@ -42,7 +42,7 @@ def web_samples(layout, config):
 
 
 def voc_samples(layout, config):
-    """Samples of the final model: VOC training images with estimated masks.
+    """Samples of the final model: training images with estimated masks.
 
     Raises:
         UserError: the list or a file is missing.

@@ -28,7 +28,7 @@ def train(config, model, devices, start_epoch=None, resume=False, keep=None, sto
     """Train `model` up to `config.max_epoch`, with a snapshot after every epoch.
 
     Args:
-        model: "init" (on web images) or "final" (on VOC images with estimated masks).
+        model: "init" (on web images) or "final" (on training images with estimated masks).
         devices: list of mxnet.Context that share every batch.
         start_epoch: epoch whose snapshot to start from, with fresh momentum; 0 or None starts from the base model.
         resume: go on with the run of this start (of any start, if it is None) that was interrupted here, exactly as if

@@ -47,9 +47,7 @@ def read_queries(path, config):
         raise UserError("%s holds no lines like 'sofa: [sofa, couch]'" % path)
     for name, words in values.items():
         if name not in config.classes[1:]:
-            near = difflib.get_close_matches(str(name), config.classes[1:], 1)
-            near = "; did you mean %s?" % near[0] if near else ""
-            raise UserError("%s: there is no class %r%s" % (path, name, near))
+            raise UserError("%s: %s" % (path, _no_class(name, config)))
         words = [words] if isinstance(words, str) else words
         if not isinstance(words, list) or not words or not all(isinstance(word, str) and word for word in words):
             raise UserError("%s: the queries of %s are a list of texts, not %r" % (path, name, words))
@@ -215,11 +213,24 @@ def search_source(queries, engine, licence=None):
     return candidates
 
 
+def _no_class(name, config):
+    if name == config.classes[BACKGROUND]:
+        return "%r is the background; setting classes lists it first, and then the classes" % name
+    near = difflib.get_close_matches(str(name), config.classes[1:], 1)
+    return "there is no class %r%s" % (name, "; did you mean %s?" % near[0] if near else "")
+
+
 def _present(config, folder, ending):
     """Dict from the index of each class to its file or folder, of those that have one."""
     paths = {index: os.path.join(folder, name + ending) for index, name in enumerate(config.classes)
              if index != BACKGROUND}
     exists = os.path.isfile if ending else os.path.isdir
+    if not os.path.isdir(folder):
+        raise UserError("%s is no folder" % folder)
+    for name in sorted(os.listdir(folder)):
+        label = name[:-len(ending)] if ending else name
+        if name.endswith(ending) and label not in config.classes[1:] and exists(os.path.join(folder, name)):
+            logger.warning("%s is left out: %s", os.path.join(folder, name), _no_class(label, config))
     present = {index: path for index, path in paths.items() if exists(path)}
     if not present:
         raise UserError("%s holds none of %s ... %s: one for each class is expected"

@@ -129,11 +129,12 @@ def background(rng, width, height, clutter):
     return scene
 
 
-def place(rng, scene, name, centre, size):
-    """Draw one object of class `name` into `scene`.
+def place(rng, scene, figure, centre, size):
+    """Draw one object into `scene`.
 
     Args:
         scene: (h, w, 3) float32 RGB, changed.
+        figure: (polygons, texture), as in CLASSES.
         centre: (x, y) in pixels.
         size: longest half axis in pixels.
 
@@ -141,7 +142,7 @@ def place(rng, scene, name, centre, size):
         (h, w) float32 coverage of the object, 0..1.
     """
     height, width = scene.shape[:2]
-    polygons, texture = CLASSES[name]
+    polygons, texture = figure
     angle = np.deg2rad(rng.uniform(-22, 22))
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     stretch = size * np.array([rng.uniform(0.8, 1), rng.uniform(0.8, 1)]) * (rng.choice([-1, 1]), 1)
@@ -172,8 +173,11 @@ def photograph(rng, scene):
     return np.clip(scene + rng.normal(0, rng.uniform(2, 7), scene.shape), 0, 255).astype(np.uint8)
 
 
-def web_picture(rng, name):
+def web_picture(rng, name, figures=CLASSES):
     """One centred object in a simple scene.
+
+    Args:
+        figures: dict from class name to (polygons, texture).
 
     Returns:
         image (h, w, 3) uint8 RGB, and the object's exact mask (h, w) bool.
@@ -181,27 +185,31 @@ def web_picture(rng, name):
     width, height = WEB_SIZES[rng.integers(len(WEB_SIZES))]
     scene = background(rng, width, height, int(rng.integers(0, 3)))
     centre = np.array([width, height]) * rng.uniform(0.44, 0.56, 2)
-    mask = place(rng, scene, name, centre, rng.uniform(0.36, 0.47) * min(width, height) * 1.1)
+    mask = place(rng, scene, figures[name], centre, rng.uniform(0.36, 0.47) * min(width, height) * 1.1)
     return photograph(rng, scene), mask > 0.5
 
 
-def voc_picture(rng):
+def voc_picture(rng, figures=CLASSES, classes=VOC_CLASSES):
     """One to four objects in clutter, of any of the classes, in front of one another.
 
+    Args:
+        figures: dict from class name to (polygons, texture).
+        classes: class names in the order of their indices.
+
     Returns:
-        image (h, w, 3) uint8 RGB, and its mask (h, w) uint8 of VOC class indices with 255 along the outlines.
+        image (h, w, 3) uint8 RGB, and its mask (h, w) uint8 of class indices with 255 along the outlines.
     """
     width, height = VOC_SIZES[rng.integers(len(VOC_SIZES))]
     scene = background(rng, width, height, int(rng.integers(4, 12)))
     label = np.zeros((height, width), np.uint8)
-    names = list(CLASSES)
+    names = list(figures)
     present = rng.choice(names, size=rng.integers(1, 4), replace=False)
     for _ in range(int(rng.integers(len(present), 5))):
         name = rng.choice(present)
         size = rng.uniform(24, 56)
         centre = rng.uniform(0.12, 0.88, 2) * (width, height)
-        mask = place(rng, scene, name, centre, size)
-        label[mask > 0.5] = VOC_CLASSES.index(name)
+        mask = place(rng, scene, figures[name], centre, size)
+        label[mask > 0.5] = classes.index(name)
     image = photograph(rng, scene)
     inner, outer = cv2.erode(label, np.ones((3, 3))), cv2.dilate(label, np.ones((3, 3)))
     label[inner != outer] = IGNORE_LABEL
