@@ -24,10 +24,11 @@ _WEB_LIST = "web_train_list.txt"
 def runs_parser(description, name):
     """Parser with --config, --root, --seed, --gpu and --jobs; the runs go into demo/work/`name` by default."""
     parser = make_parser(description)
-    parser.set_defaults(config=os.path.join(ROOT, "demo", "sample.yaml"), root=os.path.join(ROOT, "demo", "work", name))
+    demo = os.path.join(ROOT, "demo")
+    parser.set_defaults(config=os.path.join(demo, "sample.yaml"), root=os.path.join(demo, "work", name))
     parser.add_argument("--gpu", default="cpu", metavar="DEVICES", help="device of all runs (default: %(default)s)")
-    parser.add_argument("--jobs", type=positive, default=available_cpus(), metavar="N", help="runs at once, each on its "
-                        "share of the CPUs (default: one for each CPU, here %(default)s)")
+    parser.add_argument("--jobs", type=positive, default=available_cpus(), metavar="N",
+                        help="runs at once, each on its share of the CPUs (default: one for each CPU, here %(default)s)")
     return parser
 
 
@@ -87,8 +88,8 @@ class Runs:
     def train(self, folder, model, *flags):
         snapshot = os.path.join("snapshots", "%s_fcn_resnet50-%d.params" % (model, self._last))
         if not os.path.exists(self.path(folder, snapshot)):
-            self.call("train_seg_model.py", folder, "--model", model, "--resume", "--keep", "1", "--gpus", self._device,
-                      *flags)
+            self.call("train_seg_model.py", folder, "--model", model, "--resume", "--keep", "1",
+                      "--gpus", self._device, *flags)
 
     def train_final(self, folder, init, *flags):
         """Train the final model from the init model of the folder `init`, as the sample has no ImageNet weights."""
@@ -119,8 +120,11 @@ def at_once(tasks, jobs):
     jobs = min(jobs, len(cpus))
     for share in np.array_split(cpus, jobs):
         shares.put(share.tolist())
-    # Linux pins the calling thread, and what it starts inherits that.
-    with concurrent.futures.ThreadPoolExecutor(jobs, initializer=lambda: os.sched_setaffinity(0, shares.get())) as pool:
+
+    def pin():  # Linux pins the calling thread, and what it starts inherits that
+        os.sched_setaffinity(0, shares.get())
+
+    with concurrent.futures.ThreadPoolExecutor(jobs, initializer=pin) as pool:
         failed = threading.Event()
 
         def run(task):

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """How the sample's mean IoU depends on the number of web images, the noise filter, and the rounds of training.
 
-Draws samples whose web images are partly wrong, as results of a search are: --noise of them show any class, --empty of
-them nothing. For each number of web images the whole chain runs on three lists: all images; those that
-create_web_masks.py keeps; and those that do show their class, which only the drawing knows: what a perfect filter would
-give. Lists that are equal are trained on once. Every network makes the same number of steps. Further rounds, in which
-the last final model estimates the masks that train the next one, follow on the list of the noise filter.
+Draws samples whose web images are partly wrong, as results of a search are: --noise of them show any class, --empty
+of them nothing. For each number of web images the whole chain runs on three lists: all images; those that
+create_web_masks.py keeps; and those that do show their class, which only the drawing knows: what a perfect filter
+would give. Lists that are equal are trained on once. Every network makes the same number of steps. Further rounds, in
+which the last final model estimates the masks that train the next one, follow on the list of the noise filter.
 
 Prints a table and draws tradeoffs.png. A run that was stopped goes on with the same command; one with more --counts,
 --seeds or --rounds trains only what is new.
@@ -55,11 +55,12 @@ def main():
     config = parse_config(args)
     drawn = "noise%g-empty%g" % (args.noise, args.empty)
     draw = ["--noise", str(args.noise), "--empty", str(args.empty), *args.draw.split()]
-    runs = {seed: Runs(args, config, seed, os.path.join(drawn, "seed%d" % seed)) for seed in args.seeds or [config.seed]}
-    samples = [(seed, count) for seed in runs for count in args.counts]
+    seeds = args.seeds or [config.seed]
+    runs = {seed: Runs(args, config, seed, os.path.join(drawn, "seed%d" % seed)) for seed in seeds}
+    samples = [(seed, count) for seed in seeds for count in args.counts]
 
-    at_once([functools.partial(runs[seed].draw, _folder(count), "--web", str(count), *draw) for seed, count in samples],
-            args.jobs)
+    at_once([functools.partial(runs[seed].draw, _folder(count), "--web", str(count), *draw)
+             for seed, count in samples], args.jobs)
     lists = {sample: web_lists(runs[sample[0]].path(_folder(sample[1]), "dataset"), config.num_classes)
              for sample in samples}
     tasks = {}

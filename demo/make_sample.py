@@ -184,7 +184,8 @@ def web_picture(rng, name):
     """
     width, height = WEB_SIZES[rng.integers(len(WEB_SIZES))]
     if name is None:
-        return photograph(rng, background(rng, width, height, int(rng.integers(6, 14)))), np.zeros((height, width), bool)
+        scene = background(rng, width, height, int(rng.integers(6, 14)))
+        return photograph(rng, scene), np.zeros((height, width), bool)
     scene = background(rng, width, height, int(rng.integers(0, 3)))
     centre = np.array([width, height]) * rng.uniform(0.44, 0.56, 2)
     mask = place(rng, scene, name, centre, rng.uniform(0.36, 0.47) * min(width, height) * 1.1)
