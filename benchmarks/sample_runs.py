@@ -112,8 +112,8 @@ class Runs:
 def at_once(tasks, jobs):
     """Results of functions without arguments, in order; `jobs` of them run at a time, each on its share of the CPUs.
 
-    Small networks gain little from a second core: two on one core each are done sooner than one after the other on
-    both. When one fails, those that have not begun are left out.
+    The threads of one small network wait for one another at every layer; networks on a core each do not. When one run
+    fails, those that have not begun are left out.
     """
     cpus = sorted(os.sched_getaffinity(0))
     shares = queue.SimpleQueue()
