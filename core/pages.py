@@ -42,7 +42,7 @@ ol { margin: 4px 0 12px; padding-left: 2em; }
 .keys { display: grid; grid-template-columns: max-content 1fr; gap: 3px 14px; }
 .keys dt { color: rgb(var(--faint)); }
 .keys dd { margin: 0; min-width: 0; }
-td { overflow-wrap: break-word; }
+th, td { overflow-wrap: break-word; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .bars { display: grid; grid-template-columns: max-content 1fr 4em; gap: 3px 8px; align-items: center; }
 .track { position: relative; height: 16px; background: rgb(var(--soft)); }

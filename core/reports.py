@@ -169,7 +169,9 @@ def _conditions(result, epoch=True):
     words = [result["model"]] + ["epoch %d" % result["epoch"]] * epoch
     words.append("scales " + ", ".join("%g" % scale for scale in settings["scales"])
                  if len(settings["scales"]) > 1 or settings["scales"] != [1.0] else "one scale")
-    return ", ".join(words + ["CRF"] * bool(settings["crf"]))
+    words += ["mirrored too"] * bool(settings.get("flip")) + ["CRF"] * bool(settings["crf"])
+    words += [settings["dtype"]] if "dtype" in settings else []
+    return ", ".join(words)
 
 
 def _joined(title, name):
@@ -206,7 +208,7 @@ def _epoch_curves(title, rows):
 def _told(curves, quantity):
     """What a chart shows, for those who don't see it."""
     return "%s over epochs: %s" % (quantity, "; ".join(
-        "%s %.4g at epoch %d" % (curve.name, curve.points[-1][1], curve.points[-1][0])
+        "%s: %.4g at epoch %d" % (curve.name, curve.points[-1][1], curve.points[-1][0])
         for curve in curves if curve.quantity == quantity))
 
 

@@ -186,6 +186,19 @@ def test_evaluations_of_other_images_are_compared_apart(tmp_path):
     assert "<mug>" in words and (tmp_path / "report.png").exists()
 
 
+def test_evaluations_that_differ_in_one_setting_are_curves_of_their_own(tmp_path):
+    kinds = ({}, {"flip": True}, {"dtype": "bfloat16"}, {"crf": {"crf_iterations": 10}}, {"scales": [0.7, 1.0]})
+    for number, kind in enumerate(kinds):
+        stored = result(0.5 + number / 100)
+        stored["settings"].update(kind)
+        ResultFolder(str(tmp_path / "outputs" / str(number))).write(stored)
+    write_comparison(str(tmp_path / "report.html"), [find_source(str(tmp_path))])
+    told, = Page((tmp_path / "report.html").read_text(encoding="utf-8")).alternatives
+    assert told == ("mean IoU, % over epochs: final, scales 0.7, 1: 54 at epoch 2; final, one scale, CRF: 53 at epoch 2; "
+                    "final, one scale, bfloat16: 52 at epoch 2; final, one scale, mirrored too: 51 at epoch 2; "
+                    "final, one scale: 50 at epoch 2")
+
+
 def test_predictions_without_masks_are_no_evaluation(tmp_path):
     ResultFolder(str(tmp_path / "outputs" / "test")).write(result(None, masks=None))
     with pytest.raises(UserError, match="nothing to report"):
@@ -218,7 +231,7 @@ def test_evaluation_and_comparison_pages_are_whole_and_need_no_other_file(untrai
     assert "report.html" in run_script(tmp_path, "report.py")
     page = Page((tmp_path / "outputs" / "report.html").read_text(encoding="utf-8"))
     assert len(page.pictures) == 4  # loss, accuracy, label loss, mean IoU
-    assert page.alternatives[0] == "loss over epochs: final 0.7 at epoch 1"
+    assert page.alternatives[0] == "loss over epochs: final: 0.7 at epoch 1"
     assert len([link for link in page.links if link.startswith("data:image/svg")]) == 8  # for light and dark pages
     assert [link for link in page.links if not link.startswith("data:")] == ["final_fcn_resnet50_epoch2/report.html"]
     assert Image.open(str(tmp_path / "outputs" / "report.png")).size[0] > 500
