@@ -39,8 +39,8 @@ scores: mean IoU in % of the init model, of the final model, and of the final mo
 
 def main():
     parser = runs_parser(__doc__.splitlines()[0], "tradeoffs")
-    parser.add_argument("--counts", type=_counts, default=[10, 20, 40], metavar="N,...",
-                        help="web images of each class (default: 10,20,40)")
+    parser.add_argument("--counts", type=_counts, default=[10, 20, 40, 80], metavar="N,...",
+                        help="web images of each class (default: 10,20,40,80)")
     parser.add_argument("--seeds", type=_seeds, metavar="N,...",
                         help="seeds of samples and trainings; the figure shows means and ranges (default: --seed)")
     parser.add_argument("--rounds", type=int, choices=range(10), default=1, metavar="N",
