@@ -22,12 +22,18 @@ from core.results import ResultFolder
 from core.snapshots import load_snapshot
 
 
-def find_run():
-    """Config of the run to look at: that of the project's folder if it holds a final model, else the sample's."""
-    for config in (make_config(), make_config("demo/sample.yaml")):
+def find_run(config_file=None):
+    """Config of the run to look at.
+
+    Args:
+        config_file: of the run; None takes the one in the project's folder if there is a final model, else the sample's.
+    """
+    files = [config_file] if config_file else [None, "demo/sample.yaml"]
+    for config in map(make_config, files):
         if Layout(config).epochs("final"):
             return config
-    raise SystemExit("there is no final model to look at: run demo/run.sh (some ten minutes), or put one into snapshots/")
+    raise SystemExit("there is no final model in %s: run demo/run.sh (some ten minutes), or put one there"
+                     % Layout(config).snapshots)
 
 
 @contextlib.contextmanager

@@ -84,10 +84,12 @@ def test_the_tour_shows_every_step_of_the_sample(project):
     assert all("left out: %(name)s, %(class)s: %(reason)s" % row in texts[2] for row in rejected)
 
     labels = json.loads((work / "dataset" / "train_labels.json").read_text())
-    told = re.findall(r"(\w+) holds (.*); predicted", texts[4])
+    told = re.findall(r"(\w+) holds (.*); predicted without knowing that: (.*); limited to it: (.*)", texts[4])
     assert len(told) == 3
-    for name, classes in told:
+    for name, classes, _, limited in told:
         assert classes == ", ".join(VOC_CLASSES[label] for label in labels[name])
+        assert set(limited.split(", ")) <= {*classes.split(", "), ""}
+    assert any(set(free.split(", ")) - set(classes.split(", ")) for _, classes, free, _ in told)
     assert len(re.findall(r"\| [01]\.[0-9]{2} \|", tables[5])) == 8
 
     assert "| final | 2 | 3 | yes | " in tables[9]
@@ -103,14 +105,19 @@ def test_it_names_what_is_missing(project):
 
 
 def test_a_snapshot_alone_comes_first_and_segments_a_picture_of_ones_own(project):
-    os.makedirs(str(project / "snapshots"))
-    shutil.copy(str(project / "demo" / "work" / "snapshots" / "final_fcn_resnet50-2.params"),
-                str(project / "snapshots"))
+    save_untrained(Config(root=str(project), classes=("nothing", "mug", "spoon"), **TINY))
+    os.remove(str(project / "snapshots" / "init_fcn_resnet50-2.params"))
     texts, _, pictures = execute(project, own_picture="demo/work/dataset/val_images/2012_000008.jpg")
     assert texts[0] == "model: snapshots/final_fcn_resnet50-2.params\n"
     assert all(text.startswith("This step is left out: ") and text.count("\n") == 1
                for text in texts[1:8] + texts[9:])
-    assert [len(shown) for shown in pictures] == [0] * 8 + [1, 0] and "of the pixels" in texts[8]
+    assert [len(shown) for shown in pictures] == [0] * 8 + [1, 0]
+    assert re.fullmatch(r"((nothing|mug|spoon) +[0-9.]+ % of the pixels\n)+", texts[8])
+
+
+def test_a_configuration_file_names_the_run(project, monkeypatch):
+    monkeypatch.chdir(str(project))
+    assert tour.find_run("demo/sample.yaml").root == "demo/work"
 
 
 def test_the_results_are_those_of_the_best_epochs(tmp_path, monkeypatch):
