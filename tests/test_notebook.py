@@ -55,7 +55,7 @@ def execute(project, **variables):
     for name, value in variables.items():
         cells[0].source, count = re.subn(r"(?m)^%s = \w+" % name, "%s = %r" % (name, value), cells[0].source)
         assert count == 1
-    client = nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3",
+    client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3",
                                      resources={"metadata": {"path": str(project / "demo")}})
     client.execute()
     texts, tables, pictures = [], [], []
