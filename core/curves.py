@@ -2,6 +2,7 @@
 import collections
 import io
 import re
+import textwrap
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,10 +14,11 @@ from core.reports import Curve
 
 _QUANTITIES = collections.OrderedDict((("loss", ("loss", 1)), ("accuracy", ("accuracy of training cells, %", 100)),
                                        ("label loss", ("loss of image-level labels", 1))))
-_LINES = {False: ("#1f64c8", "#be4600", "#1a7f37", "#8250df", "#9a6700", "#57606a"),
-          True: ("#5096ff", "#f08232", "#3fb950", "#b78aff", "#d6a51f", "#a0abb6")}
+LINES = {False: ("#0066cc", "#d55e00", "#008f68", "#93278f", "#222222", "#8c8c8c"),  # told apart by colour-blind eyes
+         True: ("#4aa8ff", "#e68600", "#2bd4a4", "#e77fd0", "#ffffff", "#8c8c8c")}
 _MARKERS = "osD^vX"
 _FACE = {False: ("#ffffff", "#1b1f24", "#d0d7de"), True: ("#0f1318", "#e6edf3", "#333b45")}  # back, text, grid
+_NAME_LENGTH = 56  # characters of a line of the legend
 
 
 def training_curves(log, name):
@@ -63,9 +65,10 @@ def draw(curves, quantity, dark):
         bytes, the same for the same curves.
     """
     with matplotlib.rc_context({"svg.hashsalt": "curves"}):
-        figure = Figure(figsize=(4.6, 3.6), facecolor=_FACE[dark][0], layout="constrained")
+        figure = Figure(figsize=(4.6, 3.1), facecolor=_FACE[dark][0], layout="constrained")
         FigureCanvasSVG(figure)
         _plot(figure.add_subplot(), curves, quantity, dark)
+        _add_legend(figure, dark)
         content = io.BytesIO()
         figure.savefig(content, format="svg", metadata={"Date": None})
     return content.getvalue()
@@ -78,10 +81,11 @@ def draw_all(curves):
         bytes.
     """
     quantities = list(dict.fromkeys(curve.quantity for curve in curves))
-    figure = Figure(figsize=(7, 3.4 * len(quantities)), dpi=120, facecolor=_FACE[False][0], layout="constrained")
+    figure = Figure(figsize=(7, 3 * len(quantities)), dpi=120, facecolor=_FACE[False][0], layout="constrained")
     FigureCanvasAgg(figure)
     for place, quantity in enumerate(quantities, 1):
         _plot(figure.add_subplot(len(quantities), 1, place), curves, quantity, dark=False)
+    _add_legend(figure, dark=False)
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()
@@ -93,7 +97,7 @@ def _plot(axes, curves, quantity, dark):
     for curve in curves:
         if curve.quantity == quantity:
             round_, number = divmod(names.index(curve.name), len(_MARKERS))
-            axes.plot(*zip(*curve.points), "--" if round_ % 2 else "-", color=_LINES[dark][number], label=curve.name,
+            axes.plot(*zip(*curve.points), "--" if round_ % 2 else "-", color=LINES[dark][number], label=curve.name,
                       marker=_MARKERS[number], markersize=4, linewidth=1.6)
     axes.set_facecolor(back)
     axes.set_xlabel("epoch", color=front)
@@ -105,4 +109,15 @@ def _plot(axes, curves, quantity, dark):
         spine.set_color(grid)
         spine.set_visible(side in ("left", "bottom"))
     axes.margins(x=0.04, y=0.12)
-    axes.legend(loc="best", fontsize=8, facecolor=back, edgecolor=grid, labelcolor=front, framealpha=0.85)
+
+
+def _add_legend(figure, dark):
+    """The names of all lines below the charts, where they hide none; the figure grows by as much."""
+    lines = {}
+    for axes in figure.axes:
+        for line, name in zip(*axes.get_legend_handles_labels()):
+            lines.setdefault("\n".join(textwrap.wrap(name, _NAME_LENGTH)), line)
+    rows = sum(name.count("\n") + 1 for name in lines)
+    figure.set_figheight(figure.get_figheight() + 0.16 * rows)
+    figure.legend(lines.values(), lines, loc="outside lower center", fontsize=8, frameon=False, handlelength=3.5,
+                  labelcolor=_FACE[dark][1])

@@ -9,7 +9,7 @@ from core.config import STRIDE
 from core.cpus import free_memory
 from core.errors import UserError
 from core.interpolation import combine_scales
-from core.network import fold_batch_norms, inference_symbol
+from core.network import branches_symbol, fold_batch_norms, inference_symbol
 from core.samples import subtract_mean
 
 _CACHED_SHAPES = 8
@@ -87,6 +87,26 @@ class Segmenter:
         for scores in mirrored:  # after the upsampling, as the padding lies on the right in both views
             plain += scores[:, :, ::-1]
         return plain
+
+
+def branch_scores(config, parameters, image, device):
+    """What the two branches of the final model say about an image, each by itself.
+
+    Args:
+        parameters: (args, aux) as `snapshots.load_snapshot` gives them.
+        image: (h, w, 3) uint8 RGB.
+        device: mxnet.Context.
+
+    Returns:
+        (classes, h, w) float32 class probabilities of the pixels without the image-level scores, and (classes,) float32
+        probabilities that the image shows each class.
+    """
+    size = image.shape[:2]
+    executor = branches_symbol(config, folded=True).bind(
+        device, dict(fold_batch_norms(*parameters), data=mx.nd.array(prepare(image, size, config.mean_rgb)[None])),
+        grad_req="null")
+    cells, image_level = (output.asnumpy()[0] for output in executor.forward(is_train=False))
+    return combine_scales([cells], [size], size), image_level.ravel()
 
 
 def prepare(image, size, mean_rgb):

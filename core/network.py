@@ -56,6 +56,20 @@ def inference_symbol(model, config, folded=False):
     return mx.sym.softmax(scores, axis=1, name="softmax")
 
 
+def branches_symbol(config, folded=False):
+    """The final model's branches apart, for data (b, 3, h, w).
+
+    Outputs: class probabilities (b, classes, h/8, w/8) of the cells by themselves, without the image-level scores; and
+    the image-level probabilities (b, classes, 1, 1), each class by itself.
+
+    Args:
+        folded: as in `inference_symbol`.
+    """
+    layers = inference_symbol("final", config, folded).get_internals()
+    return mx.sym.Group([mx.sym.softmax(layers["score_output"], axis=1, name="cells"),
+                         mx.sym.sigmoid(layers["g_score_output"], name="image_level")])
+
+
 def backbone_symbol(config, folded=False):
     """Network that maps data (b, 3, h, w) to the activations of stages 3 and 4: (b, 24 * width, h/8, w/8).
 

@@ -32,9 +32,9 @@ def overlay(image, mask, opacity=0.6):
 
 
 def heat_map(values):
-    """(h, w) values in [0, 1] as (h, w, 3) uint8 RGB, from blue for 0 to red for 1."""
+    """(h, w) values in [0, 1] as (h, w, 3) uint8 RGB, from dark violet for 0 over green to yellow for 1."""
     levels = np.clip(np.rint(255 * values), 0, 255).astype(np.uint8)
-    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
 
 
 def side_by_side(rows, titles, height=150):

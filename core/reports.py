@@ -8,7 +8,7 @@ import numpy as np
 from core.classes import voc_palette
 from core.errors import UserError
 from core.files import read_text, write_bytes, write_text
-from core.pages import (bars, confusions, keys, legend, matrix, page, percent, picture, table, text, tiles,
+from core.pages import (bars, confusions, keys, legend, matrix, ordered, page, percent, picture, table, text, tiles,
                         two_faced)
 from core.pictures import overlay
 from core.results import ResultFolder
@@ -81,8 +81,9 @@ def _shown(result, examples):
         figures = []
         for example in (examples[name] for name in names if name in examples):
             present.update(np.unique(example.truth).tolist(), np.unique(example.mask).tolist())
-            pictures = [picture(example.image, "image"), picture(overlay(example.image, example.truth), "truth"),
-                        picture(overlay(example.image, example.mask), "prediction")]
+            pictures = [picture(shown, "%s, %s" % (example.name, what)) for shown, what in (
+                (example.image, "image"), (overlay(example.image, example.truth), "truth"),
+                (overlay(example.image, example.mask), "prediction"))]
             figures.append("<figure><div class=\"three\">%s</div><figcaption>%s: mean IoU of its classes %s"
                            "</figcaption></figure>" % ("".join(pictures), text(example.name),
                                                        percent(result["image_iou"][example.name])))
@@ -126,7 +127,7 @@ def write_comparison(path, sources):
     quantities = list(dict.fromkeys(curve.quantity for curve in curves))
     charts = ["<figure>%s</figure>" % two_faced(
         *(draw(curves, quantity, dark) for dark in (False, True)),
-        alternative="%s over epochs" % quantity) for quantity in quantities]
+        alternative=_told(curves, quantity)) for quantity in quantities]
     parts += ["<h2>Learning curves</h2>",
               "<p class=\"faint\">Loss and accuracy of training are means over the batches of an epoch.</p>",
               "<div class=\"charts\">%s</div>" % "".join(charts)]
@@ -168,7 +169,9 @@ def _conditions(result, epoch=True):
     words = [result["model"]] + ["epoch %d" % result["epoch"]] * epoch
     words.append("scales " + ", ".join("%g" % scale for scale in settings["scales"])
                  if len(settings["scales"]) > 1 or settings["scales"] != [1.0] else "one scale")
-    return ", ".join(words + ["CRF"] * bool(settings["crf"]))
+    words += ["mirrored too"] * bool(settings.get("flip")) + ["CRF"] * bool(settings["crf"])
+    words += [settings["dtype"]] if "dtype" in settings else []
+    return ", ".join(words)
 
 
 def _joined(title, name):
@@ -202,6 +205,13 @@ def _epoch_curves(title, rows):
             for name, values in epochs.items()]
 
 
+def _told(curves, quantity):
+    """What a chart shows, for those who don't see it."""
+    return "%s over epochs: %s" % (quantity, "; ".join(
+        "%s: %.4g at epoch %d" % (curve.name, curve.points[-1][1], curve.points[-1][0])
+        for curve in curves if curve.quantity == quantity))
+
+
 def _evaluations(title, rows, start):
     """HTML of a group: all evaluations, and the classes of the best epoch of each kind.
 
@@ -225,5 +235,5 @@ def _evaluations(title, rows, start):
     return ["<h2>%s</h2>" % text(_joined("Evaluations", title) if title else "Evaluations"),
             "<p class=\"faint\">Against the masks in %s.</p>" % text(rows[0][2]["settings"]["masks"]),
             table(("model and settings", "mean IoU", "accuracy"), lines, (1, 2)),
-            "<h3>IoU of each class, best epochs</h3>", keys(zip(columns, (name for name, _ in best))),
-            table(["class"] + ["(%d)" % column for column in columns], classes, columns)]
+            "<h3>IoU of each class, best epochs</h3>", ordered(name for name, _ in best),
+            table(["class"] + ["%d." % column for column in columns], classes, columns)]

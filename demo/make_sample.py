@@ -15,11 +15,12 @@ import scipy.io
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from core.classes import IGNORE_LABEL, VOC_CLASSES  # noqa: E402
-from core.cli import make_parser, parse_config, run  # noqa: E402
+from core.cli import make_parser, non_negative, parse_config, run  # noqa: E402
 from core.files import replacing, write_image, write_lines, write_mask  # noqa: E402
 
 WEB_SIZES = ((128, 96), (136, 104), (120, 120), (104, 128))  # (width, height) in pixels
 NOISE = 0.05  # share of the web images that show any class, as results of a search do
+EMPTY = 0.0  # share of the web images that show no object at all
 VOC_SIZES = ((176, 132), (192, 144), (160, 160), (144, 176))
 
 
@@ -174,15 +175,19 @@ def photograph(rng, scene):
 
 
 def web_picture(rng, name, figures=CLASSES):
-    """One centred object in a simple scene.
+    """One centred object in a simple scene, or a cluttered scene without one.
 
     Args:
+        name: class of the object, or None.
         figures: dict from class name to (polygons, texture).
 
     Returns:
         image (h, w, 3) uint8 RGB, and the object's exact mask (h, w) bool.
     """
     width, height = WEB_SIZES[rng.integers(len(WEB_SIZES))]
+    if name is None:
+        scene = background(rng, width, height, int(rng.integers(6, 14)))
+        return photograph(rng, scene), np.zeros((height, width), bool)
     scene = background(rng, width, height, int(rng.integers(0, 3)))
     centre = np.array([width, height]) * rng.uniform(0.44, 0.56, 2)
     mask = place(rng, scene, figures[name], centre, rng.uniform(0.36, 0.47) * min(width, height) * 1.1)
@@ -225,17 +230,22 @@ def save_sbd_mask(path, mask):
                              do_compression=True)
 
 
-def make_web(folder, seed, per_class, masks="web_truth"):
-    """Web images, a few of which show another class than was asked for, and where the class is in them.
+def make_web(folder, seed, per_class, masks="web_truth", noise=NOISE, empty=EMPTY):
+    """Web images, some of which are not what was asked for, and where the class is in them.
+
+    The images are numbered; fewer of them are the first ones of more.
 
     Args:
         masks: folder for the exact masks, which train nothing in the demo: they tell how good the co-segmentation is.
+        noise: share of the images that show any class.
+        empty: share of the images that show no object.
     """
     for name in CLASSES:
         index = VOC_CLASSES.index(name)
         for number in range(per_class):
             rng = np.random.default_rng((seed, 0, index, number))
-            shown = rng.choice(list(CLASSES)) if rng.random() < NOISE else name
+            draw = rng.random()
+            shown = rng.choice(list(CLASSES)) if draw < noise else None if draw < noise + empty else name
             image, mask = web_picture(rng, shown)
             stem = "%d_%06d" % (index, number)
             write_image(os.path.join(folder, "web_images", stem + ".jpg"), image)
@@ -265,12 +275,16 @@ def make_voc(folder, seed, sbd, train, val):
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("--web", type=int, default=40, metavar="N", help="web images per class (default: %(default)s)")
+    parser.add_argument("--noise", type=non_negative, default=NOISE, metavar="SHARE",
+                        help="share of the web images that show any class (default: %(default)s)")
+    parser.add_argument("--empty", type=non_negative, default=EMPTY, metavar="SHARE",
+                        help="share of the web images that show no object (default: %(default)s)")
     parser.add_argument("--sbd", type=int, default=600, metavar="N", help="SBD images (default: %(default)s)")
     parser.add_argument("--train", type=int, default=200, metavar="N", help="VOC train images (default: %(default)s)")
     parser.add_argument("--val", type=int, default=200, metavar="N", help="VOC val images (default: %(default)s)")
     args = parser.parse_args()
     config = parse_config(args)
-    make_web(config.path("dataset"), config.seed, args.web)
+    make_web(config.path("dataset"), config.seed, args.web, noise=args.noise, empty=args.empty)
     make_voc(config.path("dataset"), config.seed, args.sbd, args.train, args.val)
     print("drew %d web, %d SBD and %d VOC images in %s" % (args.web * len(CLASSES), args.sbd, args.train + args.val,
                                                            config.path("dataset")))

@@ -57,16 +57,21 @@ def rng():
 @pytest.fixture
 def untrained(tiny):
     """Config as `tiny`, with a snapshot of epoch 2 of both models whose random weights tell classes apart."""
+    save_untrained(tiny)
+    return tiny
+
+
+def save_untrained(config):
+    """Save a snapshot of epoch 2 of both models whose random weights tell classes apart."""
     from core.backend import mx
     from core.layout import Layout
     from core.network import inference_symbol, parameter_shapes
     from core.snapshots import save_snapshot
     rng = np.random.default_rng(3)
     for model in ("init", "final"):
-        parts = parameter_shapes(model, tiny)
+        parts = parameter_shapes(model, config)
         values = [{name: mx.nd.array(_untrained(rng, name, shape)) for name, shape in part.items()} for part in parts]
-        save_snapshot(Layout(tiny), model, 2, tiny, inference_symbol(model, tiny), *values)
-    return tiny
+        save_snapshot(Layout(config), model, 2, config, inference_symbol(model, config), *values)
 
 
 def _untrained(rng, name, shape):

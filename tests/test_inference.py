@@ -8,7 +8,7 @@ from core.backend import mx, resolve_dtype
 from core.config import Config
 from core.cpus import cpu_flags
 from core.errors import UserError
-from core.inference import Segmenter, prepare
+from core.inference import Segmenter, branch_scores, prepare
 from core.interpolation import combine_scales, upsampling_matrix
 from test_network import random_parameters
 
@@ -79,6 +79,20 @@ def test_scores_equal_the_published_steps(rng, model, scales):
     expected = segment(reference.Network(args, aux), image, scales, model)
     assert expected.std() > 0.05
     np.testing.assert_allclose(segmenter.scores(image, scales), expected, atol=1e-4)
+
+
+def test_the_branches_of_the_final_model_together_give_its_scores(rng):
+    config = Config(**SMALL)
+    args, aux = random_parameters("final", config, rng)
+    args["conv1_weight"] /= 50
+    parameters = tuple({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
+    image = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)  # one cell
+    cells, image_level = branch_scores(config, parameters, image, mx.cpu())
+    assert cells.shape == (config.num_classes, 8, 8) and image_level.shape == (config.num_classes,)
+    joint = cells * (image_level / (1 - image_level))[:, None, None]  # exp(cell score + image-level score)
+    scores = Segmenter(config, "final", parameters, [mx.cpu()]).scores(image)
+    np.testing.assert_allclose(joint / joint.sum(0), scores / scores.sum(0), rtol=1e-3)  # upsampling fades the border
+    assert np.abs(cells / cells.sum(0) - scores / scores.sum(0)).max() > 0.01
 
 
 @pytest.mark.parametrize("scales", [(1.0,), (0.7, 1.0)])

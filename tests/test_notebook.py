@@ -1,7 +1,10 @@
 """demo/Demo.ipynb, executed as Jupyter does."""
 import base64
+import csv
 import io
+import json
 import os
+import re
 import shutil
 
 import nbclient
@@ -10,51 +13,86 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ROOT, draw_sample, run_script
-from core.files import read_mask
+from conftest import ROOT, TINY, run_script, save_untrained
+import make_sample
+import tour
+from core.classes import VOC_CLASSES
+from core.config import Config
+from core.errors import UserError
+from core.results import ResultFolder
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """Folder with core/ and demo/, and below demo/work a data set with a snapshot of a tiny final model."""
+    """Folder with core/ and demo/, and below demo/work the data and the snapshots of tiny networks."""
     folder = tmp_path_factory.mktemp("project")
     os.symlink(os.path.join(ROOT, "core"), str(folder / "core"))
     work = folder / "demo" / "work"
     work.mkdir(parents=True)
-    shutil.copy(os.path.join(ROOT, "demo", "Demo.ipynb"), str(folder / "demo"))
-    draw_sample(work)
+    for name in ("Demo.ipynb", "tour.py"):
+        shutil.copy(os.path.join(ROOT, "demo", name), str(folder / "demo"))
+    make_sample.make_web(str(work / "dataset"), 0, 1)
+    make_sample.make_voc(str(work / "dataset"), 0, 4, 4, 3)
+    (work / "dataset" / "web_images" / "17_000000.jpg").write_bytes(b"no picture")
+    run_script(work, "create_web_masks.py")
     run_script(work, "create_dataset.py")
-    masks = work / "cache" / "final_voc_masks"
-    masks.mkdir(parents=True)
-    for path in (work / "dataset" / "VOCdevkit" / "VOC2012" / "SegmentationClass").iterdir():
-        shutil.copy(str(path), str(masks))
-    (work / "dataset" / "train_list.txt").write_text("2012_000004\n2012_000005\n")
-    run_script(work, "train_seg_model.py", "--model", "final", "--gpus", "cpu")
+    save_untrained(Config(root=str(work), **TINY))
+    run_script(work, "est_voc_train_masks.py", "--gpu", "cpu", "--epoch", "2")
+    run_script(work, "eval_seg_model.py", "--model", "final", "--gpu", "cpu", "--epoch", "2", "--crf", "--ms")
     settings = (work / "tiny.yaml").read_text()
     (folder / "demo" / "sample.yaml").write_text(settings + "root: demo/work\n")
     return folder
 
 
-def execute(project):
+def execute(project, **variables):
+    """Run the notebook, with other values of variables that its first cell sets.
+
+    Returns:
+        printed text, tables and texts that are shown, and pictures; each a list with an entry for each code cell.
+    """
     notebook = nbformat.read(str(project / "demo" / "Demo.ipynb"), 4)
-    client = nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3",
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for name, value in variables.items():
+        cells[0].source, count = re.subn(r"(?m)^%s = \w+" % name, "%s = %r" % (name, value), cells[0].source)
+        assert count == 1
+    client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3",
                                      resources={"metadata": {"path": str(project / "demo")}})
     client.execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    text = "".join(output["text"] for output in outputs if output["output_type"] == "stream")
-    pictures = [Image.open(io.BytesIO(base64.b64decode(output["data"]["image/png"])))
-                for output in outputs if "image/png" in output.get("data", {})]
-    return text, pictures
+    texts, tables, pictures = [], [], []
+    for cell in cells:
+        texts.append("".join(output["text"] for output in cell.outputs if output["output_type"] == "stream"))
+        data = [output.get("data", {}) for output in cell.outputs]
+        tables.append("".join(part["text/markdown"] for part in data if "text/markdown" in part))
+        pictures.append([Image.open(io.BytesIO(base64.b64decode(part["image/png"])))
+                         for part in data if "image/png" in part])
+    return texts, tables, pictures
 
 
-def test_it_shows_image_scores_and_masks_of_the_sample(project):
-    text, pictures = execute(project)
-    assert "demo/work/snapshots/final_fcn_resnet50-2.params" in text
-    assert "2012_000008.jpg, %d x %d pixels" % pictures[0].size in text
-    assert len(pictures) == 3 and "of the pixels, highest probability" in text and "the CRF changes" in text
-    truth = read_mask(str(project / "demo" / "work" / "dataset" / "val_masks" / "2012_000008.png"), 21)
-    assert pictures[0].size == truth.shape[::-1]
-    assert all(np.asarray(picture.convert("RGB")).std() > 5 for picture in pictures)
+def test_the_tour_shows_every_step_of_the_sample(project):
+    work = project / "demo" / "work"
+    texts, tables, pictures = execute(project)
+    assert texts[0] == "model: demo/work/snapshots/final_fcn_resnet50-2.params\n"
+    assert not any("left out: it" in text or "is left out" in text for text in texts)
+    assert [len(shown) for shown in pictures] == [0, 1, 2, 1, 1, 1, 1, 1, 1, 0]
+    assert all(np.asarray(picture.convert("RGB")).std() > 5 for shown in pictures for picture in shown)
+
+    with open(str(work / "dataset" / "web_report.csv"), encoding="utf-8") as file:
+        report = list(csv.DictReader(file))
+    rejected = [row for row in report if row["kept"] == "0"]
+    assert "17_000000" in [row["name"] for row in rejected]
+    assert "%d of 10 web images are kept" % (10 - len(rejected)) in texts[2]
+    assert all("left out: %(name)s, %(class)s: %(reason)s" % row in texts[2] for row in rejected)
+
+    labels = json.loads((work / "dataset" / "train_labels.json").read_text())
+    told = re.findall(r"(\w+) holds (.*); predicted without knowing that: (.*); limited to it: (.*)", texts[4])
+    assert len(told) == 3
+    for name, classes, _, limited in told:
+        assert classes == ", ".join(VOC_CLASSES[label] for label in labels[name])
+        assert set(limited.split(", ")) <= {*classes.split(", "), ""}
+    assert any(set(free.split(", ")) - set(classes.split(", ")) for _, classes, free, _ in told)
+    assert len(re.findall(r"\| [01]\.[0-9]{2} \|", tables[5])) == 8
+
+    assert "| final | 2 | 3 | yes | " in tables[9]
 
 
 def test_it_names_what_is_missing(project):
@@ -66,10 +104,37 @@ def test_it_names_what_is_missing(project):
         os.rename(str(project / "hidden"), str(project / "demo" / "work" / "snapshots"))
 
 
-def test_a_snapshot_of_ones_own_comes_first(project):
-    for name in ("dataset", "snapshots"):
-        os.symlink(str(project / "demo" / "work" / name), str(project / name))
-    assert "model: snapshots/final_fcn_resnet50-2.params" in execute(project)[0]
+def test_a_snapshot_alone_comes_first_and_segments_a_picture_of_ones_own(project):
+    save_untrained(Config(root=str(project), classes=("nothing", "mug", "spoon"), **TINY))
+    os.remove(str(project / "snapshots" / "init_fcn_resnet50-2.params"))
+    texts, _, pictures = execute(project, own_picture="demo/work/dataset/val_images/2012_000008.jpg")
+    assert texts[0] == "model: snapshots/final_fcn_resnet50-2.params\n"
+    assert all(text.startswith("This step is left out: ") and text.count("\n") == 1
+               for text in texts[1:8] + texts[9:])
+    assert [len(shown) for shown in pictures] == [0] * 8 + [1, 0]
+    assert re.fullmatch(r"((nothing|mug|spoon) +[0-9.]+ % of the pixels\n)+", texts[8])
+
+
+def test_a_configuration_file_names_the_run(project, monkeypatch):
+    monkeypatch.chdir(str(project))
+    assert tour.find_run("demo/sample.yaml").root == "demo/work"
+
+
+def test_the_results_are_those_of_the_best_epochs(tmp_path, monkeypatch):
+    for number, (model, epoch, mean_iou, scales, flip) in enumerate((
+            ("init", 1, 0.3, [1.0], {}), ("init", 2, 0.25, [1.0], {}), ("final", 4, 0.5, [0.7, 1.0], {}),
+            ("final", 5, 0.5, [0.7, 1.0], {}), ("final", 5, 0.0, [1.0], {}), ("final", 3, 0.9, [1.0], {"flip": True}))):
+        measured = dict.fromkeys(("pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"))
+        ResultFolder(str(tmp_path / "outputs" / str(number))).write(
+            dict(measured, model=model, epoch=epoch, mean_iou=mean_iou, iou={"bk": mean_iou}, saved=[],
+                 settings={"scales": scales, "crf": None, "masks": "masks", **flip}))
+    shown = []
+    monkeypatch.setattr(tour, "display", lambda table: shown.append(table.data))
+    tour.show_results(Config(root=str(tmp_path)))
+    assert shown[0].splitlines()[2:] == ["| final | 5 | 1 | no | 0.0 |", "| init | 1 | 1 | no | 30.0 |",
+                                         "| final | 4 | 2 | no | 50.0 |"]
+    with pytest.raises(UserError, match="nothing has been evaluated"):
+        tour.show_results(Config(root=str(tmp_path / "outputs")))
 
 
 def test_it_is_committed_without_outputs():

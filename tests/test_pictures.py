@@ -17,9 +17,10 @@ def test_an_overlay_leaves_the_background_as_it_is(rng):
     assert mixed[1, 2].tolist() == [(int(image[1, 2, 0]) + 128) // 2, image[1, 2, 1] // 2, image[1, 2, 2] // 2]
 
 
-def test_heat_goes_from_blue_to_red():
-    low, high = heat_map(np.array([[0.0, 1.0]]))[0].astype(int)
-    assert low[2] > low[0] and high[0] > high[2]
+def test_heat_goes_from_violet_to_yellow_and_grows_brighter():
+    colours = heat_map(np.linspace(0, 1, 50)[None])[0].astype(int)
+    assert colours[0, 2] > colours[0, 1] and colours[-1, 0] > 200 and colours[-1, 1] > 200 > colours[-1, 2]
+    assert (np.diff(colours @ (0.3, 0.59, 0.11)) > 0).all()
 
 
 def test_pictures_of_different_shapes_stand_side_by_side(rng):

@@ -1,0 +1,156 @@
+"""What the guided tour, Demo.ipynb, needs to find a trained run and to show pictures of it."""
+import contextlib
+import csv
+import io
+import os
+
+import cv2
+import numpy as np
+from IPython.display import Image, Markdown, display
+
+from core.backend import resolve_devices
+from core.config import make_config
+from core.contact_sheet import outlined
+from core.errors import UserError
+from core.evaluate import find_epoch
+from core.files import encode_image, read_image, read_mask, read_text
+from core.inference import Segmenter
+from core.layout import Layout, image_path, mask_path
+from core.pictures import side_by_side
+from core.reports import find_source
+from core.results import ResultFolder
+from core.snapshots import load_snapshot
+
+
+def find_run(config_file=None):
+    """Config of the run to look at.
+
+    Args:
+        config_file: of the run; None takes the one in the project's folder if there is a final model, else the sample's.
+    """
+    files = [config_file] if config_file else [None, "demo/sample.yaml"]
+    for config in map(make_config, files):
+        if Layout(config).epochs("final"):
+            return config
+    raise SystemExit("there is no final model in %s: run demo/run.sh (some ten minutes), or put one there"
+                     % Layout(config).snapshots)
+
+
+@contextlib.contextmanager
+def step():
+    """A step of the tour. What it lacks is told in one line, and the tour goes on."""
+    try:
+        yield
+    except UserError as error:
+        print("This step is left out: %s" % error)
+
+
+def needed(value, number):
+    """The value, which step `number` of the tour has made.
+
+    Raises:
+        UserError: it is None: that step was left out.
+    """
+    if value is None:
+        raise UserError("it goes on from step %d, which was left out" % number)
+    return value
+
+
+class Model:
+    """A trained model of the run.
+
+    Attributes:
+        config: with the settings that the snapshot records.
+        parameters: as `snapshots.load_snapshot` gives them. device: mxnet.Context. path: of the snapshot.
+        segmenter: inference.Segmenter.
+    """
+
+    def __init__(self, config, name, device):
+        """The best epoch by eval_loop.py's ranking, or the newest where there is none.
+
+        Args:
+            name: "init" or "final".
+            device: "cpu" or the number of a GPU.
+        """
+        layout = Layout(config)
+        epoch = find_epoch(config, name, "best" if os.path.exists(layout.ranking(name)) else "newest")
+        self.path = layout.snapshot(name, epoch)
+        self.config, self.parameters = load_snapshot(layout, name, epoch, config)
+        self.device, = resolve_devices(device)
+        self.segmenter = Segmenter(self.config, name, self.parameters, [self.device])
+
+
+def show(rows, titles, height=190):
+    """Show pictures, (h, w, 3) uint8 RGB, in rows and columns; the titles stand above the columns."""
+    display(Image(data=encode_image(side_by_side(rows, titles, height), ".png")))
+
+
+def read_report(config):
+    """web_report.csv, the co-segmentation's: dicts of name, class, kept, score, foreground and reason, best first."""
+    rows = list(csv.DictReader(io.StringIO(read_text(Layout(config).web_report))))
+    for row in rows:
+        row.update(kept=row["kept"] == "1", score=float(row["score"]))
+    return sorted(rows, key=lambda row: -row["score"])
+
+
+def read_web(config, row):
+    """A web image of the report: (h, w, 3) uint8 RGB, and its mask, (h, w) uint8."""
+    layout = Layout(config)
+    image = read_image(image_path(layout.web_images, row["name"]))
+    return image, read_mask(mask_path(layout.web_masks, row["name"]), config.num_classes, image.shape[:2])
+
+
+def outline(image, mask):
+    """The image, enlarged, with the outlines of its mask: green, and grey around the pixels in doubt."""
+    size, scale = image.shape[1::-1], _scale(image)
+    size = (size[0] * scale, size[1] * scale)
+    return outlined(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC),
+                    cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
+
+
+def borders(regions):
+    """The image of a `Regions`, enlarged, with the borders of its superpixels in yellow."""
+    scale = 2 * _scale(regions.image)
+    image = cv2.resize(regions.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    labels = np.kron(regions.labels, np.ones((scale, scale), np.int32))
+    border = np.zeros(labels.shape, bool)
+    border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    border[1:] |= labels[1:] != labels[:-1]
+    image[border] = (255, 220, 0)
+    return image
+
+
+def _scale(image):
+    return max(1, round(300 / max(image.shape)))
+
+
+def bars(values, known=()):
+    """Bars of probabilities, the highest first.
+
+    Args:
+        values: dict from class name to a probability.
+        known: names to print in bold: the classes that are there.
+    """
+    rows = ["| %s | %s | %.2f |" % ("**%s**" % name if name in known else name, "█" * round(30 * value), value)
+            for name, value in sorted(values.items(), key=lambda row: -row[1])]
+    display(Markdown("\n".join(["| class | | probability |", "|:---|:---|---:|"] + rows)))
+
+
+def show_results(config):
+    """A table of the mean IoU of the best epoch of each model with each way of evaluation, from outputs/.
+
+    Raises:
+        UserError: nothing has been evaluated yet.
+    """
+    best = {}
+    for folder in find_source(config.root).folders:
+        for result in ResultFolder(folder).stored():
+            settings = result["settings"]
+            kind = result["model"], len(settings["scales"]), bool(settings["crf"])
+            if result["mean_iou"] is not None and "flip" not in settings:
+                best[kind] = max(best.get(kind, (-1, 0)), (result["mean_iou"], -result["epoch"]))
+    if not best:
+        raise UserError("nothing has been evaluated yet: eval_seg_model.py does that")
+    rows = ["| %s | %d | %d | %s | %.1f |" % (model, -epoch, scales, "yes" if crf else "no", 100 * iou)
+            for (model, scales, crf), (iou, epoch) in sorted(best.items(), key=lambda row: row[1])]
+    display(Markdown("\n".join(["| model | epoch | scales | CRF | mean IoU, % |", "|:---|---:|---:|:---|---:|"] + rows)))
