@@ -72,7 +72,7 @@ class Config:
     web_rounds: int = _setting(1, "rounds in which the region classifiers learn from their own labels; 0: every image "
                                "alone", at_least=0, at_most=10)
     web_sample_images: int = _setting(100, "images of each class that the region classifiers learn from", at_least=1)
-    web_threshold: float = _setting(0.55, "posterior above which a pixel of a web image is foreground", above=0,
+    web_threshold: float = _setting(0.6, "posterior above which a pixel of a web image is foreground", above=0,
                                     at_most=1)
     web_uncertain: float = _setting(0.5, "posterior from which up to web_threshold a pixel is written as 255",
                                     at_least=0, at_most=1)

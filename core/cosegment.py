@@ -31,18 +31,18 @@ from core.descriptors import activations_path, describe
 from core.errors import UserError
 from core.files import (file_digest, read_array, read_bytes, read_image, read_json, write_array, write_bytes,
                         write_json, write_lines, write_mask, write_text)
-from core.graphcut import cut_prior
+from core.graphcut import cut_prior, views
 from core.layout import Layout, image_path, mask_path, stems, web_class
 from core.logs import logger, progress
 from core.model_files import read_models, write_models
 from core.parallel import ordered_map
-from core.regions import Regions, resized
+from core.regions import Regions
 from core.self_training import Sample, fit, fold_of, predict, relative
 
 _ROWS = 80           # regions of an image in the sample
-_CUT_SIDE = 0.6      # of web_side, for the cuts between the rounds
-_FIRST_THRESHOLD = 0.4
-_THRESHOLDS = (0.4, 0.5)  # of the cuts that join a round's prediction
+_THRESHOLDS = (0.4, 0.55)  # above which pixels of a prior start as foreground in its cuts
+_CUT_SHARE = 0.3      # of the labels, from the cuts of the prior
+_LEARNED_SHARE = 0.35  # of the labels, from a round's prediction
 
 Result = collections.namedtuple("Result", "name kept score foreground reason")
 Result.__doc__ = """What became of an image.
@@ -127,7 +127,7 @@ def analyse(name, config, kind):
         regions = Regions(image, config.web_side, config.web_regions)
         features, prior = region_cues(regions)
         start = relative(prior)
-        labels = relative(start + _cut_share(regions, start, (_FIRST_THRESHOLD,), _cut_side(config)))
+        labels = _with_cuts(regions, start)
         rng = np.random.default_rng(int(hashlib.sha256(name.encode("utf-8")).hexdigest()[:8], 16))
         rows = np.sort(rng.permutation(regions.count)[:_ROWS])
         buffer = io.BytesIO()
@@ -186,7 +186,7 @@ def agreement(regions, labels, start, config):
         labels, start: (n,) in [0, 1], after the last round and before the first.
     """
     found = labels > config.web_threshold
-    cut = _cut_share(regions, labels, (0.5,), _cut_side(config)) > 0.5
+    cut = _cut_share(regions, labels, (0.5,)) > 0.5
     return (_jaccard(found, cut, regions.area) + _jaccard(found, start > config.web_threshold, regions.area)) / 2
 
 
@@ -239,23 +239,26 @@ def _labels_after(layout, config, regions, name, kind, rounds):
             descriptors = _describe(layout, regions, name, kind)
         path = _model_path(layout, number)
         model = _models(path, os.stat(path).st_mtime_ns)[fold_of(name)]
-        labels = relative(relative(predict(model, features, descriptors, _class_of(name))) + labels)
+        learned = relative(predict(model, features, descriptors, _class_of(name)))
+        labels = relative(_LEARNED_SHARE * learned + (1 - _LEARNED_SHARE) * labels)
         if number < rounds:
-            labels = relative(labels + _cut_share(regions, labels, _THRESHOLDS, _cut_side(config)))
+            labels = _with_cuts(regions, labels)
     return labels
 
 
-def _cut_share(regions, labels, thresholds, side):
-    """(n,) shares of the regions inside cuts that start from the labels, averaged over the thresholds."""
-    height, width = regions.labels.shape
-    small = resized(regions.image, min(side, max(height, width)))
-    prior = cv2.resize(labels[regions.labels].astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_AREA)
-    cuts = np.mean([cut_prior(small, prior, threshold) for threshold in thresholds], 0).astype(np.float32)
-    return regions.mean(cv2.resize(cuts, (width, height), interpolation=cv2.INTER_LINEAR))
+def _with_cuts(regions, labels):
+    return relative((1 - _CUT_SHARE) * labels + _CUT_SHARE * _cut_share(regions, labels))
 
 
-def _cut_side(config):
-    return round(_CUT_SIDE * config.web_side)
+def _cut_share(regions, labels, thresholds=_THRESHOLDS):
+    """(n,) shares of the regions inside cuts that start from the labels, averaged over thresholds and two views."""
+    size = regions.labels.shape[::-1]
+    cuts = []
+    for view in views(regions.image)[:2]:
+        prior = cv2.resize(labels[regions.labels].astype(np.float32), view.shape[1::-1], interpolation=cv2.INTER_AREA)
+        cut = np.mean([cut_prior(view, prior, threshold) for threshold in thresholds], 0).astype(np.float32)
+        cuts.append(cv2.resize(cut, size, interpolation=cv2.INTER_LINEAR))
+    return regions.mean(np.mean(cuts, 0))
 
 
 def _describe(layout, regions, name, kind):

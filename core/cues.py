@@ -2,13 +2,12 @@
 import cv2
 import numpy as np
 
-from core.graphcut import cut_box
-from core.regions import ORIENTATIONS, colour_histograms, resized, texture_histograms
+from core.graphcut import cut_box, views
+from core.regions import ORIENTATIONS, colour_histograms, texture_histograms
 from core.saliency import (ColourGraph, border_contrast, boundary_connectivity, geodesic_saliency, manifold_ranking,
                            ranked)
 
-BOX_MARGINS = (0.04, 0.1, 0.2)
-_BOX_SIDE = 160        # pixels: the box cuts run on a smaller image
+BOX_MARGINS = (0.01, 0.04, 0.09)
 _CENTRE_SIGMA = 0.6    # of half the image's width and height
 _COLOUR_REACH = 8.0    # Lab units within which colours count as the same
 
@@ -60,16 +59,15 @@ def region_cues(regions):
     ]
     features = np.concatenate([np.reshape(column, (regions.count, -1)) for column in columns], 1)
     salient = (ranked(robust) + ranked(geodesic) + ranked(second_ranking)) / 3
-    prior = 0.6 * cuts.mean(1) + 0.6 * salient * centred
+    prior = 0.6 * cuts.mean(1) + 0.4 * salient * centred
     return features.astype(np.float32), np.clip(prior, 0, 1).astype(np.float32)
 
 
 def box_cuts(regions):
-    """(n, 3) float64 shares of each region inside the GrabCuts of three centred boxes."""
-    small = resized(regions.image, min(_BOX_SIDE, max(regions.image.shape)))
+    """(n, 9) float64 shares of each region inside the GrabCuts of three centred boxes in each of three views."""
     size = regions.labels.shape[::-1]
-    return np.stack([regions.mean(cv2.resize(cut_box(small, margin).astype(np.float32), size))
-                     for margin in BOX_MARGINS], 1)
+    return np.stack([regions.mean(cv2.resize(cut_box(view, margin).astype(np.float32), size))
+                     for view in views(regions.image) for margin in BOX_MARGINS], 1)
 
 
 def _gradients(regions):
