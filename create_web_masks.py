@@ -8,7 +8,7 @@ from core.logs import start_log
 
 
 def main():
-    parser = make_parser(__doc__, ("web_rounds", "web_threshold", "web_min_score"))
+    parser = make_parser(__doc__, ("web_rounds", "web_threshold", "web_min_score", "web_min_likeness"))
     add_jobs(parser)
     parser.add_argument("--scheduler", metavar="ADDRESS",
                         help="Dask scheduler, as tcp://host:8786, whose workers work instead of --jobs processes")

@@ -3,7 +3,8 @@
 1. Every image alone: superpixels, saliency, GrabCuts of centred boxes -> features of its regions and first labels.
 2. All classes together, in rounds: region classifiers learn from the labels of a bounded sample of images, in folds;
    their predictions, joined with the image's own colour models, are the labels of the next round.
-3. Every image alone: the rounds' models, GrabCut and the score that decides whether the image is noise.
+3. Every image alone: the rounds' models, and what decides whether the image is noise: how well its candidate masks
+   agree, and whether the other images of its class look like it.
 
 Steps 1 and 3 take the same time for each image whatever their number, and step 2 reads at most `web_sample_images` of
 a class: n images take O(n). A process holds one image at a time, the main process also the sample. Every file
@@ -23,6 +24,7 @@ import cv2
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from core.class_check import fit_check, likeness, pooled
 from core.classes import IGNORE_LABEL
 from core.crew import hire
 from core.contact_sheet import write_sheets
@@ -161,6 +163,8 @@ def segment(name, config, kind):
         reason = "foreground of %.1f %%" % (100 * foreground)
     elif score < config.web_min_score:
         reason = "score below %g" % config.web_min_score
+    elif config.web_min_likeness and _likeness(layout, name) < config.web_min_likeness:
+        reason = "looks unlike the other images of its class"
     mask[mask == 1] = web_class(name, config.num_classes)
     write_mask(mask_path(layout.web_masks, name), mask)
     _write_result(layout, Result(name, not reason, score, foreground, reason))
@@ -211,6 +215,24 @@ def _learn(layout, config, names, kind, run):
         with threadpool_limits(1):
             models = fit(sample, config.seed)
         write_models(path, models)
+
+
+    path = _check_path(layout)
+    if config.web_min_likeness and not os.path.exists(path):
+        sampled = sample_names(names, config.web_sample_images)
+        write_bytes(path, fit_check(np.stack([_pooled(layout, name) for name in sampled]),
+                                    np.array([_class_of(name) for name in sampled]),
+                                    np.array([fold_of(name) for name in sampled])))
+
+
+def _likeness(layout, name):
+    path = _check_path(layout)
+    return likeness(_arrays(path, os.stat(path).st_mtime_ns), fold_of(name), _pooled(layout, name), _class_of(name))
+
+
+def _pooled(layout, name):
+    stored = _read_regions(layout, name)
+    return pooled(stored["descriptors"].astype(np.float32), stored["labels"][stored["rows"]], stored["weights"])
 
 
 def sample_names(names, most):
@@ -278,7 +300,16 @@ def _read_sample(layout, names, rounds):
 
 
 def _read_regions(layout, name):
-    path = _file(layout, "regions", name, ".npz")
+    return _read_arrays(_file(layout, "regions", name, ".npz"))
+
+
+@functools.lru_cache(maxsize=2)
+def _arrays(path, changed):
+    """Arrays of a file that many images need; `changed` as for `_models`."""
+    return _read_arrays(path)
+
+
+def _read_arrays(path):
     try:
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as stored:
             return dict(stored)
@@ -365,6 +396,10 @@ def _folder(layout, what):
 
 def _file(layout, what, name, ending):
     return os.path.join(_folder(layout, what), name + ending)
+
+
+def _check_path(layout):
+    return os.path.join(layout.web_cache, "class_check.npz")
 
 
 def _model_path(layout, number):

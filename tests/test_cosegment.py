@@ -1,5 +1,6 @@
 """Co-segmentation of web images: parts, the whole stage, resuming, many processes, a cluster."""
 import csv
+import io
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 import make_sample
 from conftest import ROOT, TINY
 from core import cosegment as stage
+from core.class_check import fit_check, likeness
 from core.classes import VOC_CLASSES
 from core.config import Config
 from core.cues import region_cues
@@ -232,6 +234,36 @@ def test_noise_is_left_out_with_its_reason_and_still_has_a_mask(web):
     assert len({row["kept"] for row in rows.values()}) == 2
     assert rows["6_000009"]["reason"].startswith("unreadable") and "6_000009.png" not in masks(picky)
     assert read_lines(picky.path("dataset", "web_train_list.txt")) == [result.name for result in found if result.kept]
+
+
+def test_images_of_another_class_are_left_out(tmp_path):
+    wrong = ("6_000003", "8_000007")
+    for index, name in ((6, "bus"), (8, "cat"), (5, "bottle")):
+        for number in range(24):
+            stem = "%d_%06d" % (index, number)
+            shown = {"6_000003": "bottle", "8_000007": "bus"}.get(stem, name)
+            image, _ = make_sample.web_picture(np.random.default_rng((9, index, number)), shown)
+            write_image(str(tmp_path / "dataset" / "web_images" / (stem + ".jpg")), image)
+    settings = dict(SETTINGS, web_rounds=0)
+    results = stage.cosegment(Config(root=str(tmp_path), **settings))
+    unlike = {result.name for result in results if "unlike" in result.reason}
+    assert unlike >= set(wrong) and len(unlike) <= 2 + 10
+    kept = stage.cosegment(Config(root=str(tmp_path), web_min_likeness=0, **settings), overwrite=True)
+    assert not any("unlike" in result.reason for result in kept) and len(kept) == 72
+
+
+def test_likeness_is_a_probability_and_certain_where_too_few_tell():
+    rng = np.random.default_rng(0)
+    classes, folds = np.repeat([3, 7], 30), np.arange(60) % FOLDS
+    descriptors = (rng.normal(size=(60, 5)) + np.where(classes == 3, 2, -2)[:, None]).astype(np.float32)
+    check = dict(np.load(io.BytesIO(fit_check(descriptors, classes, folds))))
+    own = [likeness(check, 0, descriptors[row], 3) for row in range(60)]
+    other = [likeness(check, 0, descriptors[row], 7) for row in range(60)]
+    np.testing.assert_allclose(np.add(own, other), 1, atol=1e-5)
+    assert min(own[:30]) > 0.9 and max(own[30:]) < 0.1
+    assert likeness(check, 0, descriptors[0], 5) == 1
+    few = dict(np.load(io.BytesIO(fit_check(descriptors[20:45], classes[20:45], folds[20:45]))))
+    assert likeness(few, 0, descriptors[0], 7) == 1
 
 
 def test_a_run_that_keeps_nothing_says_so(web):
