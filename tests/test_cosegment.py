@@ -188,7 +188,7 @@ def test_the_sample_is_bounded_and_stays_when_images_come():
 
 
 def test_decision_between_foreground_uncertain_and_background():
-    posterior = np.array([[0.9, 0.56], [0.52, 0.1]], np.float32)
+    posterior = np.array([[0.9, 0.61], [0.52, 0.1]], np.float32)
     assert stage.decide(posterior, Config()).tolist() == [[1, 1], [255, 0]]
 
 
