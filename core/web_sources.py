@@ -226,7 +226,7 @@ def _present(config, folder, ending):
              if index != BACKGROUND}
     exists = os.path.isfile if ending else os.path.isdir
     if not os.path.isdir(folder):
-        raise UserError("%s is no folder" % folder)
+        raise UserError("%s is no folder; one is expected that holds a folder for each class" % folder)
     for name in sorted(os.listdir(folder)):
         label = name[:-len(ending)] if ending else name
         if name.endswith(ending) and label not in config.classes[1:] and exists(os.path.join(folder, name)):

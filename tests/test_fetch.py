@@ -519,7 +519,7 @@ def test_the_key_is_not_logged(web, server):
 @pytest.mark.parametrize("flags, message", [
     ((), "one of the arguments --folder --urls --flickr --search is required"),
     (("--flickr",), "FLICKR_API_KEY"),
-    (("--folder", "nowhere"), "nowhere holds none of"),
+    (("--folder", "nowhere"), "nowhere is no folder"),
     (("--urls", "nowhere.jsonl"), "nowhere.jsonl can't be read"),
     (("--urls", "lists", "--licence", "commercial"), "--licence is for --flickr and --search"),
     (("--search", "bing", "--queries", "none.yaml"), "none.yaml can't be read"),
