@@ -171,3 +171,18 @@ def test_tile_registers_are_used_only_where_they_are_there_and_granted(monkeypat
     backend._enable_amx(flags)
     assert calls == ([(158, 0x1023, 18)] if "amx_bf16" in flags else [])
     assert (backend.os.environ.get("DNNL_MAX_CPU_ISA") == "AVX512_CORE_AMX") == enabled
+
+
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.skipif(
+    "avx512bw" not in cpu_flags(), reason="MXNet computes in bfloat16 on CPUs with AVX-512"))])
+def test_shapes_that_share_memory_do_not_disturb_one_another_and_stay_few(rng, dtype):
+    config = Config(**SMALL)
+    parameters = tuple({name: mx.nd.array(value) for name, value in part.items()}
+                       for part in random_parameters("final", config, rng))
+    images = [rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+              for height, width in ((40, 56), (90, 30), (16, 16), (64, 120), (33, 47), (40, 56), (90, 30))]
+    together = Segmenter(config, "final", parameters, [mx.cpu()], dtype)
+    for image, scores in zip(images, together.scores_of(images, (0.7, 1.0))):
+        np.testing.assert_array_equal(scores, Segmenter(config, "final", parameters, [mx.cpu()], dtype)
+                                      .scores(image, (0.7, 1.0)))
+    assert len(together._networks[0]._executors) == 3

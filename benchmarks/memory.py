@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""Resident memory while core/inference.py, and the plain way, score images of many sizes; each in a process of its own.
+
+The plain way is that of inference.py: one Module, reshaped for every image."""
+import argparse
+import multiprocessing
+import resource
+
+import numpy as np
+
+from measure import draw, positive
+
+
+def run(way, args, pipe):
+    """Score the images one way; sends (images so far, resident MiB) now and then, then (None, peak MiB)."""
+    from inference import PlainSegmenter, random_parameters
+    from core.backend import mx
+    from core.config import Config
+    from core.inference import Segmenter
+    config = Config(width=args.width)
+    parameters = random_parameters("final", config)
+    one = PlainSegmenter(config, "final", parameters) if way == "plain" else \
+        Segmenter(config, "final", parameters, [mx.cpu()])
+    rng = np.random.default_rng(0)
+    sizes = [tuple(int(side) for side in rng.integers(args.side // 2, args.side + 1, 2))
+             for _ in range(args.sizes)]
+    pictures = [draw(rng, size)[0] for size in sizes]
+    for number in range(1, args.images + 1):
+        one.scores(pictures[rng.integers(len(pictures))], (1.0,))
+        if number % max(1, args.images // 10) == 0:
+            pipe.send((number, _resident()))
+    pipe.send((None, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
+def _resident():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1024
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--images", type=positive, default=1000, metavar="N", help="images (default: %(default)s)")
+    parser.add_argument("--sizes", type=positive, default=50, metavar="N", help="different sizes (default: %(default)s)")
+    parser.add_argument("--side", type=positive, default=500, metavar="PIXELS",
+                        help="longest side of an image; the shortest is half of it (default: %(default)s)")
+    parser.add_argument("--width", type=positive, default=16, metavar="N",
+                        help="channels of conv1; 64 is the full network (default: %(default)s)")
+    args = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    peaks = {}
+    for way in ("plain", "core/inference.py"):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=run, args=(way, args, sender))
+        process.start()
+        sender.close()
+        while way not in peaks:
+            number, memory = receiver.recv()
+            if number is None:
+                peaks[way] = memory
+            else:
+                print("%-18s after %5d images: %6.0f MiB" % (way, number, memory), flush=True)
+        process.join()
+    for way, peak in peaks.items():
+        print("%-18s peak: %6.0f MiB, %.2f of the plain way's" % (way, peak, peak / peaks["plain"]))
+
+
+if __name__ == "__main__":
+    main()
