@@ -8,7 +8,7 @@ import io
 import numpy as np
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from core.self_training import FOLDS
+from core.self_training import FOLDS, weighted_mean
 
 FEWEST_IMAGES = 10  # of a class in the images learned from; smaller classes are not judged
 _SHRINKAGE = 0.3    # of the descriptors' covariance towards its diagonal
@@ -23,8 +23,7 @@ def pooled(descriptors, labels, areas):
     Returns:
         (d,) float32.
     """
-    weights = np.asarray(labels, np.float32) * areas
-    return (weights @ descriptors / max(weights.sum(), 1e-6)).astype(np.float32)
+    return weighted_mean(descriptors, np.asarray(labels, np.float32) * areas).astype(np.float32)
 
 
 def fit_check(descriptors, classes, folds):

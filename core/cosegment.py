@@ -276,7 +276,7 @@ def _cut_share(regions, labels, thresholds=_THRESHOLDS):
     """(n,) shares of the regions inside cuts that start from the labels, averaged over thresholds and two views."""
     size = regions.labels.shape[::-1]
     cuts = []
-    for view in views(regions.image)[:2]:
+    for view in views(regions.image, 2):
         prior = cv2.resize(labels[regions.labels].astype(np.float32), view.shape[1::-1], interpolation=cv2.INTER_AREA)
         cut = np.mean([cut_prior(view, prior, threshold) for threshold in thresholds], 0).astype(np.float32)
         cuts.append(cv2.resize(cut, size, interpolation=cv2.INTER_LINEAR))

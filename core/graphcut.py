@@ -14,8 +14,8 @@ _VIEWS = ((128, 3.0), (128, 1.5), (160, 2.0))  # longest side in pixels, factor 
 _REACH, _COLOUR_REACH = 6, 18                  # of the mean shift, in pixels and in levels of 255
 
 
-def views(image):
-    """The image as the cuts see it, three times.
+def views(image, count=len(_VIEWS)):
+    """The image as the cuts see it: the first `count` of three views.
 
     Each is scaled down, filtered by mean shift (Comaniciu and Meer, PAMI 2002), which takes the texture away and leaves
     the edges, and turned to CIE Lab with its chroma stretched.
@@ -27,7 +27,7 @@ def views(image):
         list of (h', w', 3) uint8.
     """
     found = []
-    for side, chroma in _VIEWS:
+    for side, chroma in _VIEWS[:count]:
         small = resized(image, min(side, max(image.shape[:2])))
         flat = cv2.pyrMeanShiftFiltering(small, _REACH, _COLOUR_REACH)
         lab = cv2.cvtColor(flat.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) * (2.55, chroma, chroma) + (0, 128, 128)

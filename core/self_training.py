@@ -98,15 +98,16 @@ def _directions(sample, rows, inverse):
     descriptors = sample.descriptors[rows] - mean
     labels, weights, classes = sample.labels[rows], sample.weights[rows], sample.classes[rows]
     found = Directions(mean, {}, {})
-    background = _weighted_mean(descriptors, weights * (1 - labels))
+    background = weighted_mean(descriptors, weights * (1 - labels))
     for index in [0] + np.unique(classes).tolist():
         own = np.ones(len(classes), bool) if index == 0 else classes == index
-        foreground = _weighted_mean(descriptors[own], weights[own] * labels[own])
+        foreground = weighted_mean(descriptors[own], weights[own] * labels[own])
         direction = inverse @ (foreground - background)
         found.weights[index] = direction.astype(np.float32)
         found.offsets[index] = float((foreground + background) @ direction / 2)
     return found
 
 
-def _weighted_mean(values, weights):
+def weighted_mean(values, weights):
+    """(d,) mean of (n, d) values, or 0 where all (n,) weights are."""
     return weights @ values / max(weights.sum(), 1e-9)
