@@ -35,12 +35,12 @@ def main():
     from core.backend import resolve_devices  # after the flags: importing mxnet takes seconds
     from core.evaluate import find_epoch
     from core.media import find_media
-    from core.segment import Options, segment_media
+    from core.predictions import SegmentationOptions
+    from core.segment import segment_media
     output = args.output or layout.predictions
     media = find_media(args.paths, leave_out=[output])
-    options = Options(output=output, scales=config.scales if args.ms else (1.0,), crf=args.crf,
-                      save_scores=args.savescoremap, max_side=args.max_side,
-                      allowed=args.labels)
+    options = SegmentationOptions(output=output, scales=config.scales if args.ms else (1.0,), crf=args.crf,
+                                  save_scores=args.savescoremap, max_side=args.max_side, allowed=args.labels)
     epoch = find_epoch(config, args.model, args.epoch)
     segment_media(config, args.model, epoch, resolve_devices(args.gpu), media, options, args.jobs)
 

@@ -19,24 +19,12 @@ from core.layout import Layout, check_pairs, image_path, mask_path
 from core.logs import logger, progress, versions
 from core.metrics import image_iou, summarise
 from core.parallel import ordered_map, process_pool
-from core.predictions import Scored, compare, predict
+from core.predictions import EvaluationOptions, Scored, compare, predict
 from core.reports import Example, best_and_worst, write_report
 from core.results import ResultFolder, report
 from core.snapshots import load_identified
 
 NO_MASKS = "none"  # stands for the folder of masks where there are none
-
-Options = collections.namedtuple("Options", "list images masks output scales crf save_masks save_scores flip")
-Options.__doc__ = """What to evaluate and what to keep.
-
-list, images, masks: file of the ids, folders of their images and masks; without masks (None) images are predicted
-    and nothing is measured.
-output: folder for result.json, masks/ and scoremaps/.
-scales: factors whose scores add up.
-crf: whether the dense CRF refines the scores.
-save_masks, save_scores: whether to keep predictions as masks/<id>.png and scoremaps/<id>.npy.
-flip: whether the scores of the mirrored images add up too.
-"""
 
 
 def evaluation_options(config, model, epoch, ms=False, crf=False, save_masks=False, save_scores=False, flip=False,
@@ -56,8 +44,8 @@ def evaluation_options(config, model, epoch, ms=False, crf=False, save_masks=Fal
     if paths["masks"] == NO_MASKS:
         paths["masks"] = None
         save_masks = True
-    return Options(scales=config.scales if ms else (1.0,), crf=crf, save_masks=save_masks, save_scores=save_scores,
-                   flip=flip, **paths)
+    return EvaluationOptions(scales=config.scales if ms else (1.0,), crf=crf, save_masks=save_masks,
+                             save_scores=save_scores, flip=flip, **paths)
 
 
 def evaluate(config, model, epoch, devices, options, jobs=1):

@@ -18,6 +18,30 @@ Scored = collections.namedtuple("Scored", "name image scores")  # id, (h, w, 3) 
 Picture = collections.namedtuple("Picture", "name path size")
 Picture.__doc__ = """A picture of the user's own: name of its results; file, or None for a frame of a video; (h, w)."""
 
+EvaluationOptions = collections.namedtuple("EvaluationOptions",
+                                           "list images masks output scales crf save_masks save_scores flip")
+EvaluationOptions.__doc__ = """What to evaluate and what to keep.
+
+list, images, masks: file of the ids, folders of their images and masks; without masks (None) images are predicted
+    and nothing is measured.
+output: folder for result.json, masks/ and scoremaps/.
+scales: factors whose scores add up.
+crf: whether the dense CRF refines the scores.
+save_masks, save_scores: whether to keep predictions as masks/<id>.png and scoremaps/<id>.npy.
+flip: whether the scores of the mirrored images add up too.
+"""
+
+SegmentationOptions = collections.namedtuple("SegmentationOptions", "output scales crf save_scores allowed max_side")
+SegmentationOptions.__doc__ = """How to segment and what to keep.
+
+output: folder for masks/, overlays/, scoremaps/ and predictions.json.
+scales: factors whose scores add up.
+crf: whether the dense CRF refines the scores.
+save_scores: whether to keep scoremaps/<name>.npy.
+allowed: names of the classes that may occur besides the background, with commas between, or None for all.
+max_side: pixels of the longer side above which a picture is scaled down for the network.
+"""
+
 
 def predict(scored, config, crf, allowed=None):
     """Mask of an image from its scores.
@@ -47,7 +71,7 @@ def compare(scored, config, options):
     """Predict an image, keep what the options ask for, and count its pixels, if there are masks.
 
     Args:
-        options: `evaluate.Options`.
+        options: EvaluationOptions.
 
     Returns:
         (classes, classes) int64 confusion matrix, of zeros without masks.
@@ -82,7 +106,7 @@ def segment(scored, config, options):
 
     Args:
         scored: Scored; its name is a `Picture`, its image the picture scaled down to what the network is given.
-        options: `segment.Options`.
+        options: SegmentationOptions.
 
     Returns:
         dict from class index to its share of the pixels, for those there are, and the (h, w) uint8 mask.

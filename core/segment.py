@@ -18,17 +18,6 @@ from core.predictions import Picture, masks_folder, overlay_path, segment
 from core.results import Journal
 from core.snapshots import load_identified
 
-Options = collections.namedtuple("Options", "output scales crf save_scores allowed max_side")
-Options.__doc__ = """How to segment and what to keep.
-
-output: folder for masks/, overlays/, scoremaps/ and predictions.json.
-scales: factors whose scores add up.
-crf: whether the dense CRF refines the scores.
-save_scores: whether to keep scoremaps/<name>.npy.
-allowed: names of the classes that may occur besides the background, with commas between, or None for all.
-max_side: pixels of the longer side above which a picture is scaled down for the network.
-"""
-
 
 def segment_media(config, model, epoch, devices, media, options, jobs=1):
     """Segment pictures and videos; write palette masks and overlays of their own size, and predictions.json.

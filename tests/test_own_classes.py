@@ -19,7 +19,8 @@ from core.errors import UserError
 from core.evaluate import evaluate, evaluation_options
 from core.files import read_mask, write_image, write_lines, write_mask
 from core.layout import Layout, image_path, mask_path
-from core.segment import Options, segment_media
+from core.predictions import SegmentationOptions
+from core.segment import segment_media
 from core.media import Medium
 from core.submission import check_submission
 from core.train import train
@@ -154,7 +155,7 @@ def test_forty_classes_train_and_are_evaluated(tmp_path):
     assert np.load(os.path.join(output, "scoremaps", "a.npy")).shape == (41, 40, 48)
     with open(os.path.join(output, "report.html"), encoding="utf-8") as file:
         assert "thing 40" in file.read()
-    options = Options(str(tmp_path / "out"), (1.0,), True, False, "thing 40", 100)
+    options = SegmentationOptions(str(tmp_path / "out"), (1.0,), True, False, "thing 40", 100)
     media = [Medium("a", image_path(layout.val_images, "a"))]
     segment_media(Config(root=str(tmp_path)), "final", 1, cpu, media, options)  # the snapshot tells its classes
     mask = read_mask(str(tmp_path / "out" / "masks" / "a.png"), 41)

@@ -1,3 +1,4 @@
+import functools
 import os
 import signal
 import subprocess
@@ -8,8 +9,10 @@ import time
 import pytest
 
 import workers
+from core.config import Config
 from core.errors import UserError
 from core.parallel import ordered_map, process_pool
+from core.predictions import EvaluationOptions, Picture, Scored, SegmentationOptions, compare, estimate, segment
 
 
 def test_results_come_in_order():
@@ -17,6 +20,16 @@ def test_results_come_in_order():
         found = list(ordered_map(workers.square, range(20), pool, 6))
     assert found == [(number, number ** 2) for number in range(20)]
     assert list(ordered_map(workers.square, range(4))) == [(number, number ** 2) for number in range(4)]
+
+
+def test_what_workers_are_sent_brings_no_mxnet_along():
+    sent = (functools.partial(compare, config=Config(), options=EvaluationOptions(*[None] * 9)),
+            functools.partial(estimate, config=Config(), crf=True, labels={}, folder=""),
+            functools.partial(segment, config=Config(), options=SegmentationOptions(*[None] * 6)),
+            Scored(Picture("a", "a.png", (1, 1)), None, None))
+    with process_pool(1) as pool:
+        assert pool.submit(workers.imported, "core.predictions", sent).result()
+        assert not pool.submit(workers.imported, "mxnet", sent).result()
 
 
 def test_items_are_read_no_further_than_needed():

@@ -15,7 +15,8 @@ from core.inference import Segmenter
 from core.layout import Layout
 from core.media import Video, VideoWriter, find_media, read_picture
 from core.pictures import overlay
-from core.segment import Options, allowed_classes, segment_media
+from core.predictions import SegmentationOptions
+from core.segment import allowed_classes, segment_media
 from core.snapshots import load_snapshot
 
 
@@ -40,7 +41,8 @@ def save_video(path, frames, code):
 
 
 def run(config, paths, output, **changes):
-    options = Options(output=str(output), scales=(1.0,), crf=False, save_scores=False, allowed=None, max_side=1500)
+    options = SegmentationOptions(output=str(output), scales=(1.0,), crf=False, save_scores=False, allowed=None,
+                                  max_side=1500)
     return segment_media(config, "final", 2, [mx.cpu()], find_media([str(path) for path in paths], [str(output)]),
                          options._replace(**changes))
 

@@ -1,5 +1,6 @@
 """Functions that the tests run in worker processes."""
 import os
+import sys
 import time
 
 from core.errors import UserError
@@ -8,6 +9,10 @@ from core.errors import UserError
 def square(number):
     time.sleep(0.02 * (number % 3))
     return number ** 2
+
+
+def imported(module, *_):
+    return module in sys.modules
 
 
 def fail_at_five(number):
