@@ -81,6 +81,41 @@ def test_the_tutorial_ends_with_a_measured_and_applied_model(kitchen):
     assert [row["epoch"] for row in read(work, "outputs", "init_ranking.json")["ranking"]] != []
 
 
+def documented():
+    """Rows of docs/formats.md: the paths of the first column, and what the second tells of them."""
+    with open(os.path.join(ROOT, "docs", "formats.md"), encoding="utf-8") as file:
+        cells = [line.split(" | ") for line in file if line.startswith("| `")]
+    return [(re.findall("`(.+?)`", paths), told) for paths, told, *_ in cells]
+
+
+def test_docs_formats_names_every_file(kitchen):
+    patterns = [re.escape(re.sub("<.+?>", "*", path)).replace(r"\*", "[^/]+") + ("" if path.endswith("/") else "$")
+                for paths, _ in documented() for path in paths]
+    work = kitchen / "kitchen"
+    files = [str(path.relative_to(work)) for folder in ("dataset", "cache", "snapshots", "outputs", "log")
+             for path in (work / folder).rglob("*") if path.is_file() and not path.name.startswith(".")]
+    assert len(files) > 50
+    assert [path for path in files if not any(re.match(pattern, path) for pattern in patterns)] == []
+
+
+@pytest.mark.parametrize("name", ["web_manifest.jsonl", "web_report.csv", "result.json", "ranking.json",
+                                  "outputs/predictions/"])
+def test_docs_formats_names_every_key(kitchen, name):
+    work = kitchen / "kitchen"
+    found = {"web_manifest.jsonl": lambda: {key for line in open(str(work / "dataset" / "web_manifest.jsonl"))
+                                            for key in json.loads(line)},
+             "web_report.csv": lambda: (work / "dataset" / "web_report.csv").read_text().splitlines()[0].split(","),
+             "result.json": lambda: read(work, "outputs", "final_fcn_resnet50_epoch3", "result.json"),
+             "ranking.json": lambda: {*read(work, "outputs", "init_ranking.json"),
+                                      *read(work, "outputs", "init_ranking.json")["ranking"][0]},
+             "outputs/predictions/": lambda: {
+                 *read(work, "outputs", "predictions", "predictions.json"),
+                 *read(work, "outputs", "predictions", "predictions.json")["files"]["000"]}}[name]()
+    text = next(told for paths, told in documented() if any(name in path for path in paths))
+    told = set(re.findall(r"\w+", " ".join(re.findall("`(.+?)`", text))))
+    assert sorted(set(found) - told) == []
+
+
 def test_the_labels_of_the_list_limit_the_estimated_masks(kitchen):
     work = kitchen / "kitchen"
     with open(str(work / "photos.csv"), encoding="utf-8") as file:
