@@ -16,13 +16,13 @@ def refine(scores, image, config, minor_odds=None):
 
     Labels that can't matter send no messages. A message is at most S max(Q): S sums the weights of the kernels times
     their largest row sums after normalisation, Q is the label's marginal. A label is minor if at every pixel its score
-    is at most `minor_odds` = 1 / (e S) times the best label's. Its marginal stays below 1 / S and below the best label's
-    in the whole mean field, too: if it does before a step, its message is at most 1 and the best label's at least 0, so
-    after the step its marginal is at most e minor_odds = 1 / S times the best label's. So a step without its message
-    underestimates its odds by a factor of at most e, and it wins nowhere either way.
+    is at most `minor_odds` = 1 / (e S) times the best label's. In the whole mean field its marginal stays at most 1 / S
+    times the largest one: as long as that holds, its own message is at most 1, the best label's is at least 0, and so
+    the next step makes its marginal at most e minor_odds = 1 / S times the best label's. It wins nowhere, and a step
+    without its message underestimates its odds by a factor of at most e.
 
-    In the same way a label sends no more messages once its marginal is at every pixel at most 1 / S times the largest
-    one; the message left out, at most 1 then, is not bounded for later steps.
+    In the same way labels send no more messages once their marginal is at every pixel at most 1 / S times the largest
+    one, where that leaves fewer channels to filter. The message left out is at most 1 then; later steps have no bound.
 
     Args:
         scores: (classes, h, w) float32, not negative; need not add up to 1.

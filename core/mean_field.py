@@ -31,7 +31,7 @@ def mean_field(scores, rest, image, config, idle_odds):
     _normalise(likelihoods, grouped, rest, marginals, factors, _lanes(grouped))
     for _ in range(config.crf_iterations):
         if len(active) > CHANNELS[0]:
-            keep = _largest_odds(marginals, _lanes(marginals)).ravel()[:len(active)] > idle_odds
+            keep = _exceed(marginals, len(active), idle_odds, _lanes(marginals)).ravel()[:len(active)]
             if _shape(np.count_nonzero(keep)) < _shape(len(active)):
                 rest += scores[active[~keep]].sum(0)
                 marginals = _grouped(_ungrouped(marginals, len(active))[keep])
@@ -80,8 +80,8 @@ def _positions(size, deviation):
 
 def _shape(labels):
     """Number of groups, and of channels in each, that hold as many labels."""
-    channels = CHANNELS[0] if labels <= CHANNELS[0] else CHANNELS[1]
-    return -(-labels // channels), channels
+    groups = -(-labels // CHANNELS[-1])
+    return groups, max(CHANNELS[0], -(-labels // groups))
 
 
 def _grouped(rows):
@@ -132,17 +132,20 @@ def _normalise(likelihoods, scores, rest, marginals, factors, lanes):
                 marginals[group, i, channel] *= scale
 
 
-@compiled_for_lanes("float32[:, :, ::1]", "float32[:, ::1]")
-def _largest_odds(marginals, lanes):
-    """(groups, channels): each label's marginal over the largest one of the pixel, where that is most."""
-    found = np.zeros((len(marginals), len(lanes)), np.float32)
+@compiled_for_lanes("float32[:, :, ::1], int64, float32", "boolean[:, ::1]")
+def _exceed(marginals, labels, odds, lanes):
+    """(groups, channels) bool: whether a label's marginal exceeds `odds` times the largest one at any pixel."""
+    found = np.zeros((len(marginals), len(lanes)), np.bool_)
     for i in range(marginals.shape[1]):
         largest = np.float32(0)
         for group in range(len(marginals)):
             for channel in range(len(lanes)):
                 largest = max(largest, marginals[group, i, channel])
-        scale = np.float32(1) / largest
         for group in range(len(marginals)):
             for channel in range(len(lanes)):
-                found[group, channel] = max(found[group, channel], marginals[group, i, channel] * scale)
+                if not found[group, channel] and marginals[group, i, channel] > odds * largest:
+                    found[group, channel] = True
+                    labels -= 1
+        if labels == 0:
+            break
     return found

@@ -10,7 +10,7 @@ import numpy as np
 
 from core.compilation import compiled
 
-CHANNELS = 2, 4  # that may be filtered at once; more than 4 gain nothing
+CHANNELS = 2, 3, 4  # that may be filtered at once; more gain nothing
 _ROOM = 1 << 13  # lattice points that the hash table is made for at first; it doubles as they get more
 _GOLDEN = -7046029254386353131  # odd; 2 ** 64 divided by the golden ratio, as a signed number
 _HASH_SHIFT = 36  # of the product of 64 bits: leaves the upper ones, which more bits of the key change
