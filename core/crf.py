@@ -21,13 +21,13 @@ def refine(scores, image, config, minor_odds=None):
     the next step makes its marginal at most e minor_odds = 1 / S times the best label's. It wins nowhere, and a step
     without its message underestimates its odds by a factor of at most e.
 
-    In the same way labels send no more messages once their marginal is at every pixel at most 1 / S times the largest
-    one, where that leaves fewer channels to filter. The message left out is at most 1 then; later steps have no bound.
+    In the same way labels send no more messages once their marginal is at every pixel at most 2 / S times the largest
+    one, where that leaves fewer channels to filter. The message left out is at most 2 then; later steps have no bound.
 
     Args:
         scores: (classes, h, w) float32, not negative; need not add up to 1.
         image: (h, w, 3) uint8 RGB.
-        minor_odds: largest odds of a minor label against the best one, in [0, 1 / e); 0 leaves out no messages.
+        minor_odds: largest odds of a minor label against the best one, in [0, 0.1]; 0 leaves out no messages.
 
     Returns:
         (classes, h, w) float32 marginals; they add up to 1 at each pixel.
@@ -39,12 +39,12 @@ def refine(scores, image, config, minor_odds=None):
     odds = np.maximum(scores, np.float32(SMALLEST_SCORE), dtype=np.float32, order="C").reshape(len(scores), -1)
     odds /= odds.max(0)
     minor = odds.max(1) <= minor_odds
-    marginals, factors = mean_field(odds[~minor], odds[minor].sum(0), image, config, math.e * minor_odds)
+    marginals, factors = mean_field(odds[~minor], odds[minor].sum(0), image, config, 2 * math.e * minor_odds)
     odds[~minor] = marginals
     odds[minor] *= factors
     return odds.reshape((-1,) + image.shape[:2])
 
 
 def largest_message(config):
-    """S of `refine`, at least 2: even where messages hardly count, minor labels must be well below the best."""
-    return max(2, _LARGEST_ROW * (config.crf_gaussian_compat + config.crf_bilateral_compat))
+    """S of `refine`, at least 4: also where messages hardly count, labels left out must be well below the best."""
+    return max(4, _LARGEST_ROW * (config.crf_gaussian_compat + config.crf_bilateral_compat))

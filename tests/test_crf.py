@@ -6,6 +6,7 @@ import numpy as np
 import pydensecrf.densecrf as densecrf
 import pytest
 
+import core.mean_field
 from conftest import ROOT
 from core.config import Config
 from core.crf import largest_message, refine
@@ -194,12 +195,19 @@ def test_a_label_that_may_win_is_not_left_out(crowd):
     assert full[5].max() > 0.9 and np.abs(found[5] - full[5]).max() < 0.01
 
 
-def test_labels_that_fade_leave_the_mean_field(scene, rng):
+def test_labels_that_fade_leave_the_mean_field(scene, rng, monkeypatch):
     """Labels that lead in single pixels at first, and nowhere once their neighbours have been heard."""
+    channels = []
+
+    def count(lattice, values, *rest):
+        channels.append(values.shape[1])
+        add_filtered(lattice, values, *rest)
+    monkeypatch.setattr(core.mean_field, "add_filtered", count)
     _, image, scores = scene
     spots = np.where(rng.random((6, 60, 80)) < 0.002, 1.5, 0.001).astype(np.float32)
     scores = np.concatenate([scores[:2], spots])
     found, full = refine(scores, image, Config()), published(scores, image, Config())
+    assert channels[:4] == [4] * 4 and channels[-2:] == [2, 2]  # two groups of four with two kernels, then one of two
     assert np.unique(scores.argmax(0)).tolist() == list(range(8))
     assert (found.argmax(0) == full.argmax(0)).all() and np.abs(found - full).max() < 0.02
 
