@@ -66,6 +66,7 @@ def compiled_for_lanes(arguments, result="void"):
 
 
 def _unnormalised(features):
+    """Lattice that filters up to a constant factor."""
     dimensions = features.shape[1]
     index = np.arange(1, dimensions + 1)
     # Section 3.1: the columns of the embedding, and the scale that gives splat, blur and slice unit variance together
@@ -74,8 +75,7 @@ def _unnormalised(features):
     directions = strides.sum() - np.append(strides * (dimensions + 1), 0)
     keys, weights = _simplices(features, scale, directions)
     vertices, points, table = _enumerate(keys)
-    neighbours = _neighbours(points, table, directions)
-    return Lattice(vertices, weights * np.float32((1 + 2.0 ** -dimensions) ** -0.5), neighbours)
+    return Lattice(vertices, weights, _neighbours(points, table, directions))
 
 
 def _strides(features, scale):
