@@ -14,7 +14,7 @@ from core.errors import UserError
 logger = logging.getLogger("segmentation")
 _LINE_EVERY = 30  # seconds between progress lines where there is no terminal
 _PACKAGES = ("mxnet", "mxnet-cu117", "mxnet-cu112", "numpy", "opencv-contrib-python-headless", "pillow", "scipy",
-             "scikit-learn", "distributed", "pydensecrf2", "pydensecrf", "requests", "urllib3", "ImageHash", "icrawler")
+             "scikit-learn", "distributed", "numba", "requests", "urllib3", "ImageHash", "icrawler")
 
 
 class _LosesNoRun:
