@@ -2,10 +2,11 @@
 """Evaluation (--ms --crf) or mask estimation, from image files to results, against the plain way.
 
 The plain way takes one image after another in one thread: the network as in inference.py's plain way, the dense CRF as
-in crf.py's. Ours spreads the CRF over --jobs processes while the network runs on; MXNet has the same threads in both.
-The network's weights are random and its time is full, but drawn scores, like those of a trained network, take the
-place of its own: the time of a CRF depends on them."""
+in crf.py's. Ours spreads the CRF over --jobs processes while the network runs on. The network's weights are random and
+its time is full, but drawn scores, like those of a trained network, take the place of its own: the time of a CRF
+depends on them. The plain way has a process of its own, so that MXNet can have other threads there."""
 import functools
+import os
 import tempfile
 
 import numpy as np
@@ -13,13 +14,13 @@ import numpy as np
 from measure import alternate, draw, draw_scores, make_parser
 from core.cli import positive
 from core.config import Config
-from core.files import read_image, read_mask, write_image, write_mask
-from core.layout import image_path, mask_path
+from core.files import read_array, read_image, read_mask, write_array, write_image, write_mask
+from core.layout import image_path, mask_path, stems
 from core.metrics import confusion_matrix
 from core.parallel import ordered_map, process_pool
-from core.predictions import EvaluationOptions, compare, estimate
+from core.predictions import EvaluationOptions, compare, estimate, scores_path
 
-LABELS = 2  # image-level labels of an image, in mask estimation
+LABELS = [1, 2]  # image-level labels of every image, in mask estimation
 
 
 def main():
@@ -27,61 +28,75 @@ def main():
     parser.add_argument("--images", type=positive, default=8, metavar="N", help="images a turn (default: %(default)s)")
     parser.add_argument("--jobs", type=positive, default=2, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument("--estimate", action="store_true",
-                        help="mask estimation by the init model, limited to %d labels and without a CRF" % LABELS)
+                        help="mask estimation by the init model, limited to %d labels and without a CRF" % len(LABELS))
+    parser.add_argument("--plain-threads", type=positive, metavar="N", help="threads of MXNet in the plain way "
+                        "(default: as in ours; MXNet by itself takes half of the cores)")
     args = parser.parse_args()
-    from crf import plain as plain_crf
-    from inference import PlainSegmenter, random_parameters
+    from inference import random_parameters
     from core.backend import mx
     from core.cpus import cpu_flags
     from core.evaluate import scored_images
     from core.inference import Segmenter
 
     config, model = Config(), "init" if args.estimate else "final"
-    parameters = random_parameters(model, config)
-    with tempfile.TemporaryDirectory() as folder, process_pool(args.jobs) as pool:
-        names, drawn = _draw_data(folder, args, config)
-        labels = {name: list(range(1, 1 + LABELS)) for name in names}
+    if args.plain_threads:  # MXNet has read the variable in this process
+        os.environ["OMP_NUM_THREADS"] = str(args.plain_threads)
+    with tempfile.TemporaryDirectory() as folder, process_pool(args.jobs) as pool, process_pool(1) as other:
+        names, scores = draw_data(folder, args, config)
         options = EvaluationOptions(None, folder, folder, folder, config.scales, True, False, False, False)
-        work = functools.partial(estimate, config=config, crf=False, labels=labels, folder=folder) if args.estimate \
+        work = functools.partial(estimate, config=config, crf=False, labels=dict.fromkeys(names, LABELS),
+                                 folder=folder) if args.estimate \
             else functools.partial(compare, config=config, options=options)
 
-        def plain(segmenter):
-            for name in names:
-                image = read_image(image_path(folder, name))
-                segmenter.scores(image, config.scales)
-                if args.estimate:
-                    allowed = np.isin(np.arange(config.num_classes), [0] + labels[name])
-                    mask = np.log(np.maximum(drawn[name] * allowed[:, None, None], 1e-20)).argmax(0)
-                    write_mask(mask_path(folder, name), mask)
-                else:
-                    mask = plain_crf(drawn[name], image, config).argmax(0)
-                    confusion_matrix(read_mask(mask_path(folder, name), config.num_classes), mask, config.num_classes)
-
         def ours(segmenter):
-            scored = (one._replace(scores=drawn[one.name])
+            scored = (one._replace(scores=scores[one.name])
                       for one in scored_images(segmenter, names, folder, config.scales))
             for _ in ordered_map(work, scored, None if args.estimate else pool, 2 * args.jobs):
                 pass
 
-        one = PlainSegmenter(config, model, parameters)
-        ways = {"plain": lambda: plain(one)}
+        ways = {"plain": lambda: other.submit(plain, folder, model).result()}
         for dtype in ["float32"] + ["bfloat16"] * ("avx512bw" in cpu_flags()):
-            segmenter = Segmenter(config, model, parameters, [mx.cpu()], dtype)
+            segmenter = Segmenter(config, model, random_parameters(model, config), [mx.cpu()], dtype)
             ways["core/, %s" % dtype] = functools.partial(ours, segmenter)
         alternate(ways, args.repeats, "an image", len(names))
 
 
-def _draw_data(folder, args, config):
-    """Write <name>.jpg and <name>.png; names, and a dict from them to (classes, h, w) float32 scores."""
+def draw_data(folder, args, config):
+    """Write an image, a mask and scores of each name; names, and a dict from them to (classes, h, w) float32 scores."""
     rng = np.random.default_rng(0)
     scores = {}
     for number in range(args.images):
         image, mask = draw(rng, args.size if number % 2 else args.size[::-1], config.num_classes)
         name = "%06d" % number
+        scores[name] = draw_scores(rng, mask, config.num_classes)
         write_image(image_path(folder, name), image)
         write_mask(mask_path(folder, name), mask)
-        scores[name] = draw_scores(rng, mask, config.num_classes)
-    return sorted(scores), scores
+        write_array(scores_path(folder, name), scores[name])
+    return list(scores), scores
+
+
+def plain(folder, model):
+    """Evaluate the final model, or estimate masks with the init model, the published way."""
+    from crf import plain as plain_crf
+    config, segmenter, scores = Config(), *_plain_parts(folder, model)
+    for name in sorted(scores):
+        image = read_image(image_path(folder, name))
+        segmenter.scores(image, config.scales)
+        if model == "init":
+            allowed = np.isin(np.arange(config.num_classes), [0] + LABELS)
+            mask = np.log(np.maximum(scores[name] * allowed[:, None, None], 1e-20)).argmax(0)
+            write_mask(mask_path(folder, name), mask)
+        else:
+            mask = plain_crf(scores[name], image, config).argmax(0)
+            confusion_matrix(read_mask(mask_path(folder, name), config.num_classes), mask, config.num_classes)
+
+
+@functools.lru_cache(maxsize=1)
+def _plain_parts(folder, model):
+    from inference import PlainSegmenter, random_parameters
+    config = Config()
+    scores = {name: read_array(scores_path(folder, name)) for name in stems(folder, ".jpg")}
+    return PlainSegmenter(config, model, random_parameters(model, config)), scores
 
 
 if __name__ == "__main__":
