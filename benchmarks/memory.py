@@ -19,14 +19,18 @@ def run(way, args, pipe):
     from core.inference import Segmenter
     config = Config(width=args.width)
     parameters = random_parameters("final", config)
-    one = PlainSegmenter(config, "final", parameters) if way == "plain" else \
-        Segmenter(config, "final", parameters, [mx.cpu()])
     rng = np.random.default_rng(0)
     sizes = [tuple(int(side) for side in rng.integers(args.side // 2, args.side + 1, 2))
              for _ in range(args.sizes)]
     pictures = [draw(rng, size)[0] for size in sizes]
-    for number in range(1, args.images + 1):
-        one.scores(pictures[rng.integers(len(pictures))], (1.0,))
+    images = (pictures[rng.integers(len(pictures))] for _ in range(args.images))
+    scales = config.scales if args.ms else (1.0,)
+    if way == "plain":
+        segmenter = PlainSegmenter(config, "final", parameters)
+        scored = (segmenter.scores(image, scales) for image in images)
+    else:
+        scored = Segmenter(config, "final", parameters, [mx.cpu()], args.dtype).scores_of(images, scales)
+    for number, _ in enumerate(scored, 1):
         if number % max(1, args.images // 10) == 0:
             pipe.send((number, _resident()))
     pipe.send((None, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
@@ -45,6 +49,9 @@ def main():
                         help="longest side of an image; the shortest is half of it (default: %(default)s)")
     parser.add_argument("--width", type=positive, default=16, metavar="N",
                         help="channels of conv1; 64 is the full network (default: %(default)s)")
+    parser.add_argument("--ms", action="store_true", help="three scales")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
+                        help="of core/inference.py (default: %(default)s)")
     args = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     peaks = {}

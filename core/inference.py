@@ -1,5 +1,5 @@
 """From an image to the scores of the classes at its pixels: for evaluation, mask estimation and the demo alike."""
-import collections
+import itertools
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ from core.interpolation import combine_scales
 from core.network import branches_symbol, fold_batch_norms, inference_symbol
 from core.samples import subtract_mean
 
-_CACHED_SHAPES = 3  # those of one image at three scales; more take more memory, and binding takes 20 ms
+_TOGETHER, _PIXELS_TOGETHER = 8, 1 << 22  # images for each device, and their pixels, scored shape by shape
 _BYTES_PER_CHANNEL = 20  # of memory, for each pixel and channel of conv1: measured, 1300 bytes with 64 channels
 _SCORE_COPIES = 4  # of the scores at the image's size, alive at once
 
@@ -64,21 +64,24 @@ class Segmenter:
         Yields:
             (classes, h, w) float32, class probabilities summed over the scales, and over both views with `flip`.
         """
-        pending = collections.deque()  # networks run on while results of earlier images are fetched
-        for number, image in enumerate(images):
-            network = self._networks[number % len(self._networks)]
-            pending.append(self._start(network, image, scales, flip))
-            if len(pending) > len(self._networks):
-                yield self._finish(*pending.popleft())
-        while pending:
-            yield self._finish(*pending.popleft())
+        started = []
+        for group in _groups(images, len(self._networks)):
+            finished, started = started, self._start(group, scales, flip)  # networks run on while results are fetched
+            yield from itertools.starmap(self._finish, finished)
+        yield from itertools.starmap(self._finish, started)
 
-    def _start(self, network, image, scales, flip):
-        size = image.shape[:2]
-        scaled_sizes = [(max(1, int(size[0] * scale)), max(1, int(size[1] * scale))) for scale in scales]
-        outputs = [[network.forward(prepare(view, scaled, self._config.mean_rgb)) for scaled in scaled_sizes]
-                   for view in ((image, cv2.flip(image, 1)) if flip else (image,))]
-        return outputs, scaled_sizes, size
+    def _start(self, images, scales, flip):
+        """Start the networks on a few images, shape by shape, as each change of shape costs time."""
+        outputs = [{} for _ in images]
+        sizes = [[(max(1, int(image.shape[0] * scale)), max(1, int(image.shape[1] * scale))) for scale in scales]
+                 for image in images]
+        for scaled, number in sorted({(scaled, number) for number, own in enumerate(sizes) for scaled in own}):
+            network = self._networks[number % len(self._networks)]
+            for view in (images[number], cv2.flip(images[number], 1))[:1 + flip]:
+                outputs[number].setdefault(scaled, []).append(
+                    network.forward(prepare(view, scaled, self._config.mean_rgb)))
+        return [([[found[scaled][view] for scaled in own] for view in range(1 + flip)], own, image.shape[:2])
+                for found, own, image in zip(outputs, sizes, images)]
 
     @staticmethod
     def _finish(outputs, scaled_sizes, size):
@@ -126,30 +129,42 @@ def prepare(image, size, mean_rgb):
     return padded
 
 
+def _groups(images, devices):
+    """Lists of consecutive images."""
+    group = []
+    for image in images:
+        group.append(image)
+        pixels = sum(image.shape[0] * image.shape[1] for image in group)
+        if len(group) == _TOGETHER * devices or pixels > _PIXELS_TOGETHER * devices:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
 class Network:
-    """The network on one device, bound for the last few input shapes."""
+    """The network on one device, bound for the last input shape.
+
+    Binding takes 20 to 80 ms. On the CPU every bound shape has its own copy of all weights, as oneDNN orders them:
+    more than one would take more memory than the published way.
+    """
 
     def __init__(self, symbol, args, device):
         self._symbol = symbol
         self._device = device
         self._args = {name: value.as_in_context(device) for name, value in args.items()}
-        self._executors = collections.OrderedDict()
-        self._newest = None
+        self._shape = self._executor = None
 
     def forward(self, data):
         """Start the network on (3, h, w) float32; returns an NDArray (1, classes, h/8, w/8) to come."""
-        executor = self._executor((1,) + data.shape)
-        executor.forward(is_train=False, data=mx.nd.array(data[None], ctx=self._device))
-        return executor.outputs[0].copy()
+        if data.shape != self._shape:
+            self._bind(data.shape)
+        self._executor.forward(is_train=False, data=mx.nd.array(data[None], ctx=self._device))
+        return self._executor.outputs[0].copy()
 
-    def _executor(self, shape):
-        if shape in self._executors:
-            self._executors.move_to_end(shape)
-            return self._executors[shape]
-        if len(self._executors) >= _CACHED_SHAPES:
-            self._executors.popitem(last=False)
-        # One pool of memory serves all shapes, as no two forward passes of a device run at once.
-        self._newest = self._symbol.bind(self._device, dict(self._args, data=mx.nd.empty(shape, self._device)),
-                                         grad_req="null", shared_exec=self._newest)
-        self._executors[shape] = self._newest
-        return self._executors[shape]
+    def _bind(self, shape):
+        if self._executor is not None:  # what is still to run would keep its copy of the weights
+            self._executor.outputs[0].wait_to_read()
+        self._executor = self._symbol.bind(self._device, dict(self._args, data=mx.nd.empty((1,) + shape, self._device)),
+                                           grad_req="null", shared_exec=self._executor)
+        self._shape = shape

@@ -8,7 +8,7 @@ from core.backend import mx, resolve_dtype
 from core.config import Config
 from core.cpus import cpu_flags
 from core.errors import UserError
-from core.inference import Segmenter, branch_scores, prepare
+from core.inference import Network, Segmenter, branch_scores, prepare
 from core.interpolation import combine_scales, upsampling_matrix
 from test_network import random_parameters
 
@@ -175,14 +175,35 @@ def test_tile_registers_are_used_only_where_they_are_there_and_granted(monkeypat
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.skipif(
     "avx512bw" not in cpu_flags(), reason="MXNet computes in bfloat16 on CPUs with AVX-512"))])
-def test_shapes_that_share_memory_do_not_disturb_one_another_and_stay_few(rng, dtype):
+def test_shapes_that_share_memory_do_not_disturb_one_another(rng, dtype):
     config = Config(**SMALL)
     parameters = tuple({name: mx.nd.array(value) for name, value in part.items()}
                        for part in random_parameters("final", config, rng))
     images = [rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
               for height, width in ((40, 56), (90, 30), (16, 16), (64, 120), (33, 47), (40, 56), (90, 30))]
     together = Segmenter(config, "final", parameters, [mx.cpu()], dtype)
-    for image, scores in zip(images, together.scores_of(images, (0.7, 1.0))):
+    for image, scores in zip(images + images, together.scores_of(images + images, (0.7, 1.0))):
         np.testing.assert_array_equal(scores, Segmenter(config, "final", parameters, [mx.cpu()], dtype)
                                       .scores(image, (0.7, 1.0)))
-    assert len(together._networks[0]._executors) == 3
+
+
+def test_images_are_read_a_few_ahead_and_bound_shape_by_shape(rng, monkeypatch):
+    config = Config(**SMALL)
+    parameters = tuple({name: mx.nd.array(value) for name, value in part.items()}
+                       for part in random_parameters("init", config, rng))
+    segmenter = Segmenter(config, "init", parameters, [mx.cpu()])
+    bound, read = [], []
+    bind = Network._bind
+    monkeypatch.setattr(Network, "_bind", lambda self, shape: (bound.append(shape), bind(self, shape)))
+
+    def images():
+        for number in range(40):
+            read.append(number)
+            yield np.zeros((24, 32, 3) if number % 2 else (32, 24, 3), np.uint8)
+    scores = segmenter.scores_of(images(), (1.0, 0.5))
+    next(scores)
+    assert len(read) == 16 and len(bound) <= 8
+    scores.close()
+    big = segmenter.scores_of((read.append(None) or np.zeros((1100, 2000, 3), np.uint8) for _ in range(9)), (0.02,))
+    next(big)
+    assert len(read) == 16 + 4
