@@ -65,10 +65,12 @@ class Segmenter:
             (classes, h, w) float32, class probabilities summed over the scales, and over both views with `flip`.
         """
         started = []
-        for group in _groups(images, len(self._networks)):
+        for group, error in _groups(images, len(self._networks)):
             finished, started = started, self._start(group, scales, flip)  # networks run on while results are fetched
             yield from itertools.starmap(self._finish, finished)
         yield from itertools.starmap(self._finish, started)
+        if error is not None:
+            raise error
 
     def _start(self, images, scales, flip):
         """Start the networks on a few images, shape by shape, as each change of shape costs time."""
@@ -130,16 +132,18 @@ def prepare(image, size, mean_rgb):
 
 
 def _groups(images, devices):
-    """Lists of consecutive images."""
-    group = []
-    for image in images:
-        group.append(image)
-        pixels = sum(image.shape[0] * image.shape[1] for image in group)
-        if len(group) == _TOGETHER * devices or pixels > _PIXELS_TOGETHER * devices:
-            yield group
-            group = []
-    if group:
-        yield group
+    """Yield (list of consecutive images, None), and at last (list, error in reading the next image, or None)."""
+    group, error = [], None
+    try:
+        for image in images:
+            group.append(image)
+            pixels = sum(image.shape[0] * image.shape[1] for image in group)
+            if len(group) == _TOGETHER * devices or pixels > _PIXELS_TOGETHER * devices:
+                yield group, None
+                group = []
+    except Exception as caught:  # the images before it have their results first
+        error = caught
+    yield group, error
 
 
 class Network:
