@@ -54,14 +54,13 @@ def random_parameters(model, config):
 
 
 def main():
-    parser = make_parser(__doc__, repeats=5)
+    parser = make_parser(__doc__, repeats=3)
     parser.add_argument("--model", choices=MODELS, default="final", help="network (default: %(default)s)")
     parser.add_argument("--ms", action="store_true", help="three scales")
     args = parser.parse_args()
     config = Config()
     scales = config.scales if args.ms else (1.0,)
     parameters = random_parameters(args.model, config)
-    sizes = [args.size, args.size[::-1]]
     dtypes = ["float32"] + ["bfloat16"] * ("avx512bw" in cpu_flags())
     ours = {dtype: Segmenter(config, args.model, parameters, [mx.cpu()], dtype) for dtype in dtypes}
     rng = np.random.default_rng(0)
@@ -75,7 +74,7 @@ def main():
             alternate({"%d images" % count: lambda: list(ours["float32"].scores_of([image] * count, scales))},
                       args.repeats, "an image", count)
         return
-    images = [draw(rng, size)[0] for size in sizes]
+    images = [draw(rng, size)[0] for size in [args.size] * 3 + [args.size[::-1]]]
     plain = PlainSegmenter(config, args.model, parameters)
     ways = {"plain": lambda: [plain.scores(image, scales) for image in images]}
     ways.update(("core/inference.py, %s" % dtype, lambda one=one: list(one.scores_of(images, scales)))
