@@ -29,7 +29,6 @@ from core.errors import UserError
 from core.estimate import estimate_train_masks, read_labels
 from core.evaluate import evaluate, evaluate_all, evaluation_options, find_epoch
 from core.files import read_image, read_json, read_list, read_mask, write_lines, write_mask
-from core.inference import Segmenter
 from core.layout import Layout, image_path, mask_path
 from core.logs import logger, start_log
 from core.metrics import summarise
@@ -338,7 +337,7 @@ def test_an_image_that_exceeds_the_memory_is_named_before_it_is_scored(ready, mo
     layout = Layout(ready)
     name = read_list(layout.val_list)[0]
     monkeypatch.setattr(core.inference, "free_memory", lambda: 10 ** 6)
-    monkeypatch.setattr(Segmenter, "_start", None)
+    monkeypatch.setattr(core.inference.Network, "forward", None)
     with pytest.raises(UserError, match=name + r".jpg is \d+ x \d+ pixels: at scale 1 that takes about .* are free"):
         evaluate(ready, "init", 1, CPU, evaluation_options(ready, "init", 1))
 
