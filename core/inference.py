@@ -79,7 +79,8 @@ class Segmenter:
                  for image in images]
         for scaled, number in sorted({(scaled, number) for number, own in enumerate(sizes) for scaled in own}):
             network = self._networks[number % len(self._networks)]
-            for view in (images[number], cv2.flip(images[number], 1))[:1 + flip]:
+            image = images[number]
+            for view in (image, cv2.flip(image, 1)) if flip else (image,):
                 outputs[number].setdefault(scaled, []).append(
                     network.forward(prepare(view, scaled, self._config.mean_rgb)))
         return [([[found[scaled][view] for scaled in own] for view in range(1 + flip)], own, image.shape[:2])
