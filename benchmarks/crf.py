@@ -59,6 +59,8 @@ def main():
                           args.repeats, "an image", 8)
         return
     paths = sorted(glob.glob(os.path.join(args.images, "images", "*.jpg"))) if args.images else []
+    if args.images and not paths:
+        parser.error("%s holds no .jpg" % os.path.join(args.images, "images"))
     for plausible in (0, 2, 4):
         if args.images:
             cases = [real_scene(path, plausible) for path in paths]

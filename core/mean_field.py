@@ -101,14 +101,21 @@ def _lanes(groups):
     return (0,) * groups.shape[2]
 
 
+@compiled_for_lanes("float32[:, :, ::1], int64", "float32")
+def _largest(values, i, lanes):
+    """The largest value of a pixel over all channels, at least 0."""
+    largest = np.float32(0)
+    for group in range(len(values)):
+        for channel in range(len(lanes)):
+            largest = max(largest, values[group, i, channel])
+    return largest
+
+
 @compiled_for_lanes("float32[:, :, ::1], float32[::1]")
 def _subtract_largest(messages, silent, lanes):
     """Subtract the largest message of each pixel from all; `silent` receives what that makes of no message, 0."""
     for i in range(len(silent)):
-        largest = np.float32(0)
-        for group in range(len(messages)):
-            for channel in range(len(lanes)):
-                largest = max(largest, messages[group, i, channel])
+        largest = _largest(messages, i, lanes)
         for group in range(len(messages)):
             for channel in range(len(lanes)):
                 messages[group, i, channel] -= largest
@@ -137,10 +144,7 @@ def _exceed(marginals, labels, odds, lanes):
     """(groups, channels) bool: whether a label's marginal exceeds `odds` times the largest one at any pixel."""
     found = np.zeros((len(marginals), len(lanes)), np.bool_)
     for i in range(marginals.shape[1]):
-        largest = np.float32(0)
-        for group in range(len(marginals)):
-            for channel in range(len(lanes)):
-                largest = max(largest, marginals[group, i, channel])
+        largest = _largest(marginals, i, lanes)
         for group in range(len(marginals)):
             for channel in range(len(lanes)):
                 if not found[group, channel] and marginals[group, i, channel] > odds * largest:

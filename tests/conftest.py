@@ -11,6 +11,7 @@ import yaml
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path[:0] = [ROOT, os.path.join(ROOT, "demo")]
+sys.path.append(os.path.join(ROOT, "benchmarks"))
 
 import make_sample  # noqa: E402
 from core.config import Config  # noqa: E402

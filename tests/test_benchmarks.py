@@ -12,15 +12,13 @@ import yaml
 from PIL import Image
 
 from conftest import ROOT, TINY
+import learning_options
 import make_sample
+import tradeoffs
 from core.errors import UserError
 from core.files import read_image, read_mask, write_lines, write_mask
-
-sys.path.append(os.path.join(ROOT, "benchmarks"))
-import learning_options  # noqa: E402
-import tradeoffs  # noqa: E402
-from sample_runs import at_once  # noqa: E402
-from tradeoffs import Row  # noqa: E402
+from sample_runs import at_once
+from tradeoffs import Row
 
 
 def test_runs_at_once_share_the_cpus_and_keep_their_order():

@@ -3,7 +3,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pydensecrf.densecrf as densecrf
 import pytest
 
 import core.mean_field
@@ -14,20 +13,10 @@ from core.mean_field import _kernels
 from core.parallel import process_pool
 from core.permutohedral import add_filtered
 from core.predictions import Scored, predict
+from crf import plain as published  # pydensecrf, all labels in the mean field
 
 SETTINGS = ({}, {"crf_iterations": 1}, {"crf_bilateral_compat": 1}, {"crf_gaussian_compat": 0},
             {"crf_bilateral_compat": 0}, {"crf_bilateral_srgb": 40}, {"crf_bilateral_sxy": 5}, {"crf_gaussian_sxy": 9})
-
-
-def published(scores, image, config):
-    """Marginals by pydensecrf, all labels in the mean field."""
-    height, width = image.shape[:2]
-    crf = densecrf.DenseCRF2D(width, height, len(scores))
-    crf.setUnaryEnergy(-np.log(np.maximum(scores, 1e-20)).reshape(len(scores), -1).astype(np.float32))
-    crf.addPairwiseGaussian(sxy=config.crf_gaussian_sxy, compat=config.crf_gaussian_compat)
-    crf.addPairwiseBilateral(sxy=config.crf_bilateral_sxy, srgb=config.crf_bilateral_srgb,
-                             rgbim=np.ascontiguousarray(image), compat=config.crf_bilateral_compat)
-    return np.asarray(crf.inference(config.crf_iterations)).reshape(scores.shape)
 
 
 @pytest.fixture
