@@ -1,40 +1,33 @@
 """Whether what was found in an image looks like its class, in the eyes of the other images: the check for noise.
 
-An image's foreground is pooled into one descriptor, and a linear discriminant tells the classes apart. It sees no mask
-and no image that it judges: images are dealt into folds as in `core.self_training`.
+A logistic regression tells the classes apart by one descriptor of each image's foreground. It sees no mask and no image
+that it judges: images are dealt into folds as in `core.self_training`.
 """
 import io
+import warnings
 
 import numpy as np
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+import scipy.special
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 
-from core.self_training import FOLDS, weighted_mean
+from core.self_training import FOLDS
 
 FEWEST_IMAGES = 10  # of a class in the images learned from; smaller classes are not judged
-_SHRINKAGE = 0.3    # of the descriptors' covariance towards its diagonal
-
-
-def pooled(descriptors, labels, areas):
-    """Mean descriptor of an image's foreground.
-
-    Args:
-        descriptors: (n, d) float32 of regions. labels: (n,) in [0, 1], how much foreground. areas: (n,).
-
-    Returns:
-        (d,) float32.
-    """
-    return weighted_mean(descriptors, np.asarray(labels, np.float32) * areas).astype(np.float32)
+_STRENGTH = 75.0    # of the fit, scikit-learn's C, for descriptors of unit length
+_ITERATIONS = 200
 
 
 def fit_check(descriptors, classes, folds):
-    """One linear discriminant for each fold, fitted to the images of the other folds.
+    """One classifier for each fold, fitted to the images of the other folds.
 
     Args:
-        descriptors: (m, d) float32, `pooled` of m images. classes, folds: (m,) int.
+        descriptors: (m, d) float32 of unit length, `descriptors.describe_foreground` of m images.
+        classes, folds: (m,) int.
 
     Returns:
         bytes for `likeness`: an .npz of classes (k,), weights (FOLDS, k, d) and offsets (FOLDS, k); NaN where a fold
-        has too few images to tell. O(m d^2 + d^3).
+        has too few images to tell. O(m d k).
     """
     known = np.unique(classes)
     weights = np.full((FOLDS, len(known), descriptors.shape[1]), np.nan, np.float32)
@@ -45,7 +38,10 @@ def fit_check(descriptors, classes, folds):
         rows = apart & np.isin(classes, enough)
         if len(enough) < 2:
             continue
-        fitted = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=_SHRINKAGE).fit(descriptors[rows], classes[rows])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the last digits don't matter
+            fitted = LogisticRegression(C=_STRENGTH, max_iter=_ITERATIONS, class_weight="balanced")
+            fitted.fit(descriptors[rows], classes[rows])
         coefficients, intercepts = fitted.coef_, fitted.intercept_
         if len(enough) == 2:  # scikit-learn then keeps the difference of the two alone
             coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
@@ -57,18 +53,35 @@ def fit_check(descriptors, classes, folds):
     return buffer.getvalue()
 
 
-def likeness(check, fold, descriptor, index):
-    """Probability that an image's foreground is of class `index` rather than of another one, in [0, 1].
+def log_odds(check, fold, descriptors, index):
+    """Logarithms of the odds that foregrounds are of class `index` rather than of an average other one.
 
     Args:
         check: dict of arrays, as `fit_check` stores them.
-        descriptor: (d,) float32, `pooled` of the image.
+        descriptors: (n, d) float32.
+
+    Returns:
+        (n,) float64, or None where the other images are too few to tell.
+    """
+    scores = descriptors @ check["weights"][fold].T + check["offsets"][fold]
+    own = check["classes"] == index
+    if not own.any() or np.isnan(scores[:, own]).any():
+        return None
+    others = scores[:, ~own & ~np.isnan(scores[0])] - scores[:, own]
+    return -scipy.special.logsumexp(others.astype(float), axis=1) + np.log(others.shape[1])
+
+
+def likeness(check, fold, descriptor, index):
+    """Probability that an image's foreground is of class `index` rather than of an average other one, in [0, 1].
+
+    It is 0.5 where the classifier gives the class no more than its share by chance, so a threshold means the same
+    whatever the number of classes.
+
+    Args:
+        check, fold, index: as for `log_odds`. descriptor: (d,) float32 of the image.
 
     Returns:
         float; 1 where the other images are too few to tell.
     """
-    scores = check["weights"][fold] @ descriptor + check["offsets"][fold]
-    own = scores[check["classes"] == index]
-    if not len(own) or np.isnan(own[0]):
-        return 1.0
-    return float(1 / np.exp((scores[~np.isnan(scores)] - own[0]).clip(max=80)).sum())
+    odds = log_odds(check, fold, descriptor[None], index)
+    return 1.0 if odds is None else float(scipy.special.expit(odds[0]))

@@ -3,8 +3,9 @@
 1. Every image alone: superpixels, saliency, GrabCuts of centred boxes -> features of its regions and first labels.
 2. All classes together, in rounds: region classifiers learn from the labels of a bounded sample of images, in folds;
    their predictions, joined with the image's own colour models, are the labels of the next round.
-3. Every image alone: the rounds' models, and what decides whether the image is noise: how well its candidate masks
-   agree, and whether the other images of its class look like it.
+   A classifier of whole foregrounds learns to tell the classes apart.
+3. Every image alone: the rounds' models, the candidate foregrounds that look most like the class, and what decides
+   whether the image is noise: how well its candidate masks agree, and whether it looks like its class at all.
 
 Steps 1 and 3 take the same time for each image whatever their number, and step 2 reads at most `web_sample_images` of
 a class: n images take O(n). A process holds one image at a time, the main process also the sample. Every file
@@ -22,14 +23,15 @@ import shutil
 
 import cv2
 import numpy as np
+import scipy.special
 from threadpoolctl import threadpool_limits
 
-from core.class_check import fit_check, likeness, pooled
+from core.class_check import fit_check, likeness, log_odds
 from core.classes import IGNORE_LABEL
 from core.crew import hire
 from core.contact_sheet import write_sheets
 from core.cues import region_cues
-from core.descriptors import activations_path, describe
+from core.descriptors import activations_path, describe, describe_foregrounds
 from core.errors import UserError
 from core.files import (file_digest, read_array, read_bytes, read_image, read_json, write_array, write_bytes,
                         write_json, write_lines, write_mask, write_text)
@@ -45,6 +47,10 @@ _ROWS = 80           # regions of an image in the sample
 _THRESHOLDS = (0.4, 0.55)  # above which pixels of a prior start as foreground in its cuts
 _CUT_SHARE = 0.3      # of the labels, from the cuts of the prior
 _LEARNED_SHARE = 0.35  # of the labels, from a round's prediction
+_CANDIDATE_LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the labels, above which regions are a candidate foreground
+_CANDIDATE_AREA = (0.005, 0.97)  # least and largest, as a share of the image
+_ODDS_POWER = 4.0     # to which a candidate's odds of being of the class are its weight
+_LIKELY_SHARE = 0.4   # of the labels, from the weighted candidates
 
 Result = collections.namedtuple("Result", "name kept score foreground reason")
 Result.__doc__ = """What became of an image.
@@ -127,15 +133,18 @@ def analyse(name, config, kind):
         return
     with threadpool_limits(1):
         regions = Regions(image, config.web_side, config.web_regions)
-        features, prior = region_cues(regions)
+        features, prior, cuts = region_cues(regions)
         start = relative(prior)
         labels = _with_cuts(regions, start)
         rng = np.random.default_rng(int(hashlib.sha256(name.encode("utf-8")).hexdigest()[:8], 16))
         rows = np.sort(rng.permutation(regions.count)[:_ROWS])
+        descriptors = _describe(layout, regions, name, kind)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, features=features.astype(np.float16), labels=labels.astype(np.float32), rows=rows,
                             weights=regions.area[rows].astype(np.float32),
-                            descriptors=_describe(layout, regions, name, kind)[rows].astype(np.float16))
+                            descriptors=descriptors[rows].astype(np.float16),
+                            cuts=cuts.astype(np.float16),
+                            foreground=describe_foregrounds(regions, labels[None], kind, descriptors)[0])
     write_bytes(_file(layout, "regions", name, ".npz"), buffer.getvalue())
 
 
@@ -155,6 +164,7 @@ def segment(name, config, kind):
     with threadpool_limits(1):
         regions = Regions(image, config.web_side, config.web_regions)
         labels = _labels_after(layout, config, regions, name, kind, config.web_rounds)
+        labels = _with_likely(layout, regions, name, kind, labels)
         score = agreement(regions, labels, _read_regions(layout, name)["labels"], config)
     mask = decide(pixel_posterior(regions, labels, image.shape[:2]), config)
     foreground = float((mask == 1).mean())
@@ -216,23 +226,22 @@ def _learn(layout, config, names, kind, run):
             models = fit(sample, config.seed)
         write_models(path, models)
 
-
     path = _check_path(layout)
-    if config.web_min_likeness and not os.path.exists(path):
+    if not os.path.exists(path):
         sampled = sample_names(names, config.web_sample_images)
-        write_bytes(path, fit_check(np.stack([_pooled(layout, name) for name in sampled]),
-                                    np.array([_class_of(name) for name in sampled]),
-                                    np.array([fold_of(name) for name in sampled])))
+        with threadpool_limits(1):
+            write_bytes(path, fit_check(np.stack([_read_regions(layout, name)["foreground"] for name in sampled]),
+                                        np.array([_class_of(name) for name in sampled]),
+                                        np.array([fold_of(name) for name in sampled])))
+
+
+def _check(layout):
+    path = _check_path(layout)
+    return _arrays(path, os.stat(path).st_mtime_ns)
 
 
 def _likeness(layout, name):
-    path = _check_path(layout)
-    return likeness(_arrays(path, os.stat(path).st_mtime_ns), fold_of(name), _pooled(layout, name), _class_of(name))
-
-
-def _pooled(layout, name):
-    stored = _read_regions(layout, name)
-    return pooled(stored["descriptors"].astype(np.float32), stored["labels"][stored["rows"]], stored["weights"])
+    return likeness(_check(layout), fold_of(name), _read_regions(layout, name)["foreground"], _class_of(name))
 
 
 def sample_names(names, most):
@@ -266,6 +275,24 @@ def _labels_after(layout, config, regions, name, kind, rounds):
         if number < rounds:
             labels = _with_cuts(regions, labels)
     return labels
+
+
+def _with_likely(layout, regions, name, kind, labels):
+    """The labels joined with those candidate foregrounds that look like the image's class to the other images."""
+    stored = _read_regions(layout, name)
+    candidates = np.stack([*stored["cuts"].T.astype(float), *(labels > level for level in _CANDIDATE_LEVELS),
+                           *(stored["labels"] > level for level in _CANDIDATE_LEVELS[1::2])])
+    area = candidates @ regions.area / regions.area.sum()
+    candidates = candidates[(area > _CANDIDATE_AREA[0]) & (area < _CANDIDATE_AREA[1])]
+    if not len(candidates):
+        return labels
+    described = describe_foregrounds(regions, candidates, kind,
+                                     None if kind == "hog" else _describe(layout, regions, name, kind))
+    odds = log_odds(_check(layout), fold_of(name), described, _class_of(name))
+    if odds is None:
+        return labels
+    likely = scipy.special.softmax(_ODDS_POWER * odds) @ candidates
+    return relative(_LIKELY_SHARE * relative(likely) + (1 - _LIKELY_SHARE) * labels)
 
 
 def _with_cuts(regions, labels):

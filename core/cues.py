@@ -23,6 +23,7 @@ def region_cues(regions):
     Returns:
         features: (n, f) float32.
         prior: (n,) float32 in [0, 1].
+        cuts: (n, 9) float64 in [0, 1], `box_cuts`.
     """
     graph = ColourGraph(regions)
     x, y, area, colour = regions.x, regions.y, regions.area, regions.colour
@@ -60,7 +61,7 @@ def region_cues(regions):
     features = np.concatenate([np.reshape(column, (regions.count, -1)) for column in columns], 1)
     salient = (ranked(robust) + ranked(geodesic) + ranked(second_ranking)) / 3
     prior = 0.6 * cuts.mean(1) + 0.4 * salient * centred
-    return features.astype(np.float32), np.clip(prior, 0, 1).astype(np.float32)
+    return features.astype(np.float32), np.clip(prior, 0, 1).astype(np.float32), cuts
 
 
 def box_cuts(regions):

@@ -10,15 +10,16 @@ import time
 
 import numpy as np
 import pytest
+import scipy.linalg
 
 import make_sample
 from conftest import ROOT, TINY
 from core import cosegment as stage
-from core.class_check import fit_check, likeness
+from core.class_check import fit_check, likeness, log_odds
 from core.classes import VOC_CLASSES
 from core.config import Config
 from core.cues import region_cues
-from core.descriptors import hog_windows, sampled
+from core.descriptors import Local, describe_foregrounds, hog_windows, sampled, second_order
 from core.errors import UserError
 from core.evaluate_web import evaluate_web_masks, precision_and_jaccard
 from core.files import read_lines, read_mask, write_image, write_mask
@@ -104,8 +105,9 @@ def test_every_saliency_is_higher_on_an_object_that_differs_from_the_border():
                                    np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)])
 def test_plain_tiny_and_noisy_images_have_finite_features(image):
     regions = Regions(image, 96, 80)
-    features, prior = region_cues(regions)
+    features, prior, _ = region_cues(regions)
     assert np.isfinite(features).all() and np.isfinite(prior).all() and np.isfinite(hog_windows(regions)).all()
+    assert np.isfinite(describe_foregrounds(regions, np.stack([prior, np.zeros_like(prior)]), "hog", None)).all()
 
 
 def test_cuts_find_a_disc():
@@ -115,6 +117,54 @@ def test_cuts_find_a_disc():
     rough[35:55, 50:70] = 0.9
     assert precision_and_jaccard(mask, cut_prior(image, rough, 0.5), True)[1] > 0.9
     assert not cut_prior(image, np.zeros(mask.shape, np.float32), 0.5).any()
+
+
+def test_second_order_pooling_sees_the_foreground_alone():
+    rng = np.random.default_rng(0)
+    stripes = np.broadcast_to((np.arange(120) // 4 % 2 * 160 + 40)[:, None], (120, 120)).astype(np.uint8)
+
+    def picture(object_, background):
+        image = np.repeat(background[..., None], 3, 2).copy()
+        image[:, 60:] = object_[:, 60:, None]
+        regions = Regions(image, 120, 150)
+        return describe_foregrounds(regions, np.stack([regions.x > 0.1, regions.x < -0.1]), "hog", None)
+
+    noise = rng.integers(0, 256, (120, 120), dtype=np.uint8)
+    plain = np.full((120, 120), 90, np.uint8)
+    striped, before_noise, turned = picture(stripes, plain), picture(stripes, noise), picture(stripes.T, plain)
+    assert striped.shape == (2, 1770)
+    np.testing.assert_allclose(np.linalg.norm(striped, axis=1), 1, rtol=1e-5)
+    same = striped[0] @ before_noise[0]
+    assert 1 - same < (1 - striped[0] @ turned[0]) / 2 and 1 - same < (1 - striped[0] @ striped[1]) / 2
+
+
+def test_second_order_pooling_is_the_logarithm_of_the_weighted_covariance():
+    image, mask = disc_image()
+    regions = Regions(image, 120, 100)
+    labels, local = regions.mean(mask), Local(regions)
+    weights = np.maximum(labels[local.region], 1e-3)
+    weights /= weights.sum()
+    place = local.place - weights @ local.place
+    place = 0.14 * place / (np.sqrt(weights @ place ** 2) + 0.02)
+    points = [np.concatenate([one, local.colour, place], 1) for one in local.gradients]
+    covariance = sum(one.T @ np.diag(weights) @ one for one in points) / 3 + 1e-3 * np.eye(59)
+    logarithm = scipy.linalg.logm(covariance)
+    found = np.zeros((59, 59))
+    found[np.triu_indices(59)] = second_order(local, labels)
+    found[~np.eye(59, dtype=bool)] /= 2 ** 0.5
+    np.testing.assert_allclose(found + np.triu(found, 1).T, logarithm / np.linalg.norm(logarithm), atol=1e-5)
+
+
+def test_foregrounds_of_activations_are_their_weighted_means():
+    image, _ = disc_image()
+    regions = Regions(image, 120, 100)
+    descriptors = np.random.default_rng(0).normal(size=(regions.count, 5)).astype(np.float32)
+    one = np.zeros((1, regions.count))
+    one[0, 3] = 1
+    found = describe_foregrounds(regions, np.concatenate([one, np.ones_like(one)]), "resnet", descriptors)
+    assert found[0] @ descriptors[3] / np.linalg.norm(descriptors[3]) > 0.9
+    mean = regions.area @ descriptors
+    np.testing.assert_allclose(found[1], mean / np.linalg.norm(mean), atol=1e-5)
 
 
 def test_hog_windows_do_not_change_with_the_light():
@@ -263,7 +313,18 @@ def test_likeness_is_a_probability_and_certain_where_too_few_tell():
     assert min(own[:30]) > 0.9 and max(own[30:]) < 0.1
     assert likeness(check, 0, descriptors[0], 5) == 1
     few = dict(np.load(io.BytesIO(fit_check(descriptors[20:45], classes[20:45], folds[20:45]))))
-    assert likeness(few, 0, descriptors[0], 7) == 1
+    assert likeness(few, 0, descriptors[0], 7) == 1 and log_odds(few, 0, descriptors, 7) is None
+
+
+def test_odds_are_against_an_average_other_class():
+    classes, folds = np.repeat([2, 3, 7], 30), np.arange(90) % FOLDS
+    descriptors = np.random.default_rng(0).normal(size=(90, 4)).astype(np.float32)
+    check = dict(np.load(io.BytesIO(fit_check(descriptors, classes, folds))))
+    scores = np.exp(descriptors @ check["weights"][1].T + check["offsets"][1])
+    expected = np.log(scores[:, 1] / scores[:, [0, 2]].mean(1))
+    np.testing.assert_allclose(log_odds(check, 1, descriptors, 3), expected, rtol=1e-4, atol=1e-4)
+    check["weights"][:], check["offsets"][:] = 0, 0
+    assert likeness(check, 1, descriptors[0], 3) == pytest.approx(0.5)
 
 
 def test_a_run_that_keeps_nothing_says_so(web):
