@@ -43,6 +43,7 @@ from core.parallel import ordered_map
 from core.regions import Regions
 from core.self_training import Sample, fit, fold_of, predict, relative
 
+_FORMAT = 2          # of the cache; another one is not gone on with
 _ROWS = 80           # regions of an image in the sample
 _THRESHOLDS = (0.4, 0.55)  # above which pixels of a prior start as foreground in its cuts
 _CUT_SHARE = 0.3      # of the labels, from the cuts of the prior
@@ -358,7 +359,7 @@ def _run(work, names, what, crew):
 def _claim(layout, config, kind, overwrite):
     """Take possession of cache and masks, or refuse where they are of other settings or of other origin."""
     origin = {"settings": {name: value for name, value in sorted(vars(config).items()) if name.startswith("web_")},
-              "seed": config.seed, "classes": list(config.classes), "features": kind}
+              "seed": config.seed, "classes": list(config.classes), "features": kind, "format": _FORMAT}
     if kind == "resnet":
         origin["base_model_sha256"] = file_digest(config.path(config.base_model))
     note = os.path.join(layout.web_cache, "origin.json")
@@ -366,7 +367,8 @@ def _claim(layout, config, kind, overwrite):
         shutil.rmtree(layout.web_cache, ignore_errors=True)
     elif os.path.exists(note):
         if read_json(note) != origin:
-            raise UserError("%s is of other settings: pass --overwrite to make the masks anew" % layout.web_cache)
+            raise UserError("%s is of other settings or of another version: pass --overwrite to make the masks anew"
+                            % layout.web_cache)
         return
     elif stems(layout.web_masks, ".png"):
         raise UserError("%s holds masks that this command did not make: pass --overwrite to replace them, or move "
