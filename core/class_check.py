@@ -22,7 +22,7 @@ def fit_check(descriptors, classes, folds):
     """One classifier for each fold, fitted to the images of the other folds.
 
     Args:
-        descriptors: (m, d) float32 of unit length, `descriptors.describe_foreground` of m images.
+        descriptors: (m, d) float32 of unit length, `descriptors.describe_foregrounds` of m images.
         classes, folds: (m,) int.
 
     Returns:

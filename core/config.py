@@ -79,8 +79,8 @@ class Config:
     web_min_score: float = _setting(0.4, "agreement of an image's masks below which it is left out as noise",
                                     at_least=0, at_most=1)
     web_min_likeness: float = _setting(0.5, "probability, in the eyes of the other images, that an image shows its "
-                                       "class rather than another one, below which it is left out as noise; 0: not "
-                                       "judged", at_least=0, at_most=1)
+                                       "class rather than an average other one, below which it is left out as "
+                                       "noise; 0: not judged", at_least=0, at_most=1)
     web_min_foreground: float = _setting(0.01, "share of foreground below which a web image is left out", at_least=0,
                                          at_most=1)
     web_max_foreground: float = _setting(0.95, "share of foreground above which a web image is left out", at_least=0,

@@ -154,8 +154,9 @@ def relabel(name, config, kind, rounds):
     layout = Layout(config)
     with threadpool_limits(1):
         regions = Regions(read_image(image_path(layout.web_images, name)), config.web_side, config.web_regions)
-        write_array(_file(layout, "round%d" % rounds, name, ".npy"),
-                    _labels_after(layout, config, regions, name, kind, rounds).astype(np.float32))
+        labels = _labels_after(layout, regions, name, _read_regions(layout, name),
+                               _describe(layout, regions, name, kind), rounds)
+        write_array(_file(layout, "round%d" % rounds, name, ".npy"), labels.astype(np.float32))
 
 
 def segment(name, config, kind):
@@ -164,9 +165,11 @@ def segment(name, config, kind):
     image = read_image(image_path(layout.web_images, name))
     with threadpool_limits(1):
         regions = Regions(image, config.web_side, config.web_regions)
-        labels = _labels_after(layout, config, regions, name, kind, config.web_rounds)
-        labels = _with_likely(layout, regions, name, kind, labels)
-        score = agreement(regions, labels, _read_regions(layout, name)["labels"], config)
+        stored = _read_regions(layout, name)
+        descriptors = _describe(layout, regions, name, kind)
+        labels = _labels_after(layout, regions, name, stored, descriptors, config.web_rounds)
+        labels = _with_likely(layout, regions, name, stored, descriptors, labels, kind)
+        score = agreement(regions, labels, stored["labels"], config)
     mask = decide(pixel_posterior(regions, labels, image.shape[:2]), config)
     foreground = float((mask == 1).mean())
     reason = ""
@@ -174,7 +177,7 @@ def segment(name, config, kind):
         reason = "foreground of %.1f %%" % (100 * foreground)
     elif score < config.web_min_score:
         reason = "score below %g" % config.web_min_score
-    elif config.web_min_likeness and _likeness(layout, name) < config.web_min_likeness:
+    elif config.web_min_likeness and _likeness(layout, name, stored) < config.web_min_likeness:
         reason = "looks unlike the other images of its class"
     mask[mask == 1] = web_class(name, config.num_classes)
     write_mask(mask_path(layout.web_masks, name), mask)
@@ -241,8 +244,8 @@ def _check(layout):
     return _arrays(path, os.stat(path).st_mtime_ns)
 
 
-def _likeness(layout, name):
-    return likeness(_check(layout), fold_of(name), _read_regions(layout, name)["foreground"], _class_of(name))
+def _likeness(layout, name, stored):
+    return likeness(_check(layout), fold_of(name), stored["foreground"], _class_of(name))
 
 
 def sample_names(names, most):
@@ -254,21 +257,17 @@ def sample_names(names, most):
     return sorted(name for group in chosen.values() for name in group)
 
 
-def _labels_after(layout, config, regions, name, kind, rounds):
+def _labels_after(layout, regions, name, stored, descriptors, rounds):
     """(n,) labels of an image after the given number of rounds."""
-    stored = _read_regions(layout, name)
     features = stored["features"].astype(np.float32)
     if len(features) != regions.count:
         raise UserError("%s has changed since it was analysed: pass --overwrite" % image_path(layout.web_images, name))
     labels = stored["labels"].astype(float)
-    descriptors = None
     for number in range(1, rounds + 1):
         kept = _file(layout, "round%d" % number, name, ".npy")
         if os.path.exists(kept):
             labels = read_array(kept).astype(float)
             continue
-        if descriptors is None:
-            descriptors = _describe(layout, regions, name, kind)
         path = _model_path(layout, number)
         model = _models(path, os.stat(path).st_mtime_ns)[fold_of(name)]
         learned = relative(predict(model, features, descriptors, _class_of(name)))
@@ -278,18 +277,16 @@ def _labels_after(layout, config, regions, name, kind, rounds):
     return labels
 
 
-def _with_likely(layout, regions, name, kind, labels):
+def _with_likely(layout, regions, name, stored, descriptors, labels, kind):
     """The labels joined with those candidate foregrounds that look like the image's class to the other images."""
-    stored = _read_regions(layout, name)
     candidates = np.stack([*stored["cuts"].T.astype(float), *(labels > level for level in _CANDIDATE_LEVELS),
                            *(stored["labels"] > level for level in _CANDIDATE_LEVELS[1::2])])
     area = candidates @ regions.area / regions.area.sum()
     candidates = candidates[(area > _CANDIDATE_AREA[0]) & (area < _CANDIDATE_AREA[1])]
     if not len(candidates):
         return labels
-    described = describe_foregrounds(regions, candidates, kind,
-                                     None if kind == "hog" else _describe(layout, regions, name, kind))
-    odds = log_odds(_check(layout), fold_of(name), described, _class_of(name))
+    odds = log_odds(_check(layout), fold_of(name), describe_foregrounds(regions, candidates, kind, descriptors),
+                    _class_of(name))
     if odds is None:
         return labels
     likely = scipy.special.softmax(_ODDS_POWER * odds) @ candidates

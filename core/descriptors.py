@@ -24,6 +24,7 @@ _LOWEST = (0, 0, 1, 1, 0, 2), (0, 1, 0, 1, 2, 0)     # frequencies over the cell
 _LEAST_ENERGY = 0.5                                  # of a patch, in levels of 255: plain ones stay near 0
 _COLOUR = 0.5 * np.array((1 / 255, 1 / 60, 1 / 60))  # weight of Lab beside gradients
 _PLACE = 0.14                                        # weight of the place in the foreground
+_LEAST_EXTENT = 0.02                                 # of a foreground, as a share of the image
 _LEAST_LABEL, _LEAST_VARIANCE = 1e-3, 1e-3
 
 
@@ -132,15 +133,10 @@ def second_order(local, labels):
     weights = np.maximum(labels[local.region], _LEAST_LABEL)
     weights = weights / weights.sum()
     place = local.place - weights @ local.place
-    place = _PLACE * place / (np.sqrt(weights @ place ** 2) + 0.02)
-    gradients = local.gradients
+    place = _PLACE * place / (np.sqrt(weights @ place ** 2) + _LEAST_EXTENT)
     shared = np.concatenate([local.colour, place], 1)
-    count = gradients.shape[2]
-    products = np.empty((count + shared.shape[1],) * 2)
-    products[:count, :count] = sum(one.T @ (one * weights[:, None]) for one in gradients) / len(gradients)
-    products[count:, :count] = (shared * weights[:, None]).T @ gradients.mean(0)
-    products[:count, count:] = products[count:, :count].T
-    products[count:, count:] = shared.T @ (shared * weights[:, None])
+    points = np.concatenate([local.gradients, np.broadcast_to(shared, (len(local.gradients), *shared.shape))], 2)
+    products = np.mean(points.transpose(0, 2, 1) @ (points * weights[:, None]), 0)
 
     values, vectors = np.linalg.eigh(products + _LEAST_VARIANCE * np.eye(len(products)))
     logarithm = (vectors * np.log(values)) @ vectors.T
