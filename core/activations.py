@@ -15,11 +15,11 @@ from core.network import backbone_symbol, fold_batch_norms
 from core.regions import resized
 from core.snapshots import adopt_recorded, read_parameters
 
-CHANNELS = 128  # kept of the activations, by a random projection: distances and linear scores survive it
+CHANNELS = 256  # kept of the activations, by a random projection: distances and linear scores survive it
 
 
 def cache_activations(config, names, images, folder, device, overwrite=False):
-    """Write <folder>/<name>.npy, (128, h', w') float16, for every image that has none; unreadable ones are left out.
+    """Write <folder>/<name>.npy, (256, h', w') float16, for every image that has none; unreadable ones are left out.
 
     The activations of stages 3 and 4 at a stride of 8 pixels, each stage scaled to unit length and both projected by
     one random matrix (Johnson and Lindenstrauss); O(1) per image.

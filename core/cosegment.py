@@ -2,10 +2,11 @@
 
 1. Every image alone: superpixels, saliency, GrabCuts of centred boxes -> features of its regions and first labels.
 2. All classes together, in rounds: region classifiers learn from the labels of a bounded sample of images, in folds;
-   their predictions, joined with the image's own colour models, are the labels of the next round.
+   their predictions, joined with the first labels, are the labels of the next round.
    A classifier of whole foregrounds learns to tell the classes apart.
-3. Every image alone: the rounds' models, the candidate foregrounds that look most like the class, and what decides
-   whether the image is noise: how well its candidate masks agree, and whether it looks like its class at all.
+3. Every image alone: the last round's model; the candidate foregrounds that look most like the class, or, with
+   activations, more cuts; and what decides whether the image is noise: how well its candidate masks agree, and whether
+   it looks like its class at all.
 
 Steps 1 and 3 take the same time for each image whatever their number, and step 2 reads at most `web_sample_images` of
 a class: n images take O(n). A process holds one image at a time, the main process also the sample. Every file
@@ -43,15 +44,22 @@ from core.parallel import ordered_map
 from core.regions import Regions
 from core.self_training import Sample, fit, fold_of, predict, relative
 
-_FORMAT = 2          # of the cache; another one is not gone on with
+_FORMAT = 3          # of the cache; another one is not gone on with
 _ROWS = 80           # regions of an image in the sample
 _THRESHOLDS = (0.4, 0.55)  # above which pixels of a prior start as foreground in its cuts
 _CUT_SHARE = 0.3      # of the labels, from the cuts of the prior
-_LEARNED_SHARE = 0.35  # of the labels, from a round's prediction
+_CERTAIN_THRESHOLDS = (0.55, 0.7)  # the same for the last cuts
 _CANDIDATE_LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the labels, above which regions are a candidate foreground
 _CANDIDATE_AREA = (0.005, 0.97)  # least and largest, as a share of the image
 _ODDS_POWER = 4.0     # to which a candidate's odds of being of the class are its weight
-_LIKELY_SHARE = 0.4   # of the labels, from the weighted candidates
+
+Shares = collections.namedtuple("Shares", "learned last_cuts likely")
+Shares.__doc__ = """What the labels of an image are made of, in [0, 1] each; what the image told by itself fills up.
+
+learned: the last round's prediction. last_cuts: cuts that start from the labels then. likely: candidate foregrounds,
+by how much they look like the class.
+"""
+_SHARES = {"hog": Shares(0.35, 0.0, 0.4), "resnet": Shares(0.6, 0.2, 0.0)}  # activations need no candidates
 
 Result = collections.namedtuple("Result", "name kept score foreground reason")
 Result.__doc__ = """What became of an image.
@@ -155,7 +163,7 @@ def relabel(name, config, kind, rounds):
     with threadpool_limits(1):
         regions = Regions(read_image(image_path(layout.web_images, name)), config.web_side, config.web_regions)
         labels = _labels_after(layout, regions, name, _read_regions(layout, name),
-                               _describe(layout, regions, name, kind), rounds)
+                               _describe(layout, regions, name, kind), kind, rounds)
         write_array(_file(layout, "round%d" % rounds, name, ".npy"), labels.astype(np.float32))
 
 
@@ -167,8 +175,12 @@ def segment(name, config, kind):
         regions = Regions(image, config.web_side, config.web_regions)
         stored = _read_regions(layout, name)
         descriptors = _describe(layout, regions, name, kind)
-        labels = _labels_after(layout, regions, name, stored, descriptors, config.web_rounds)
-        labels = _with_likely(layout, regions, name, stored, descriptors, labels, kind)
+        labels = _labels_after(layout, regions, name, stored, descriptors, kind, config.web_rounds)
+        shares = _SHARES[kind]
+        if shares.last_cuts:
+            labels = _with_cuts(regions, labels, shares.last_cuts, _CERTAIN_THRESHOLDS)
+        if shares.likely:
+            labels = _with_likely(layout, regions, name, stored, descriptors, labels, kind)
         score = agreement(regions, labels, stored["labels"], config)
     mask = decide(pixel_posterior(regions, labels, image.shape[:2]), config)
     foreground = float((mask == 1).mean())
@@ -227,7 +239,7 @@ def _learn(layout, config, names, kind, run):
         logger.info("round %d of %d: learning from %d regions of %d images", number, config.web_rounds,
                     len(sample.labels), len(sampled))
         with threadpool_limits(1):
-            models = fit(sample, config.seed)
+            models = fit(sample, config.seed, kind)
         write_models(path, models)
 
     path = _check_path(layout)
@@ -257,24 +269,19 @@ def sample_names(names, most):
     return sorted(name for group in chosen.values() for name in group)
 
 
-def _labels_after(layout, regions, name, stored, descriptors, rounds):
+def _labels_after(layout, regions, name, stored, descriptors, kind, rounds):
     """(n,) labels of an image after the given number of rounds."""
     features = stored["features"].astype(np.float32)
     if len(features) != regions.count:
         raise UserError("%s has changed since it was analysed: pass --overwrite" % image_path(layout.web_images, name))
     labels = stored["labels"].astype(float)
-    for number in range(1, rounds + 1):
-        kept = _file(layout, "round%d" % number, name, ".npy")
-        if os.path.exists(kept):
-            labels = read_array(kept).astype(float)
-            continue
-        path = _model_path(layout, number)
-        model = _models(path, os.stat(path).st_mtime_ns)[fold_of(name)]
-        learned = relative(predict(model, features, descriptors, _class_of(name)))
-        labels = relative(_LEARNED_SHARE * learned + (1 - _LEARNED_SHARE) * labels)
-        if number < rounds:
-            labels = _with_cuts(regions, labels)
-    return labels
+    if not rounds:
+        return labels
+    path = _model_path(layout, rounds)
+    model = _models(path, os.stat(path).st_mtime_ns)[fold_of(name)]
+    learned = relative(predict(model, features, descriptors, _class_of(name)))
+    share = _SHARES[kind].learned
+    return relative(share * learned + (1 - share) * labels)
 
 
 def _with_likely(layout, regions, name, stored, descriptors, labels, kind):
@@ -290,14 +297,15 @@ def _with_likely(layout, regions, name, stored, descriptors, labels, kind):
     if odds is None:
         return labels
     likely = scipy.special.softmax(_ODDS_POWER * odds) @ candidates
-    return relative(_LIKELY_SHARE * relative(likely) + (1 - _LIKELY_SHARE) * labels)
+    share = _SHARES[kind].likely
+    return relative(share * relative(likely) + (1 - share) * labels)
 
 
-def _with_cuts(regions, labels):
-    return relative((1 - _CUT_SHARE) * labels + _CUT_SHARE * _cut_share(regions, labels))
+def _with_cuts(regions, labels, share=_CUT_SHARE, thresholds=_THRESHOLDS):
+    return relative((1 - share) * labels + share * _cut_share(regions, labels, thresholds))
 
 
-def _cut_share(regions, labels, thresholds=_THRESHOLDS):
+def _cut_share(regions, labels, thresholds):
     """(n,) shares of the regions inside cuts that start from the labels, averaged over thresholds and two views."""
     size = regions.labels.shape[::-1]
     cuts = []

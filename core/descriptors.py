@@ -1,7 +1,7 @@
 """What a region and its surroundings, and an image's foreground, look like: two feature sets behind one interface.
 
-"hog" needs no weights: histograms of oriented gradients and colours in windows of three sizes. "resnet" samples the
-activations of the ImageNet ResNet-50, which `core.activations` has written, at the region's centre. Both give
+"hog" needs no weights: histograms of oriented gradients and colours in windows of three sizes. "resnet" averages the
+activations of the ImageNet ResNet-50, which `core.activations` has written, over the region. Both give
 (n, d) float32 descriptors of regions and a (d,) float32 descriptor of the foreground; the classifiers that read them
 do not know which they have.
 """
@@ -10,6 +10,7 @@ import os
 import cv2
 import numpy as np
 import scipy.fft
+import scipy.sparse
 
 from core.files import read_array
 from core.regions import ORIENTATIONS
@@ -42,7 +43,7 @@ def describe(regions, kind, path=None):
     Raises:
         UserError: the activations are missing or damaged.
     """
-    return hog_windows(regions) if kind == "hog" else sampled(read_array(path), regions)
+    return hog_windows(regions) if kind == "hog" else pooled(read_array(path), regions)
 
 
 def hog_windows(regions):
@@ -181,27 +182,21 @@ def _unit(vector):
     return (vector / max(np.linalg.norm(vector), 1e-6)).astype(np.float32)
 
 
-def sampled(activations, regions):
-    """Activations at the regions' centres, and around them.
+def pooled(activations, regions):
+    """Mean activations of the regions, bilinear between the cells.
 
     Args:
         activations: (c, h', w') array over the whole image.
 
     Returns:
-        (n, 2 c) float32 of unit length: the activation at the centre (bilinear), and the mean over 3 x 3 positions.
+        (n, c) float32.
     """
-    maps = np.moveaxis(np.asarray(activations, np.float32), 0, 2)
-    wide = cv2.blur(np.ascontiguousarray(maps), (3, 3)).reshape(maps.shape)
-    height, width = maps.shape[:2]
-    x = (regions.x + 1) / 2 * (width - 1)
-    y = (regions.y + 1) / 2 * (height - 1)
-    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
-    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    across, down = (x - left)[:, None], (y - top)[:, None]
-    centre = ((maps[top, left] * (1 - across) + maps[top, right] * across) * (1 - down)
-              + (maps[bottom, left] * (1 - across) + maps[bottom, right] * across) * down)
-    found = np.concatenate([centre, wide[np.round(y).astype(int), np.round(x).astype(int)]], 1)
-    return (found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6)).astype(np.float32)
+    maps = np.ascontiguousarray(np.moveaxis(np.asarray(activations, np.float32), 0, 2))
+    height, width = regions.labels.shape
+    pixels = cv2.resize(maps, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height * width, -1)
+    shares = scipy.sparse.csr_matrix((1 / regions.area[regions.labels.ravel()],
+                                      (regions.labels.ravel(), np.arange(height * width))))
+    return (shares @ pixels).astype(np.float32)
 
 
 def activations_path(folder, name):

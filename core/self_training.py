@@ -1,4 +1,8 @@
-"""What the images of all classes teach about one another: exemplar-LDA directions and a region classifier.
+"""What the images of all classes teach about one another: region classifiers.
+
+Where descriptors are hand-made, exemplar-LDA directions of the classes are features, among others, of a classifier of
+boosted trees. Activations of a trained network tell objects from background by themselves: there a linear regression
+of each class is the classifier.
 
 No mask is learned from: the labels are what the previous round found, and start as saliency and GrabCut of each image
 alone. Images are dealt into folds; the model that judges an image was fitted to the labels of the other folds, so it
@@ -13,6 +17,9 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 FOLDS = 3
 _SHRINKAGE = 0.1       # of the descriptors' covariance towards a multiple of the identity
 _MOST_ROWS = 60000     # regions that a classifier is fitted to
+_CERTAIN = 0.6         # labels above are foreground, to the regression
+_SHARED = 0.3          # weight of the regions of all classes in the regression of one
+_RIDGE = 0.5           # of the regression, times the mean variance of the descriptors
 
 Sample = collections.namedtuple("Sample", "features descriptors labels weights classes folds")
 Sample.__doc__ = """Regions drawn from many images; one row each.
@@ -25,7 +32,7 @@ Directions.__doc__ = """Linear scores of descriptors.
 
 mean: (d,) float32. weights: dict from class index, or 0 for any class, to (d,) float32. offsets: the same to float.
 """
-Model = collections.namedtuple("Model", "directions classifier")
+Model = collections.namedtuple("Model", "directions classifier")  # which is None where the directions say it all
 
 
 def fold_of(name):
@@ -39,16 +46,19 @@ def relative(labels):
     return np.clip(labels / max(top, 1e-6), 0, 1)
 
 
-def fit(sample, seed):
+def fit(sample, seed, kind="hog"):
     """One model for each fold, fitted to the other folds.
 
     Args:
         sample: Sample.
         seed: of the rows drawn.
+        kind: of the descriptors, "hog" or "resnet".
 
     Returns:
-        list of FOLDS Models. O(m d^2 + d^3) for the directions, O(min(m, 60000) f) for the classifiers.
+        list of FOLDS Models. O(m d^2 + k d^3) for the directions of k classes, O(min(m, 60000) f) for the trees.
     """
+    if kind == "resnet":
+        return [Model(_regressions(sample, _apart(sample, fold)), None) for fold in range(FOLDS)]
     covariance = _inverse_covariance(sample)
     rng = np.random.default_rng((seed, 2))
     models = []
@@ -59,9 +69,7 @@ def fit(sample, seed):
             for index in np.unique(sample.classes):
                 rows = (sample.folds == other) & (sample.classes == index)
                 scores[rows] = score(apart, sample.descriptors[rows], index)
-        rows = rng.permutation(np.flatnonzero(sample.folds != fold))[:_MOST_ROWS]
-        if not len(rows):  # fewer images than folds
-            rows = np.arange(len(sample.labels))
+        rows = rng.permutation(np.flatnonzero(_apart(sample, fold)))[:_MOST_ROWS]
         classifier = HistGradientBoostingRegressor(max_iter=50, learning_rate=0.12, max_leaf_nodes=16,
                                                    min_samples_leaf=60, l2_regularization=1.0, random_state=seed,
                                                    early_stopping=False)
@@ -80,6 +88,8 @@ def score(directions, descriptors, index):
 def predict(model, features, descriptors, index):
     """(n,) float64 in [0, 1]: how much like foreground each region of an image of class `index` is."""
     scores = score(model.directions, descriptors, index)
+    if model.classifier is None:
+        return np.clip(scores[:, 0].astype(float), 0, 1)
     return np.clip(model.classifier.predict(np.concatenate([features, scores], 1)), 0, 1)
 
 
@@ -106,6 +116,41 @@ def _directions(sample, rows, inverse):
         found.weights[index] = direction.astype(np.float32)
         found.offsets[index] = float((foreground + background) @ direction / 2)
     return found
+
+
+def _apart(sample, fold):
+    """(m,) bool, rows of the other folds; all rows where there are none."""
+    apart = sample.folds != fold
+    return apart if apart.any() else np.ones(len(apart), bool)
+
+
+def _regressions(sample, rows):
+    """Ridge regression of each class's foreground, and of any class's, on the descriptors.
+
+    Labels count as foreground or not, as certainty is no property of the region. Regions of other classes take part:
+    what is foreground there looks more like an object than like background.
+    """
+    descriptors, classes = sample.descriptors[rows].astype(float), sample.classes[rows]
+    labels, weights = (sample.labels[rows] > _CERTAIN).astype(float), sample.weights[rows].astype(float)
+    found = Directions(weighted_mean(descriptors, weights).astype(np.float32), {}, {})
+    centred = descriptors - found.mean
+    moments = {index: _moments(centred[own], labels[own], weights[own] / weights[own].sum())
+               for index, own in ((index, classes == index) for index in np.unique(classes).tolist())}
+    of_all = [sum(parts) / len(moments) for parts in zip(*moments.values())]
+    for index, own in {0: of_all, **moments}.items():
+        mean, label, second, both = ((1 - _SHARED) * part + _SHARED * whole for part, whole in zip(own, of_all))
+        second = second - np.outer(mean, mean)
+        second += _RIDGE * np.trace(second) / len(second) * np.eye(len(second))
+        direction = np.linalg.solve(second, both - mean * label)
+        found.weights[index] = direction.astype(np.float32)
+        found.offsets[index] = float(mean @ direction - label)
+    return found
+
+
+def _moments(descriptors, labels, weights):
+    """Weighted means of descriptors, labels, outer products of descriptors, and products of both."""
+    weighted = descriptors * weights[:, None]
+    return weights @ descriptors, weights @ labels, weighted.T @ descriptors, weighted.T @ labels
 
 
 def weighted_mean(values, weights):

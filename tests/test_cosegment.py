@@ -19,7 +19,7 @@ from core.class_check import fit_check, likeness, log_odds
 from core.classes import VOC_CLASSES
 from core.config import Config
 from core.cues import region_cues
-from core.descriptors import Local, describe_foregrounds, hog_windows, sampled, second_order
+from core.descriptors import Local, describe_foregrounds, hog_windows, pooled, second_order
 from core.errors import UserError
 from core.evaluate_web import evaluate_web_masks, precision_and_jaccard
 from core.files import read_lines, read_mask, write_image, write_lines, write_mask
@@ -175,35 +175,39 @@ def test_hog_windows_do_not_change_with_the_light():
     assert turned.shape[1] == 756 and not np.allclose(strong[:20], turned[:20])
 
 
-def test_activations_are_sampled_where_the_regions_are():
+def test_activations_are_averaged_over_the_regions():
     image, mask = disc_image()
     regions = Regions(image, 120, 100)
     height, width = 12, 15
-    maps = np.stack([np.tile(np.linspace(-1, 1, width), (height, 1)),
-                     np.tile(np.linspace(-1, 1, height)[:, None], (1, width)), np.ones((height, width))])
-    found = sampled(maps, regions)
-    assert found.shape == (regions.count, 6)
-    np.testing.assert_allclose(found[:, 0] / found[:, 2], regions.x, atol=1e-5)
-    np.testing.assert_allclose(found[:, 1] / found[:, 2], regions.y, atol=1e-5)
+    across = np.tile(np.linspace(0, 1, width) ** 2, (height, 1))
+    found = pooled(np.stack([across, np.ones((height, width))]).astype(np.float16), regions)
+    assert found.shape == (regions.count, 2) and found.dtype == np.float32
+    np.testing.assert_allclose(found[:, 1], 1, atol=1e-5)
+    column = np.clip((np.arange(120) + 0.5) * width / 120 - 0.5, 0, width - 1)  # cells are areas, not points
+    pixels = np.interp(column, np.arange(width), across[0].astype(np.float16))
+    expected = [np.broadcast_to(pixels, (90, 120))[regions.labels == index].mean() for index in range(regions.count)]
+    np.testing.assert_allclose(found[:, 0], expected, atol=1e-3)
 
 
-def test_a_model_is_not_fitted_to_the_labels_of_the_images_it_judges():
+@pytest.mark.parametrize("kind", ["hog", "resnet"])
+def test_a_model_is_not_fitted_to_the_labels_of_the_images_it_judges(kind):
     rng = np.random.default_rng(0)
     rows = 900
     sample = Sample(rng.normal(size=(rows, 5)).astype(np.float32), rng.normal(size=(rows, 6)).astype(np.float32),
                     rng.random(rows).astype(np.float32), np.ones(rows, np.float32), rng.integers(1, 3, rows),
                     np.arange(rows) % FOLDS)
-    models = fit(sample, 0)
+    models = fit(sample, 0, kind)
     for fold in range(FOLDS):
         own = sample.folds == fold
-        changed = fit(sample._replace(labels=np.where(own, 1 - sample.labels, sample.labels)), 0)[fold]
+        changed = fit(sample._replace(labels=np.where(own, 1 - sample.labels, sample.labels)), 0, kind)[fold]
         for index in (1, 2):
             before, after, other = (predict(model, sample.features, sample.descriptors, index)
                                     for model in (models[fold], changed, models[(fold + 1) % FOLDS]))
             assert (before == after).all() and not np.allclose(before, other)
 
 
-def test_descriptors_tell_a_class_from_the_background_of_all():
+@pytest.mark.parametrize("kind", ["hog", "resnet"])
+def test_descriptors_tell_a_class_from_the_background_of_all(kind):
     rng = np.random.default_rng(0)
     rows = 1200
     classes = rng.integers(1, 3, rows)
@@ -212,10 +216,32 @@ def test_descriptors_tell_a_class_from_the_background_of_all():
     descriptors[np.arange(rows), classes] += 3 * labels
     sample = Sample(np.zeros((rows, 2), np.float32), descriptors, labels, np.ones(rows, np.float32), classes,
                     np.arange(rows) % FOLDS)
-    model = fit(sample, 0)[0]
+    model = fit(sample, 0, kind)[0]
     own = (sample.folds == 0) & (classes == 1)
     found = predict(model, sample.features[own], descriptors[own], 1)
     assert found[labels[own] == 1].mean() > found[labels[own] == 0].mean() + 0.4
+
+
+def test_activations_are_told_apart_by_ridge_regression_with_a_share_of_the_other_classes():
+    rng = np.random.default_rng(0)
+    rows = 300
+    classes = np.repeat([4, 9], [100, 200])
+    sample = Sample(np.zeros((rows, 1), np.float32), rng.normal(1, 2, (rows, 3)).astype(np.float32),
+                    rng.random(rows).astype(np.float32), rng.random(rows).astype(np.float32), classes,
+                    np.zeros(rows, int))
+    weights = sample.weights.astype(float)
+    per_class = {index: weights * (classes == index) / weights[classes == index].sum() for index in (4, 9)}
+    both = (per_class[4] + per_class[9]) / 2
+    model = fit(sample, 0, "resnet")[0]  # of one fold only, which is therefore its own
+    for index, own in {**per_class, 7: both}.items():  # 7 is not in the sample
+        share = 0.7 * own + 0.3 * both
+        points = sample.descriptors - share @ sample.descriptors.astype(float)
+        target = (sample.labels > 0.6) - share @ (sample.labels > 0.6)
+        covariance = points.T @ (points * share[:, None])
+        ridge = 0.5 * np.trace(covariance) / 3 * np.eye(3)
+        direction = np.linalg.solve(covariance + ridge, points.T @ (share * target))
+        expected = np.clip(points @ direction + share @ (sample.labels > 0.6), 0, 1)
+        np.testing.assert_allclose(predict(model, sample.features, sample.descriptors, index), expected, atol=1e-4)
 
 
 def test_relative_labels_bring_small_objects_to_one():
@@ -509,7 +535,7 @@ def test_activations_of_random_weights_replace_hog(web, tmp_path):
     image, _ = make_sample.web_picture(np.random.default_rng((9, 6, 0)), "bus")
     scale = 96 / max(image.shape[:2])
     found = np.load(os.path.join(folder, "6_000000.npy"))
-    assert found.shape == (128, -(-round(image.shape[0] * scale) // 8), -(-round(image.shape[1] * scale) // 8))
+    assert found.shape == (256, -(-round(image.shape[0] * scale) // 8), -(-round(image.shape[1] * scale) // 8))
     assert np.isfinite(found).all() and found.std() > 0
     assert evaluate_web_masks(config, os.path.join(web.root, "truth"))["mean"][1] > 0.5
     with pytest.raises(UserError, match="other settings"):

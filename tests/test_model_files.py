@@ -18,8 +18,9 @@ def sample(rng):
                   rng.integers(0, 3, rows))
 
 
-def test_models_predict_the_same_after_a_file(sample, tmp_path):
-    models, path = fit(sample, 0), str(tmp_path / "a.pkl")
+@pytest.mark.parametrize("kind", ["hog", "resnet"])
+def test_models_predict_the_same_after_a_file(sample, tmp_path, kind):
+    models, path = fit(sample, 0, kind), str(tmp_path / "a.pkl")
     write_models(path, models)
     for model, read in zip(models, read_models(path)):
         expected = predict(model, sample.features, sample.descriptors, 1)
