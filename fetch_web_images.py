@@ -43,7 +43,8 @@ def main():
         sys.argv = [argument.replace(args.flickr_key, "<key>") for argument in sys.argv]
     start_log(Layout(config).log("fetch_web_images"), config)
     with contextlib.closing(Downloader(config)) as downloader:
-        fetch_web_images(config, make_source(args, config, downloader), downloader, args.retry_failed)
+        if not fetch_web_images(config, make_source(args, config, downloader), downloader, args.retry_failed):
+            raise UserError("no image was kept; %s tells why for each candidate" % Layout(config).web_manifest)
 
 
 def make_source(args, config, downloader):
@@ -55,7 +56,7 @@ def make_source(args, config, downloader):
                 else web_sources.url_source(config, args.urls))
     queries = web_sources.read_queries(args.queries, config)
     if args.search:
-        return web_sources.search_source(queries, args.search, args.licence)
+        return web_sources.search_source(queries, downloader.get, args.search, args.licence)
     if not args.flickr_key:
         raise UserError("--flickr needs a key, from https://www.flickr.com/services/api/keys: pass --flickr-key or "
                         "set FLICKR_API_KEY")

@@ -73,8 +73,11 @@ class Downloader:
             _shut_down(connection)
         self._session.close()
 
-    def get(self, url):
+    def get(self, url, headers=None):
         """Content of an http or https address, as bytes.
+
+        Args:
+            headers: dict of those that differ from the image downloads', or None.
 
         Raises:
             Rejected: no such address, not http(s), too large, or the server refuses.
@@ -90,7 +93,7 @@ class Downloader:
             if attempt:
                 self._wait_for_turn(host)
             try:
-                return self._get_once(url, deadline)
+                return self._get_once(url, deadline, headers)
             except _Passing as error:
                 pause = max(_BACK_OFF * 2 ** attempt, error.pause)
                 if attempt == config.web_retries or time.monotonic() + pause > deadline:
@@ -101,14 +104,14 @@ class Downloader:
                     self._hold(host, pause)
                 self._sleep(pause)
 
-    def _get_once(self, url, deadline):
+    def _get_once(self, url, deadline, headers):
         for hop in range(_REDIRECTS + 1):
             host = _host(url)
             if hop:
                 self._wait_for_turn(host)
             self._deadline.time = deadline
             try:
-                with contextlib.closing(self._send(url)) as response:
+                with contextlib.closing(self._send(url, headers)) as response:
                     self._silent[host] = 0
                     target = self._session.get_redirect_target(response)
                     if target is None:
@@ -124,9 +127,9 @@ class Downloader:
                 self._sockets.pop(threading.get_ident(), None)
         raise Rejected("more than %d redirects" % _REDIRECTS)
 
-    def _send(self, url):
+    def _send(self, url, headers):
         """Session.get without its redirects, for which it would read a body of any size."""
-        request = self._session.prepare_request(requests.Request("GET", url))
+        request = self._session.prepare_request(requests.Request("GET", url, headers))
         settings = self._session.merge_environment_settings(request.url, {}, True, None, None)
         return self._session.get_adapter(request.url).send(request, timeout=self._config.web_timeout, **settings)
 

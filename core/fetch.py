@@ -45,6 +45,9 @@ def fetch_web_images(config, source, downloader, retry_failed=False):
         downloader: download.Downloader.
         retry_failed: ask again for what failed for a reason that may have passed.
 
+    Returns:
+        number of images of all classes that are there now.
+
     Raises:
         UserError: another run is at work, a file is damaged or can't be written, or the source can't be asked.
     """
@@ -65,6 +68,7 @@ def fetch_web_images(config, source, downloader, retry_failed=False):
                 for _ in progress(_first(wanted, kept), wanted, "images of " + name):
                     pass
         _report(config, manifest)
+        return sum(manifest.counts.values())
 
 
 def _first(count, items):

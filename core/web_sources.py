@@ -5,9 +5,12 @@ A source is a function from a class index to an iterator over Candidate, always 
 import collections
 import difflib
 import json
+import logging
 import os
 import pathlib
-from urllib.parse import urlencode
+import queue
+import types
+from urllib.parse import quote, urlencode, urljoin
 
 from core.classes import BACKGROUND
 from core.download import Rejected
@@ -171,46 +174,61 @@ def _flickr_size(photo, longest_side):
     return min(sizes)[2] if sizes else None
 
 
-def search_source(queries, engine, licence=None):
-    """Up to 1,000 addresses that a search engine shows for each query; icrawler reads its pages.
+def search_source(queries, get, engine, licence=None):
+    """Up to 1,000 addresses that a search engine shows for each query; icrawler knows its pages.
+
+    A page is asked for when the addresses of those before it are used up, so a class that is full asks for no more.
 
     Args:
+        get: function from an address and headers to its content; raises Rejected.
         engine: key of ENGINES.
         licence: one of LICENCES, or None for any; Bing only.
 
     Raises:
-        UserError: icrawler is not installed, or the engine knows no licences.
+        UserError: icrawler is not installed, the engine knows no licences, or it can't be asked.
     """
     try:
         import icrawler.builtin
-        import icrawler.downloader
     except ImportError as error:
         raise UserError("--search needs icrawler: pip install -r dependencies.txt (%s)" % error) from error
     if licence and engine != "bing":
         raise UserError("--licence: %s has no filter for it; bing and --flickr have" % engine)
 
-    class Collector(icrawler.downloader.Downloader):
-        """Takes the place of icrawler's downloader: the addresses are all that is wanted of it."""
-        urls = ()
-
-        def download(self, task, *args, **flags):
-            self.urls += task["file_url"],
-            if len(self.urls) >= _RESULTS:
-                self.signal.set(reach_max_num=True)
-
-        def worker_exec(self, *args, **flags):
-            super().worker_exec(*args, queue_timeout=1, **flags)
-
     def candidates(class_index):
         for query in queries[class_index]:
-            crawler = getattr(icrawler.builtin, ENGINES[engine])(downloader_cls=Collector, log_level="ERROR")
-            crawler.crawl(query, filters={"license": licence} if licence else None, max_num=_RESULTS)
-            if not crawler.downloader.urls:
-                logger.warning("%s shows nothing for %r: it may have changed its pages (try a newer icrawler) or "
-                               "block this machine; lists of your own, --urls, always work", engine, query)
-            for url in crawler.downloader.urls:
+            crawler = getattr(icrawler.builtin, ENGINES[engine])(log_level=logging.CRITICAL)
+            for url in _shown(crawler, get, engine, query, {"license": licence} if licence else None):
                 yield Candidate(class_index, engine, url, query)
     return candidates
+
+
+def _shown(crawler, get, engine, query, filters):
+    """The addresses on an engine's pages for a query, each once, until two pages in a row show no new one."""
+    crawler.feeder.out_queue = queue.SimpleQueue()  # its own blocks when it holds five pages
+    crawler.feeder.feed(quote(query), 0, _RESULTS, filters)
+    seen, barren, reason = set(), 0, "no addresses on its pages"
+    while barren < 2 and not crawler.feeder.out_queue.empty():
+        page = crawler.feeder.out_queue.get()
+        try:
+            content = get(page, dict(crawler.session.headers, Referer=urljoin(page, "/")))
+        except Rejected as error:
+            if not seen:
+                raise UserError("%s can't be asked for %r: %s; check the network, or give lists of your own (--urls); "
+                                "the same command goes on from here" % (engine, query, error)) from error
+            logger.warning("%s stops after %d addresses for %r: %s", engine, len(seen), query, error)
+            return
+        shown = []
+        try:
+            shown.extend(task["file_url"] for task in crawler.parser.parse(types.SimpleNamespace(content=content)))
+        except Exception as error:  # the engine answers with something else than the parser expects
+            reason = "%s: %s" % (type(error).__name__, error)
+        fresh = [url for url in dict.fromkeys(shown) if url not in seen]
+        seen.update(fresh)
+        barren = 0 if fresh else barren + 1
+        yield from fresh
+    if not seen:
+        logger.warning("%s shows nothing for %r (%s): it may have changed its pages (try a newer icrawler) or block "
+                       "this machine; lists of your own, --urls, always work", engine, query, reason)
 
 
 def _no_class(name, config):

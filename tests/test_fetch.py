@@ -11,9 +11,9 @@ import sys
 import threading
 import time
 import zlib
+from urllib.parse import urlsplit
 
 import cv2
-import icrawler.utils
 import numpy as np
 import pytest
 import yaml
@@ -409,24 +409,50 @@ def test_flickr_out_of_order_is_told_without_the_key(config, get, server, path, 
     assert key not in str(caught.value)
 
 
-def test_search_gives_what_the_engine_shows(config, monkeypatch, caplog):
-    asked = []
+@pytest.fixture
+def engines(get, server):
+    """Downloader.get that finds the search engines on the local server."""
+    def local(url, headers):
+        parts = urlsplit(url)
+        assert parts.hostname in ("www.bing.com", "image.baidu.com")
+        return get(server.url(parts.path[1:] + "?" + parts.query), headers)
+    return local
 
-    class Page:
-        def __init__(self, url):
-            asked.append(url)
-            shown = "" if "nothing" in url or "first=0" not in url else "".join(
-                "<div class='imgpt'><a m='{\"murl\":\"http://a/%d.jpg\"}'></a></div>" % number for number in range(3))
-            self.content = shown.encode()
-    monkeypatch.setattr(icrawler.utils.Session, "get", lambda self, url, **flags: Page(url))
-    source = web_sources.search_source({1: ["tabby cat", "nothing"]}, "bing", "commercial")
-    assert list(source(1)) == [Candidate(1, "bing", "http://a/%d.jpg" % number, "tabby cat") for number in range(3)]
-    assert "license-L2_L3_L4" in asked[0]
+
+def test_search_gives_each_address_on_an_engines_pages_once(server, engines):
+    source = web_sources.search_source({1: ["rock & roll"]}, engines, "bing", "commercial")
+    addresses = source(1)
+    found = [next(addresses)]
+    assert len(server.asked) == 1, "pages are asked for before they are needed"
+    found += addresses
+    assert found == [Candidate(1, "bing", server.url("ok", "%d.jpg" % number), "rock & roll") for number in range(50)]
+    assert [asked["first"] for asked in server.asked] == ["0", "20", "40", "60"]
+    for asked in server.asked:
+        assert asked["q"] == "rock & roll" and "license-L2_L3_L4" in asked["qft"]
+        assert asked["agent"].startswith("Mozilla") and asked["referer"] == "https://www.bing.com/"
+
+
+def test_a_search_engine_that_refuses_is_told_in_a_line(server, engines, caplog, capfd):
+    source = web_sources.search_source({1: ["nothing", "short"]}, engines, "bing")
+    assert len(list(source(1))) == 35, "what came before the refusal"
+    assert "bing shows nothing for 'nothing' (no addresses" in caplog.text
+    assert "bing stops after 35 addresses for 'short': HTTP 403" in caplog.text
+    assert list(web_sources.search_source({1: ["cat"]}, engines, "baidu")(1)) == []
+    assert "baidu shows nothing for 'cat' (KeyError: 'data')" in caplog.text
+
+    def refusing(url, headers):
+        raise Failed("no answer")
+    with pytest.raises(UserError, match="bing can't be asked for 'cat': no answer; check the network"):
+        list(web_sources.search_source({1: ["cat"]}, refusing, "bing")(1))
     with pytest.raises(UserError, match="baidu has no filter"):
-        web_sources.search_source({}, "baidu", "commercial")
+        web_sources.search_source({}, engines, "baidu", "commercial")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_search_without_icrawler_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "icrawler.builtin", None)
     with pytest.raises(UserError, match="--search needs icrawler: pip install"):
-        web_sources.search_source({}, "bing")
+        web_sources.search_source({}, None, "bing")
 
 
 def test_queries_of_a_class(config, tmp_path):
@@ -507,6 +533,14 @@ def test_control_c_ends_a_run_at_once(web, server):
     assert process.returncode == 130 and time.monotonic() - begin < 30, "downloads were waited for"
     assert errors == "interrupted; the same command goes on from here\n"
     assert len((web / "dataset" / "web_manifest.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_run_without_any_image_ends_with_an_error(web, server):
+    (web / "gone").mkdir()
+    (web / "gone" / "cat.txt").write_text(server.url("status", 404))
+    text = run_script(web, "fetch_web_images.py", "--config", str(web / "web.yaml"), "--urls", str(web / "gone"),
+                      status=2)
+    assert "cat: 0 images; not kept: HTTP 404 1" in text and "no image was kept" in text
 
 
 def test_the_key_is_not_logged(web, server):

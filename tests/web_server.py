@@ -160,6 +160,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send(content=json.dumps(answer).encode(), Content_Type="application/json")
 
 
+    def images(self, rest, hit):
+        """Bing's pages: 35 images each, of which 15 are on the next page too; 50 in all. Fails on page 2 of "short"."""
+        values = {name: value[0] for name, value in parse_qs(urlsplit(self.path).query).items()}
+        self.server.asked.append(dict(values, agent=self.headers["User-Agent"], referer=self.headers["Referer"]))
+        first = int(values["first"])
+        if values["q"] == "short" and first:
+            return self.send(403)
+        shown = range(first, 0 if values["q"] == "nothing" else min(first + 35, 50))
+        self.send(content="".join('<div class="imgpt"><a m="{&quot;murl&quot;:&quot;%s.jpg&quot;}"></a></div>'
+                                  % self.server.url("ok", number) for number in shown).encode())
+
+    def search(self, rest, hit):
+        """Baidu's answer to those it takes for robots"""
+        self.send(content=b'{"antiFlag":1,"message":"Forbid spider access"}')
+
+
 class WebServer(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
