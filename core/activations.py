@@ -2,6 +2,7 @@
 
 Runs in the main process, the only one that may import mxnet; what the workers need they read from files.
 """
+import collections
 import os
 
 import numpy as np
@@ -18,25 +19,28 @@ from core.snapshots import adopt_recorded, read_parameters
 CHANNELS = 256  # kept of the activations, by a random projection: distances and linear scores survive it
 
 
-def cache_activations(config, names, images, folder, device, overwrite=False):
+Backbone = collections.namedtuple("Backbone", "path config network")
+Backbone.__doc__ = """The base model's stages 1 to 4.
+
+config: with the mean that its file records. network: inference.Network.
+"""
+
+
+def cache_activations(backbone, names, images, folder):
     """Write <folder>/<name>.npy, (256, h', w') float16, for every image that has none; unreadable ones are left out.
 
     The activations of stages 3 and 4 at a stride of 8 pixels, each stage scaled to unit length and both projected by
     one random matrix (Johnson and Lindenstrauss); O(1) per image.
 
     Args:
+        backbone: Backbone.
         names: ids of the images. images: folder of <id>.jpg.
-        device: mxnet.Context.
-
-    Raises:
-        UserError: the base model is missing, damaged or of another architecture.
     """
-    there = set() if overwrite else stems(folder, ".npy")
+    there = stems(folder, ".npy")
     rest = [name for name in names if name not in there]
     if not rest:
         return
-    path = config.path(config.base_model)
-    config, network = _backbone(config, path, device)
+    path, config, network = backbone
     third = 8 * config.width
     projection = np.random.default_rng((config.seed, 3)).normal(size=(CHANNELS, 3 * third)).astype(np.float32)
     projection /= np.sqrt(CHANNELS)
@@ -53,8 +57,13 @@ def cache_activations(config, names, images, folder, device, overwrite=False):
         write_array(os.path.join(folder, name + ".npy"), np.tensordot(projection, maps, 1).astype(np.float16))
 
 
-def _backbone(config, path, device):
-    """(config, inference.Network): the base model's stages 1 to 4, and config with the mean it records."""
+def load_backbone(config, device):
+    """Backbone of the base model, on an mxnet.Context.
+
+    Raises:
+        UserError: the base model is missing, damaged or of another architecture.
+    """
+    path = config.path(config.base_model)
     found = read_parameters(path)
     config = adopt_recorded(config, path, found.settings)
     symbol = backbone_symbol(config)
@@ -68,4 +77,4 @@ def _backbone(config, path, device):
                 raise UserError("%s: %s is missing or has another shape than %s; it is no ResNet-50 base model of "
                                 "these settings" % (path, name, shape))
         parts.append({name: values[name] for name in wanted})
-    return config, Network(backbone_symbol(config, folded=True), fold_batch_norms(*parts), device)
+    return Backbone(path, config, Network(backbone_symbol(config, folded=True), fold_batch_norms(*parts), device))

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from core.self_training import FOLDS
 
-FEWEST_IMAGES = 10  # of a class in the images learned from; smaller classes are not judged
+FEWEST_IMAGES = 10  # of a class in the folds learned from, two thirds of them; smaller classes are not judged
 _STRENGTH = 75.0    # of the fit, scikit-learn's C, for descriptors of unit length
 _ITERATIONS = 200
 
@@ -51,6 +51,11 @@ def fit_check(descriptors, classes, folds):
     buffer = io.BytesIO()
     np.savez_compressed(buffer, classes=known, weights=weights, offsets=offsets)
     return buffer.getvalue()
+
+
+def unjudged_classes(check):
+    """Indices of the classes of which at least one fold has too few images in the other folds to tell."""
+    return check["classes"][np.isnan(check["offsets"]).any(0)].tolist()
 
 
 def log_odds(check, fold, descriptors, index):

@@ -20,31 +20,30 @@ import hashlib
 import io
 import json
 import os
-import shutil
 
 import cv2
 import numpy as np
 import scipy.special
 from threadpoolctl import threadpool_limits
 
-from core.class_check import fit_check, likeness, log_odds
+from core.class_check import fit_check, likeness, log_odds, unjudged_classes
 from core.classes import IGNORE_LABEL
 from core.crew import hire
 from core.contact_sheet import write_sheets
 from core.cues import region_cues
 from core.descriptors import activations_path, describe, describe_foregrounds
 from core.errors import UserError
-from core.files import (file_digest, read_array, read_bytes, read_image, read_json, write_array, write_bytes,
-                        write_json, write_lines, write_mask, write_text)
+from core.files import (locked, read_array, read_bytes, read_image, read_json, write_array, write_bytes, write_lines,
+                        write_mask, write_text)
 from core.graphcut import cut_prior, views
-from core.layout import Layout, image_path, mask_path, stems, web_class
+from core.layout import Layout, image_path, mask_path, masks_lock, stems, web_class
 from core.logs import logger, progress
 from core.model_files import read_models, write_models
 from core.parallel import ordered_map
 from core.regions import Regions
 from core.self_training import Sample, fit, fold_of, predict, relative
+from core.web_cache import claim, forget_changed, settle
 
-_FORMAT = 3          # of the cache; another one is not gone on with
 _ROWS = 80           # regions of an image in the sample
 _THRESHOLDS = (0.4, 0.55)  # above which pixels of a prior start as foreground in its cuts
 _CUT_SHARE = 0.3      # of the labels, from the cuts of the prior
@@ -72,8 +71,8 @@ reason: why it is left out, or "".
 def cosegment(config, jobs=1, scheduler=None, features="auto", device=None, overwrite=False):
     """Write web_labels/<name>.png for every web image, web_train_list.txt, web_report.csv and contact sheets.
 
-    Goes on where an earlier run with the same settings was killed. Images added later are judged by the models that
-    are there.
+    Goes on where an earlier run with the same settings was killed. Images added or changed later are judged by the
+    models that are there.
 
     Args:
         jobs: processes of this machine.
@@ -86,7 +85,8 @@ def cosegment(config, jobs=1, scheduler=None, features="auto", device=None, over
         list of Result.
 
     Raises:
-        UserError: there are no images, a name has no class, masks of another origin are there, or none is kept.
+        UserError: there are no images, a name has no class, masks of another origin are there, another run is at work,
+            or none is kept.
     """
     layout = Layout(config)
     names = sorted(stems(layout.web_images, ".jpg"))
@@ -95,24 +95,36 @@ def cosegment(config, jobs=1, scheduler=None, features="auto", device=None, over
                         % layout.web_images)
     for name in names:
         web_class(name, config.num_classes)
+    others = [name for name in os.listdir(layout.web_images) if not name.endswith(".jpg") and not name.startswith(".")]
+    if others:
+        logger.warning("%d files of %s are passed over, such as %s: web images are <class>_<id>.jpg",
+                       len(others), layout.web_images, min(others))
     kind = feature_set(config, features)
-    _claim(layout, config, kind, overwrite)
-    logger.info("%d images of %d classes, features: %s", len(names), len({_class_of(name) for name in names}), kind)
+    backbone = None
     if kind == "resnet":
-        from core.activations import cache_activations  # imports mxnet, which not everyone here needs
-        cache_activations(config, names, layout.web_images, _folder(layout, "activations"), device())
+        from core.activations import load_backbone  # imports mxnet, which not everyone here needs
+        backbone = load_backbone(config, device())
+    with locked(masks_lock(layout.web_cache), "co-segmentation into %s" % layout.web_masks), \
+            hire(jobs, scheduler) as crew:
+        claim(layout, config, kind, overwrite)
+        forget_changed(layout, names)
+        logger.info("%d images of %d classes, features: %s", len(names), len({_class_of(name) for name in names}), kind)
+        if backbone:
+            from core.activations import cache_activations
+            cache_activations(backbone, names, layout.web_images, _folder(layout, "activations"))
 
-    with hire(jobs, scheduler) as crew:
         run = functools.partial(_run, crew=crew)
         done = stems(_folder(layout, "regions"), ".npz") | stems(_folder(layout, "results"), ".json")
         run(functools.partial(analyse, config=config, kind=kind), [name for name in names if name not in done],
             "single images")
-        sound = [name for name in names if name in stems(_folder(layout, "regions"), ".npz")]
+        analysed = stems(_folder(layout, "regions"), ".npz")
+        sound = [name for name in names if name in analysed]
         if sound:
             _learn(layout, config, sound, kind, run)
         done = stems(_folder(layout, "results"), ".json") & stems(layout.web_masks, ".png")
         run(functools.partial(segment, config=config, kind=kind), [name for name in sound if name not in done], "masks")
-    return _conclude(layout, config, names)
+        settle(layout)
+        return _conclude(layout, config, names)
 
 
 def feature_set(config, features="auto"):
@@ -249,6 +261,9 @@ def _learn(layout, config, names, kind, run):
             write_bytes(path, fit_check(np.stack([_read_regions(layout, name)["foreground"] for name in sampled]),
                                         np.array([_class_of(name) for name in sampled]),
                                         np.array([fold_of(name) for name in sampled])))
+    unjudged = [config.classes[index] for index in unjudged_classes(_check(layout))]
+    if config.web_min_likeness and unjudged:
+        logger.info("too few images to tell which of them look unlike their class: %s", ", ".join(unjudged))
 
 
 def _check(layout):
@@ -346,7 +361,9 @@ def _read_arrays(path):
     try:
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as stored:
             return dict(stored)
-    except (ValueError, OSError, KeyError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy raise nearly anything on damaged files
         raise UserError("%s is damaged: remove it and run the same command again" % path) from error
 
 
@@ -359,26 +376,6 @@ def _models(path, changed):
 def _run(work, names, what, crew):
     for _ in progress(ordered_map(work, names, crew.executor, crew.ahead), len(names), what):
         pass
-
-
-def _claim(layout, config, kind, overwrite):
-    """Take possession of cache and masks, or refuse where they are of other settings or of other origin."""
-    origin = {"settings": {name: value for name, value in sorted(vars(config).items()) if name.startswith("web_")},
-              "seed": config.seed, "classes": list(config.classes), "features": kind, "format": _FORMAT}
-    if kind == "resnet":
-        origin["base_model_sha256"] = file_digest(config.path(config.base_model))
-    note = os.path.join(layout.web_cache, "origin.json")
-    if overwrite:
-        shutil.rmtree(layout.web_cache, ignore_errors=True)
-    elif os.path.exists(note):
-        if read_json(note) != origin:
-            raise UserError("%s is of other settings or of another version: pass --overwrite to make the masks anew"
-                            % layout.web_cache)
-        return
-    elif stems(layout.web_masks, ".png"):
-        raise UserError("%s holds masks that this command did not make: pass --overwrite to replace them, or move "
-                        "them away" % layout.web_masks)
-    write_json(note, origin)
 
 
 def _conclude(layout, config, names):
@@ -400,8 +397,9 @@ def _conclude(layout, config, names):
     if not kept:
         with contextlib.suppress(FileNotFoundError):
             os.remove(layout.web_list)  # an earlier run's
-        raise UserError("no web image is kept; %s tells why: lower web_min_score, or bring other images"
-                        % layout.web_report)
+        reason, count = collections.Counter(result.reason.split(":")[0] for result in results).most_common(1)[0]
+        raise UserError("no web image is kept, %d of %d for: %s; %s has all reasons: change the settings web_min_* and "
+                        "pass --overwrite, or bring other images" % (count, len(results), reason, layout.web_report))
     write_lines(layout.web_list, kept)
     logger.info("%d of %d images are in %s; the others and why are in %s", len(kept), len(names), layout.web_list,
                 layout.web_report)

@@ -12,6 +12,7 @@ import numpy as np
 import scipy.fft
 import scipy.sparse
 
+from core.errors import UserError
 from core.files import read_array
 from core.regions import ORIENTATIONS
 
@@ -43,7 +44,12 @@ def describe(regions, kind, path=None):
     Raises:
         UserError: the activations are missing or damaged.
     """
-    return hog_windows(regions) if kind == "hog" else pooled(read_array(path), regions)
+    if kind == "hog":
+        return hog_windows(regions)
+    activations = read_array(path)
+    if activations.ndim != 3 or not activations.size:
+        raise UserError("%s is damaged: remove it and run the same command again" % path)
+    return pooled(activations, regions)
 
 
 def hog_windows(regions):

@@ -34,7 +34,7 @@ def evaluate_web_masks(config, truth_folder, masks_folder=None):
         dict from class name, and "mean", to (P, J), in [0, 1].
 
     Raises:
-        UserError: there are no true masks, a mask is missing, or has another size.
+        UserError: there are no true masks, none shows its class, a mask is missing, or has another size.
     """
     layout = Layout(config)
     judged = judge(config, truth_folder, masks_folder or layout.web_masks)
@@ -60,10 +60,17 @@ def judge(config, truth_folder, masks_folder):
     judged = []
     for name, index in zip(names, indices):
         truth = true_mask(name)
-        mask = read_mask(mask_path(masks_folder, name), config.num_classes, truth.shape)
+        mask = read_mask(mask_path(masks_folder, name), config.num_classes)
+        if mask.shape != truth.shape:
+            raise UserError("%s is %d x %d pixels, %s %d x %d: one of them is not of the image"
+                            % (mask_path(truth_folder, name), *truth.shape[::-1], mask_path(masks_folder, name),
+                               *mask.shape[::-1]))
         if binary:
             truth = np.where(truth == 1, index, truth)
         judged.append(Judged(name, bool((truth == index).any()), *precision_and_jaccard(truth, mask, index)))
+    if not any(image.shows for image in judged):
+        raise UserError("no mask in %s shows the class of its image: foreground is the class index, or 1 in all of them; "
+                        "255 is not counted" % truth_folder)
     return judged
 
 

@@ -1,7 +1,7 @@
 """The co-segmentation's region classifiers in a file, read without running anything that the file names.
 
 scikit-learn can store them as pickles only, and a pickle may call any Python function. The unpickler here gives it
-nothing but numpy's arrays and the modules of that classifier, none of which touches files or starts programs.
+nothing but numpy's arrays and the classes of that classifier, none of which touches files or starts programs.
 """
 import io
 import pickle
@@ -14,7 +14,9 @@ from core.self_training import Model
 _KNOWN = re.compile(r"""(core\.self_training:Directions
     | numpy:(ndarray|dtype) | numpy\.core\.multiarray:(_reconstruct|scalar)
     | numpy\.random\._pickle:__(bit_)?generator_ctor | numpy\.random\._pcg64:PCG64
-    | sklearn\.(_loss|ensemble\._hist_gradient_boosting)\.[a-z_.]+:[A-Za-z_]+)""", re.VERBOSE)
+    | sklearn\._loss\.(_loss:CyHalfSquaredError|link:(IdentityLink|Interval)|loss:HalfSquaredError)
+    | sklearn\.ensemble\._hist_gradient_boosting\.(binning:_BinMapper|predictor:TreePredictor
+        |gradient_boosting:HistGradientBoostingRegressor))""", re.VERBOSE)
 
 
 def write_models(path, models):

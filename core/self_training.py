@@ -19,6 +19,7 @@ _SHRINKAGE = 0.1       # of the descriptors' covariance towards a multiple of th
 _MOST_ROWS = 60000     # regions that a classifier is fitted to
 _CERTAIN = 0.6         # labels above are foreground, to the regression
 _SHARED = 0.3          # weight of the regions of all classes in the regression of one
+_LEAST_VARIANCE = 1e-8  # of descriptors, where those of all regions are alike
 _RIDGE = 0.5           # of the regression, times the mean variance of the descriptors
 
 Sample = collections.namedtuple("Sample", "features descriptors labels weights classes folds")
@@ -96,7 +97,8 @@ def predict(model, features, descriptors, index):
 def _inverse_covariance(sample):
     centred = sample.descriptors - sample.descriptors.mean(0)
     covariance = centred.T @ centred / len(centred)
-    covariance += _SHRINKAGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance), dtype=np.float32)
+    spread = max(np.trace(covariance) / len(covariance), _LEAST_VARIANCE)
+    covariance += _SHRINKAGE * spread * np.eye(len(covariance), dtype=np.float32)
     return np.linalg.inv(covariance.astype(np.float64))
 
 
@@ -140,7 +142,7 @@ def _regressions(sample, rows):
     for index, own in {0: of_all, **moments}.items():
         mean, label, second, both = ((1 - _SHARED) * part + _SHARED * whole for part, whole in zip(own, of_all))
         second = second - np.outer(mean, mean)
-        second += _RIDGE * np.trace(second) / len(second) * np.eye(len(second))
+        second += _RIDGE * max(np.trace(second) / len(second), _LEAST_VARIANCE) * np.eye(len(second))
         direction = np.linalg.solve(second, both - mean * label)
         found.weights[index] = direction.astype(np.float32)
         found.offsets[index] = float(mean @ direction - label)

@@ -1,4 +1,5 @@
 """Co-segmentation of web images: parts, the whole stage, resuming, many processes, a cluster."""
+import contextlib
 import csv
 import io
 import json
@@ -15,15 +16,19 @@ import scipy.linalg
 import make_sample
 from conftest import ROOT, TINY
 from core import cosegment as stage
-from core.class_check import fit_check, likeness, log_odds
+from core import crew as crew_module
+from core.class_check import fit_check, likeness, log_odds, unjudged_classes
 from core.classes import VOC_CLASSES
 from core.config import Config
+from core.crew import hire
 from core.cues import region_cues
 from core.descriptors import Local, describe_foregrounds, hog_windows, pooled, second_order
 from core.errors import UserError
 from core.evaluate_web import evaluate_web_masks, precision_and_jaccard
-from core.files import read_lines, read_mask, write_image, write_lines, write_mask
+from core.files import (locked, read_bytes, read_lines, read_mask, write_bytes, write_image, write_lines, write_mask)
 from core.graphcut import cut_box, cut_prior
+from core.layout import masks_lock
+from core.parallel import ordered_map
 from core.regions import Regions
 from core.saliency import ColourGraph, boundary_connectivity, geodesic_saliency, manifold_ranking
 from core.self_training import FOLDS, Sample, fit, fold_of, predict, relative
@@ -305,6 +310,18 @@ def test_true_masks_that_hold_no_class_but_1_are_binary(tmp_path):
     assert evaluate_web_masks(config, config.path("truth"), config.path("masks"))["cat"] == (0.5, 0.5)
 
 
+@pytest.mark.parametrize("truth, message", [
+    (np.array([[255, 255, 0]], np.uint8), "no mask in .*truth shows the class of its image: .* 255 is not counted"),
+    (np.array([[8], [8]], np.uint8), "truth/8_a.png is 1 x 2 pixels, .*masks/8_a.png 3 x 1: one of them"),
+])
+def test_true_masks_that_can_not_be_compared_are_told(tmp_path, truth, message):
+    config = Config(root=str(tmp_path))
+    write_mask(config.path("truth", "8_a.png"), truth)
+    write_mask(config.path("masks", "8_a.png"), np.array([[8, 8, 8]], np.uint8))
+    with pytest.raises(UserError, match=message):
+        evaluate_web_masks(config, config.path("truth"), config.path("masks"))
+
+
 def test_the_stage_finds_the_objects(web):
     found = stage.cosegment(web)
     assert len(masks(web)) == 12
@@ -361,6 +378,7 @@ def test_likeness_is_a_probability_and_certain_where_too_few_tell():
     assert likeness(check, 0, descriptors[0], 5) == 1
     few = dict(np.load(io.BytesIO(fit_check(descriptors[20:45], classes[20:45], folds[20:45]))))
     assert likeness(few, 0, descriptors[0], 7) == 1 and log_odds(few, 0, descriptors, 7) is None
+    assert unjudged_classes(few) == [3, 7] and unjudged_classes(check) == []
 
 
 def test_odds_are_against_an_average_other_class():
@@ -399,11 +417,12 @@ def test_finished_work_stays_and_new_images_are_judged(web):
     assert {name: content for name, content in masks(web).items() if name in first} == first
     assert "6_000004.png" in masks(web)
     changed = [path for path, when in before.items() if os.stat(path).st_mtime_ns != when]
-    assert [os.path.basename(path) for path in changed] == ["6_000001.json"]
+    assert sorted(os.path.basename(path) for path in changed) == ["6_000001.json", "images.json"]
 
 
 def files(folder):
-    return [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]
+    return [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names
+            if not name.startswith(".")]
 
 
 def test_a_killed_run_goes_on_to_the_same_masks(web):
@@ -417,8 +436,7 @@ def test_a_killed_run_goes_on_to_the_same_masks(web):
     run.wait()
     assert 3 <= count(web.path("cache", "web_masks", "regions")) < 12
     assert not os.path.exists(web.path("dataset", "web_labels"))
-    kept = {path: os.stat(path).st_mtime_ns for path in files(web.path("cache", "web_masks", "regions"))
-            if not path.endswith(".tmp")}
+    kept = {path: os.stat(path).st_mtime_ns for path in files(web.path("cache", "web_masks", "regions"))}
     stage.cosegment(web)
     assert masks(web) == masks(whole)
     assert all(os.stat(path).st_mtime_ns == when for path, when in kept.items())
@@ -437,16 +455,102 @@ def wait_for(condition, seconds=90):
 
 def test_other_settings_and_strange_masks_are_not_mixed_in(web):
     write_mask(web.path("dataset", "web_labels", "6_000000.png"), np.zeros((4, 4)))
-    with pytest.raises(UserError, match="did not make"):
+    with pytest.raises(UserError, match="masks that are not of"):
         stage.cosegment(web)
     stage.cosegment(web, overwrite=True)
-    with pytest.raises(UserError, match="other settings"):
-        stage.cosegment(Config(root=web.root, **dict(SETTINGS, web_rounds=1)))
+    for changed, message in (({"web_min_score": 0.1}, "web_min_score was 0.3 and is 0.1 now"),
+                             ({"seed": 1}, "seed was 0 and is 1 now")):
+        with pytest.raises(UserError, match="other settings: " + message):
+            stage.cosegment(Config(root=web.root, **dict(SETTINGS, **changed)))
+    first = masks(web)
+    stage.cosegment(Config(root=web.root, **dict(SETTINGS, web_rate=9.0, web_sampling="balanced")))
+    assert masks(web) == first, "settings of other stages"
+
+
+def test_what_was_made_of_an_image_that_changed_is_made_anew(web):
+    stage.cosegment(web)
+    first = masks(web)
+    images, results = web.path("dataset", "web_images"), web.path("cache", "web_masks", "results")
+    before = {name: os.stat(os.path.join(results, name)).st_mtime_ns for name in os.listdir(results)}
+    other = os.path.join(images, "6_000001.jpg")
+    write_image(other, make_sample.web_picture(np.random.default_rng(78), "bus")[0])
+    os.utime(os.path.join(images, "6_000002.jpg"))
+    with open(os.path.join(images, "6_000003.jpg"), "wb"):
+        pass
+    stage.cosegment(web)
+    again = {name for name, when in before.items() if os.stat(os.path.join(results, name)).st_mtime_ns != when}
+    assert again == {"6_000001.json", "6_000003.json"} and report(web)["6_000003"]["reason"].startswith("unreadable")
+    assert {name for name, mask in masks(web).items() if first[name] != mask} == {"6_000001.png"}
+    assert "6_000003.png" not in masks(web)
+    write_image(os.path.join(images, "6_000003.jpg"), make_sample.web_picture(np.random.default_rng(79), "bus")[0])
+    stage.cosegment(web)
+    assert "unreadable" not in report(web)["6_000003"]["reason"] and len(masks(web)) == 12
+
+
+def test_overwriting_empties_a_linked_cache_and_goes_on_when_killed(web, monkeypatch):
+    os.makedirs(web.path("elsewhere"))
+    os.makedirs(web.path("cache"))
+    os.symlink(web.path("elsewhere"), web.path("cache", "web_masks"))
+    stage.cosegment(web)
+    old = os.stat(web.path("elsewhere", "round1.pkl")).st_mtime_ns
+
+    def killed(*args):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage, "fit", killed)
+        stage.cosegment(web, overwrite=True)
+    assert not os.path.exists(web.path("elsewhere", "round1.pkl"))
+    regions = {path: os.stat(path).st_mtime_ns for path in files(web.path("elsewhere", "regions"))}
+    assert len(regions) == 12
+    stage.cosegment(web, overwrite=True)
+    assert all(os.stat(path).st_mtime_ns == when for path, when in regions.items()), "the same command goes on"
+    assert os.stat(web.path("elsewhere", "round1.pkl")).st_mtime_ns != old
+    stage.cosegment(web, overwrite=True)
+    assert all(os.stat(path).st_mtime_ns != when for path, when in regions.items()), "and then starts anew"
+
+
+def test_nothing_is_lost_to_an_overwriting_that_can_not_begin(web):
+    stage.cosegment(web)
+    first = {path: os.stat(path).st_mtime_ns for path in files(web.path("cache"))}
+    write_bytes(web.path("models", "resnet50.params"), b"damaged")
+    with pytest.raises(UserError, match="resnet50.params"):
+        stage.cosegment(web, overwrite=True, device=lambda: None)
+    with pytest.raises(UserError, match="no Dask scheduler answers"):
+        stage.cosegment(web, scheduler="tcp://127.0.0.1:9", features="hog", overwrite=True)
+    with locked(masks_lock(web.path("cache", "web_masks")), "this test"), pytest.raises(UserError, match="under way"):
+        stage.cosegment(web, features="hog", overwrite=True)
+    assert {path: os.stat(path).st_mtime_ns for path in files(web.path("cache"))} == first
+
+
+def test_damaged_caches_and_pipes_are_named(web):
+    stage.cosegment(web)
+    path = web.path("cache", "web_masks", "regions", "6_000001.npz")
+    content = read_bytes(path)
+    for damaged in (b"", content[:len(content) // 2], content[:-30] + bytes(30), b"PK\x03\x04" + content[9:]):
+        write_bytes(path, damaged)
+        os.remove(web.path("dataset", "web_labels", "6_000001.png"))
+        with pytest.raises(UserError, match="6_000001.npz is damaged: remove it"):
+            stage.cosegment(web)
+        write_mask(web.path("dataset", "web_labels", "6_000001.png"), np.zeros((4, 4)))
+    os.mkfifo(web.path("dataset", "web_images", "6_000009.jpg"))
+    with pytest.raises(UserError, match="6_000009.jpg is no regular file"):
+        stage.cosegment(web)
+
+
+@pytest.mark.parametrize("size, count", [((1, 1, 3), 1), ((120, 140, 3), 2)])
+def test_images_whose_regions_are_all_alike_get_masks(web, size, count):
+    config = Config(root=os.path.join(web.root, "black"), **SETTINGS)
+    for number in range(count):
+        write_image(config.path("dataset", "web_images", "6_%d.jpg" % number), np.zeros(size, np.uint8))
+    with contextlib.suppress(UserError):  # whether they count as noise
+        stage.cosegment(config)
+    assert len(masks(config)) == len(report(config)) == count
 
 
 @pytest.mark.parametrize("flags, message", [
     (("--features", "resnet"), "resnet50.params is missing"),
     (("--scheduler", "tcp://127.0.0.1:9"), "no Dask scheduler answers"),
+    (("--scheduler", "nonsense"), "--scheduler nonsense is no address"),
     (("--web-threshold", "0.2"), "setting web_uncertain is 0.5"),
 ])
 def test_mistakes_end_in_one_line(web, flags, message):
@@ -492,6 +596,33 @@ def test_a_cluster_that_loses_a_worker_makes_the_same_masks(web):
     assert masks(web) == masks(alone)
 
 
+def test_a_cluster_that_can_not_work_ends_the_run(web, monkeypatch):
+    monkeypatch.setattr(crew_module, "_PATIENCE", 10)
+    address, ready = os.path.join(web.root, "address"), os.path.join(web.root, "ready")
+    crew = [start_dask(SCHEDULER, address)]
+    try:
+        wait_for(lambda: os.path.exists(address))
+        with open(address) as file:
+            scheduler = file.read()
+        with pytest.raises(UserError, match="has no workers"), hire(1, scheduler):
+            pass
+        crew.append(start_dask(WORKER, scheduler, ready, environment={}))
+        wait_for(lambda: os.path.exists(ready))
+        with pytest.raises(UserError, match="can't run this project"), hire(1, scheduler):
+            pass
+        crew[1].kill()
+        os.remove(ready)
+        crew[1] = start_dask(WORKER, scheduler, ready)
+        wait_for(lambda: os.path.exists(ready))
+        with pytest.raises(UserError, match="or all of its workers, are gone"), hire(1, scheduler) as hired:
+            for number, _ in ordered_map(time.sleep, [0, 0, 90], hired.executor):
+                crew[1].kill()
+    finally:
+        for process in crew:
+            process.kill()
+            process.wait()
+
+
 SCHEDULER = """
 import asyncio, os, sys
 from distributed import Scheduler
@@ -513,9 +644,11 @@ asyncio.run(main())
 """
 
 
-def start_dask(code, *arguments):
-    environment = dict(os.environ, PYTHONPATH=os.path.abspath(ROOT))
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, stderr=subprocess.DEVNULL)
+def start_dask(code, *arguments, environment=None):
+    if environment is None:
+        environment = {"PYTHONPATH": os.path.abspath(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=dict(os.environ, **environment), cwd="/",
+                            stderr=subprocess.DEVNULL)
 
 
 def test_activations_of_random_weights_replace_hog(web, tmp_path):
@@ -538,7 +671,7 @@ def test_activations_of_random_weights_replace_hog(web, tmp_path):
     assert found.shape == (256, -(-round(image.shape[0] * scale) // 8), -(-round(image.shape[1] * scale) // 8))
     assert np.isfinite(found).all() and found.std() > 0
     assert evaluate_web_masks(config, os.path.join(web.root, "truth"))["mean"][1] > 0.5
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match="other features, --features resnet"):
         stage.cosegment(web, features="hog")
 
 

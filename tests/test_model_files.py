@@ -40,6 +40,13 @@ class Call:
         return self.function, self.arguments
 
 
+def test_modules_of_the_classifier_are_no_way_in(tmp_path):
+    for name in (b"sklearn._loss.tests.test_link\n_array_api_for_tests", b"sklearn._loss.loss\nnp", b"sklearn\nclone"):
+        (tmp_path / "a.pkl").write_bytes(b"c%s\n(Vcache\ntR." % name)
+        with pytest.raises(UserError, match="which is not run"):
+            read_models(str(tmp_path / "a.pkl"))
+
+
 @pytest.mark.parametrize("function", [os.mkdir, eval, np.load, getattr, __import__])
 def test_nothing_else_that_the_file_names_is_run(tmp_path, function):
     text = "__import__('os').mkdir(%r)" % str(tmp_path / "ran")
