@@ -37,14 +37,18 @@ def main():
                         help="default: the environment's FLICKR_API_KEY")
     parser.add_argument("--flickr-url", metavar="URL", default=web_sources.FLICKR, help="default: %(default)s")
     parser.add_argument("--retry-failed", action="store_true", help="ask again for what failed, such as timeouts")
+    parser.add_argument("--retry-rejected", action="store_true", help="decide again on what was left out, after "
+                        "settings have changed or files were mended")
     args = parser.parse_args()
     config = parse_config(args)
     if args.flickr_key:  # the log shows the command
         sys.argv = [argument.replace(args.flickr_key, "<key>") for argument in sys.argv]
     start_log(Layout(config).log("fetch_web_images"), config)
     with contextlib.closing(Downloader(config)) as downloader:
-        if not fetch_web_images(config, make_source(args, config, downloader), downloader, args.retry_failed):
-            raise UserError("no image was kept; %s tells why for each candidate" % Layout(config).web_manifest)
+        retry = ["failed"] * args.retry_failed + ["rejected"] * args.retry_rejected
+        if not fetch_web_images(config, make_source(args, config, downloader), downloader, retry):
+            raise UserError("no image was kept; %s tells why for each candidate. --retry-failed and --retry-rejected "
+                            "decide on them again" % Layout(config).web_manifest)
 
 
 def make_source(args, config, downloader):

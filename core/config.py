@@ -57,9 +57,11 @@ class Config:
     web_pixels: int = _setting(40000000, "web images of more pixels are not decoded", at_least=1)
     web_bytes: int = _setting(20000000, "web images of more bytes are not downloaded", at_least=1)
     web_threads: int = _setting(8, "downloads at once", at_least=1, at_most=256)
-    web_rate: float = _setting(2.0, "requests a second to one host, at most", above=0)
-    web_timeout: float = _setting(10.0, "seconds to wait for a connection and for each next byte", above=0)
-    web_total_time: float = _setting(60.0, "seconds that a download takes at most, new attempts included", above=0)
+    web_rate: float = _setting(2.0, "requests a second to one host, at most", at_least=0.001)
+    web_timeout: float = _setting(10.0, "seconds to wait for a connection and for each next byte", above=0,
+                                  at_most=86400)
+    web_total_time: float = _setting(60.0, "seconds that a download takes at most, new attempts included", above=0,
+                                     at_most=86400)
     web_retries: int = _setting(3, "new attempts after a failure that may pass; waits 1, 2, 4, ... s", at_least=0,
                                 at_most=20)
     web_user_agent: str = _setting("fetch_web_images/1.0 (research)", "how downloads introduce themselves; some sites "
@@ -161,6 +163,9 @@ class Config:
         if self.web_uncertain > self.web_threshold:
             raise UserError("setting web_uncertain is %g; at most web_threshold, %g, is expected"
                             % (self.web_uncertain, self.web_threshold))
+        if not self.web_user_agent.isprintable() or not self.web_user_agent.isascii():
+            raise UserError("setting web_user_agent is %r; one line of ASCII is expected, as it goes into the header of "
+                            "a request" % self.web_user_agent)
         if self.crop_size % STRIDE:
             raise UserError("setting crop_size is %d; a multiple of %d, the network's stride, is expected"
                             % (self.crop_size, STRIDE))

@@ -6,7 +6,6 @@ decisions. It is what a later run goes on from.
 import collections
 import concurrent.futures
 import contextlib
-import fcntl
 import functools
 import hashlib
 import io
@@ -14,7 +13,6 @@ import json
 import os
 import re
 import urllib.parse
-import urllib.request
 import warnings
 
 import numpy as np
@@ -23,8 +21,8 @@ from PIL import Image, ImageOps
 from core.classes import BACKGROUND
 from core.download import Failed, Rejected
 from core.errors import UserError
-from core.files import encode_image, read_bytes, read_image, read_list, write_bytes, write_lines
-from core.layout import Layout, image_path, stems
+from core.files import encode_image, locked, read_bytes, read_image, read_list, write_bytes, write_lines
+from core.layout import Layout, image_path, masks_lock, stems
 from core.logs import logger, progress
 from core.near_duplicates import HASH_BYTES, HashIndex, both_hashes
 from core.parallel import ordered_map
@@ -33,7 +31,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")  # not EPS, whos
 _QUALITY = 95  # of the stored JPEGs
 
 
-def fetch_web_images(config, source, downloader, retry_failed=False):
+def fetch_web_images(config, source, downloader, retry=()):
     """Fill dataset/web_images from a source's candidates, up to `web_images_per_class` of each class.
 
     Candidates in the manifest are not asked for again. Near duplicates of a kept image of any class, and of the
@@ -43,7 +41,8 @@ def fetch_web_images(config, source, downloader, retry_failed=False):
     Args:
         source: function from a class index to an iterator over web_sources.Candidate.
         downloader: download.Downloader.
-        retry_failed: ask again for what failed for a reason that may have passed.
+        retry: statuses of candidates that are decided on again: "failed", for a reason that may have passed;
+            "rejected", by settings that have changed since, or for a file that was mended.
 
     Returns:
         number of images of all classes that are there now.
@@ -53,12 +52,12 @@ def fetch_web_images(config, source, downloader, retry_failed=False):
     """
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # decode has its own limit
     layout = Layout(config)
-    with _alone(layout.web_images), contextlib.ExitStack() as stack:
+    lock = locked(masks_lock(layout.web_images), "fetching into %s" % layout.web_images)
+    with lock, contextlib.ExitStack() as stack:
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(config.web_threads, "download"))
         stack.callback(downloader.close)  # comes before the wait for the pool's threads
         manifest = Manifest(layout, config)
-        if retry_failed:
-            manifest.forget_failed()
+        manifest.forget(retry)
         index = _index(manifest, layout, pool, config.web_hash_distance)
         stack.enter_context(contextlib.closing(manifest.save()))
         for class_index, name in enumerate(config.classes):
@@ -92,10 +91,10 @@ def _keep(config, class_index, source, downloader, pool, manifest, index):
             row.update((name, value) for name, value in candidate._asdict().items() if name != "class_index" and value)
             if row["status"] == "kept":
                 row["name"] = manifest.free_name(class_index)
+                write_bytes(manifest.pending(row["name"]), jpeg)
             row.update(result)
             manifest.append(row)
             if row["status"] == "kept":
-                write_bytes(image_path(manifest.folder, row["name"]), jpeg)
                 index.add(row["name"], codes[0])
                 yield row["name"]
 
@@ -122,7 +121,7 @@ def _process(candidate, config, downloader):
 
 
 def _read_local(url, config):
-    path = urllib.request.url2pathname(urllib.parse.urlsplit(url).path)
+    path = os.fsdecode(urllib.parse.unquote_to_bytes(urllib.parse.urlsplit(url).path))
     try:
         size = os.path.getsize(path)
         if size > config.web_bytes:
@@ -158,6 +157,10 @@ def decode(content, config, row):
                 raise Rejected("extreme aspect ratio: %d x %d pixels" % image.size)
             image.draft("RGB", limit)  # lets a JPEG's decoder shrink it
             image = ImageOps.exif_transpose(image)
+            if image.mode == "F":
+                raise Rejected("its pixels are floating-point numbers")
+            if image.mode.startswith("I"):  # Pillow would clip its 16 bits
+                image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) // 256).astype(np.uint8))
             if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -176,27 +179,32 @@ def decode(content, config, row):
 class Manifest:
     """The lines of dataset/web_manifest.jsonl, one JSON object for each candidate that was decided on.
 
-    A kept image's line is written just before its file, so the last line alone may lack its file after a kill; it is
-    dropped then. A file that is missing for an earlier line was deleted by its user: it stays away.
+    A kept image's file gets its name just after its line was written: after a kill the file of the last line may
+    still have the name of `pending`. Any other file that is missing was deleted by its user: it stays away.
 
     Attributes:
         rows: list of dict.
         counts: Counter from class index to the number of its kept images.
 
     Raises:
-        UserError: a line is damaged.
+        UserError: a line is damaged, or the classes have another order now.
     """
 
     def __init__(self, layout, config):
         self.folder, self._path, self._file = layout.web_images, layout.web_manifest, None
         content = read_bytes(self._path) if os.path.exists(self._path) else b""
-        *lines, rest = content.split(b"\n")  # the rest is empty but after a kill amid a line
+        *lines, rest = content.split(b"\n")  # the rest is empty but after a kill amid a line, or an editor
         self.rows = [self._parse(number, line) for number, line in enumerate(lines, 1)]
+        if rest:
+            with contextlib.suppress(UserError):
+                self.rows.append(self._parse(len(lines) + 1, rest))
+        if self.rows and self.rows[-1]["status"] == "kept" and os.path.exists(self.pending(self.rows[-1]["name"])):
+            self._finish(self.rows[-1]["name"])
         files = stems(self.folder, ".jpg")
-        dangling = bool(self.rows) and self.rows[-1]["status"] == "kept" and self.rows[-1]["name"] not in files
-        if dangling:
-            self.rows.pop()
-        self._changed = dangling or bool(rest)
+        self._changed = bool(rest)
+        for row in self.rows:
+            if row["status"] == "kept" and row["name"] in files:
+                self._check_class(row, config)
         self._decided = {(row["class"], row["url"]) for row in self.rows}
         self.counts = collections.Counter(config.classes.index(row["class"]) for row in self.rows
                                           if row["status"] == "kept" and row["name"] in files
@@ -218,17 +226,29 @@ class Manifest:
             row = json.loads(line.decode())
             if not all(isinstance(row[key], str) for key in ("class", "url", "status")):
                 raise ValueError
-            if row["status"] == "kept" and not (isinstance(row["name"], str) and len(_codes(row)) == HASH_BYTES):
+            if row["status"] == "kept":
+                if not re.fullmatch("[0-9]+_[0-9]+", row["name"]) or len(_codes(row)) != HASH_BYTES:
+                    raise ValueError
+            elif not isinstance(row["reason"], str):
                 raise ValueError
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError("%s, line %d is damaged: remove the line" % (self._path, number)) from error
         return row
 
-    def forget_failed(self):
-        """Let what failed be asked for again."""
-        self.rows = [row for row in self.rows if row["status"] != "failed"]
+    def _check_class(self, row, config):
+        index = int(row["name"].split("_")[0])
+        if config.classes[index:index + 1] != (row["class"],):
+            raise UserError("%s.jpg is of class %s, but class %d is %s now: keep the order of the classes and put new "
+                            "ones at the end, or fetch into another --root"
+                            % (os.path.join(self.folder, row["name"]), row["class"], index,
+                               config.classes[index] if index < config.num_classes else "none"))
+
+    def forget(self, statuses):
+        """Let candidates of these statuses be decided on again."""
+        kept = [row for row in self.rows if row["status"] not in statuses]
+        self._changed |= len(kept) < len(self.rows)
+        self.rows = kept
         self._decided = {(row["class"], row["url"]) for row in self.rows}
-        self._changed = True
 
     def reject(self, name, reason):
         """Take a kept image out: its file now, so that a kill leaves none, and its status on `save`."""
@@ -261,13 +281,25 @@ class Manifest:
     def free_name(self, class_index):
         return "%d_%06d" % (class_index, self._last[class_index] + 1)
 
+    def pending(self, name):
+        """Path of a kept image whose line is not written yet."""
+        return os.path.join(self.folder, ".%s.jpg.new" % name)
+
+    def _finish(self, name):
+        try:
+            os.replace(self.pending(name), image_path(self.folder, name))
+        except OSError as error:
+            raise UserError("%s can't be written: %s" % (image_path(self.folder, name), error.strerror)) from error
+
     def append(self, row):
+        """Add a line and, where it is of a kept image, give its `pending` file its name."""
         try:
             self._file.write(json.dumps(row).encode() + b"\n")
         except OSError as error:
             raise UserError("%s can't be written: %s" % (self._path, error.strerror)) from error
         self.rows.append(row)
         if row["status"] == "kept":
+            self._finish(row["name"])
             class_index, number = map(int, row["name"].split("_"))
             self._last[class_index] = number
             self.counts[class_index] += 1
@@ -308,40 +340,26 @@ def _hash_file(path):
 def _evaluation_images(layout):
     """Dict from "VOC <id>" or "val <id>" to the path of each evaluation image that is there; warns of the others.
 
-    They are VOC's val and test images, and the val images of create_dataset.py where VOC is not there.
+    They are VOC's val and test images, and the val images of create_dataset.py.
     """
-    lists = [os.path.join(layout.voc, "ImageSets", "Segmentation", part + ".txt") for part in ("val", "test")]
-    origin, folder = "VOC", os.path.join(layout.voc, "JPEGImages")
-    if not os.path.exists(lists[0]) and os.path.exists(layout.val_list):
-        origin, lists, folder = "val", [layout.val_list], layout.val_images
-    if not os.path.exists(lists[0]):
+    lists = [("VOC", os.path.join(layout.voc, "ImageSets", "Segmentation", part + ".txt"), layout.voc_images)
+             for part in ("val", "test")]
+    lists.append(("val", layout.val_list, layout.val_images))
+    if not os.path.exists(lists[0][1]) and not os.path.exists(layout.val_list):
         logger.warning("%s is missing, and so is %s: web images can't be compared with the evaluation images; once "
-                       "one is there, run this again", lists[0], layout.val_list)
-    names = [name for path in lists if os.path.exists(path) for name in read_list(path)]
-    paths = {"%s %s" % (origin, name): image_path(folder, name) for name in names}
+                       "one is there, run this again", lists[0][1], layout.val_list)
+    paths, places = {}, set()
+    for origin, path, folder in lists:
+        for name in read_list(path) if os.path.exists(path) else ():
+            place = os.path.realpath(image_path(folder, name))
+            if place not in places:  # create_dataset.py links to VOC's images
+                paths["%s %s" % (origin, name)] = image_path(folder, name)
+                places.add(place)
     missing = [path for path in paths.values() if not os.path.exists(path)]
     if missing:
         logger.warning("%d of %d evaluation images are missing, such as %s: web images can't be compared with them; "
                        "once they are there, run this again", len(missing), len(paths), missing[0])
     return {name: path for name, path in paths.items() if path not in set(missing)}
-
-
-@contextlib.contextmanager
-def _alone(folder):
-    """Hold a folder for this process; the operating system lets go of it however the process ends."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise UserError("%s can't be written: %s" % (folder, error.strerror)) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError("%s: another fetch_web_images.py is at work there; wait for its end" % folder) from error
-    try:
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _report(config, manifest):

@@ -4,6 +4,7 @@ A source is a function from a class index to an iterator over Candidate, always 
 """
 import collections
 import difflib
+import functools
 import json
 import logging
 import os
@@ -97,7 +98,9 @@ def url_source(config, path):
     for number, line in enumerate(read_lines(path), 1):
         try:
             row = json.loads(line)
-            index = config.classes.index(row["class"], 1)
+            if row["class"] not in config.classes[1:]:
+                raise UserError("%s, line %d: %s" % (path, number, _no_class(row["class"], config)))
+            index = config.classes.index(row["class"])
             if not isinstance(row["url"], str):
                 raise ValueError("url is no text")
             if row.get("status", "kept") == "kept":
@@ -119,39 +122,44 @@ def flickr_source(config, queries, get, key, licence=None, base=FLICKR):
     Raises:
         UserError: Flickr is not to be reached, or refuses the key.
     """
-    def ask(method, **values):
+    def ask(method, read, **values):
+        """What `read` finds in the answer."""
         values.update(method="flickr." + method, api_key=key, format="json", nojsoncallback=1)
         try:
             answer = json.loads(get(base + "?" + urlencode(sorted(values.items()))))
             if answer["stat"] == "ok":
-                return answer
+                return read(answer)
             reason = "%s (code %s)" % (answer.get("message"), answer.get("code"))
         except Rejected as error:
             reason = str(error)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             reason = "it answers with something else than its API's JSON"
         raise UserError("Flickr can't be asked: %s; check the key and the network, the same command goes on from here"
                         % reason.replace(key, "<key>"))
 
-    terms = {str(row["id"]): row.get("url") or row.get("name")
-             for row in ask("photos.licenses.getInfo")["licenses"]["license"]}
+    terms = ask("photos.licenses.getInfo", lambda answer: {
+        str(row["id"]): row.get("url") or row.get("name") for row in answer["licenses"]["license"]})
     allowed = {} if licence is None else {"license": ",".join(
         number for number, address in sorted(terms.items()) if _permits(address, licence))}
 
     extras = ",".join(["license"] + ["url_" + size for size in _FLICKR_SIZES])
 
+    def found(answer, class_index, query):
+        """(candidates, number of pages)"""
+        photos = answer["photos"]
+        sized = [(photo, _flickr_size(photo, config.web_longest_side)) for photo in photos["photo"]]
+        return [Candidate(class_index, "flickr", url, query, "https://www.flickr.com/photos/%s/%s"
+                          % (photo.get("owner"), photo.get("id")), terms.get(str(photo.get("license"))))
+                for photo, url in sized if url], int(photos.get("pages", 0))
+
     def candidates(class_index):
         for query in queries[class_index]:
+            read = functools.partial(found, class_index=class_index, query=query)
             for page in range(1, _FLICKR_PAGES + 1):
-                photos = ask("photos.search", text=query, media="photos", content_types=0, sort="relevance",
-                             per_page=500, page=page, extras=extras,
-                             **allowed)["photos"]
-                for photo in photos["photo"]:
-                    url = _flickr_size(photo, config.web_longest_side)
-                    if url:
-                        yield Candidate(class_index, "flickr", url, query, "https://www.flickr.com/photos/%s/%s"
-                                        % (photo.get("owner"), photo.get("id")), terms.get(str(photo.get("license"))))
-                if page >= int(photos.get("pages", 0)):
+                photos, pages = ask("photos.search", read, text=query, media="photos", content_types=0,
+                                    sort="relevance", per_page=500, page=page, extras=extras, **allowed)
+                yield from photos
+                if page >= pages:
                     break
     return candidates
 

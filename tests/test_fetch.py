@@ -25,7 +25,7 @@ from core.config import Config
 from core.download import Downloader, Failed, Rejected
 from core.errors import UserError
 from core.fetch import decode, fetch_web_images
-from core.files import read_image, write_image
+from core.files import read_image, write_image, write_lines
 from core.near_duplicates import HashIndex, both_hashes, perceptual_hash
 from core.web_sources import Candidate
 from web_server import ENDLESS, WebServer, encoded, picture
@@ -218,6 +218,12 @@ def test_images_of_all_kinds_become_rgb_upright_and_small_enough(config):
         assert np.abs(decoded - small).mean() < 6 and sorted(row["source_size"]) == [400, 800]
     grey = decode(encoded(image.convert("L")), config, {})
     assert grey.shape == (250, 500, 3) and (grey[..., 0] == grey[..., 2]).all()
+    wide = np.asarray(image.convert("L")).astype(np.uint16) * 257
+    for content in (encoded(Image.fromarray(wide), "PNG"), encoded(Image.fromarray(wide), "TIFF"),
+                    encoded(Image.fromarray(wide.astype(np.int32)), "TIFF")):
+        assert np.abs(decode(content, config, {}).astype(float) - grey).mean() < 2, "16 bits become 8"
+    with pytest.raises(Rejected, match="floating-point"):
+        decode(encoded(Image.fromarray(wide.astype(np.float32)), "TIFF"), config, {})
     clear = image.convert("RGBA")
     clear.putalpha(0)
     assert (decode(encoded(clear, "PNG"), config, {}) == 255).all()
@@ -290,15 +296,55 @@ def test_numbers_follow_the_order_of_the_candidates_and_the_limit_holds(config, 
 def test_what_was_decided_is_not_asked_for_again_unless_wanted(config, server):
     urls = {1: [server.url("ok", 1), server.url("status", 404), server.url("status", 500)], 2: [server.url("ok", 2)]}
     rows, images = fetch(config, urls), stored(config)
-    os.remove(config.path("dataset/web_images/1_000001.jpg"))  # by its user, who does not want it
+    for name in ("1_000001", "2_000001"):
+        os.remove(config.path("dataset/web_images/%s.jpg" % name))  # by its user, who does not want it
     server.hits.clear()
     urls[1].append(server.url("ok", 3))
     again = fetch(config, urls)
     assert again[:4] == rows and again[4]["name"] == "1_000002" and list(server.hits) == ["/ok/3"]
-    assert sorted(stored(config)) == ["1_000002.jpg", "2_000001.jpg"] and len(images) == 2
+    assert sorted(stored(config)) == ["1_000002.jpg"] and len(images) == 2
     server.hits.clear()
-    assert fetch(config, urls, retry_failed=True)[-1]["reason"] == "HTTP 500"
+    assert fetch(config, urls, retry=("failed",))[-1]["reason"] == "HTTP 500"
     assert list(server.hits) == ["/status/500"] and len(rows_of(config)) == 5
+
+
+def test_rejections_are_decided_on_again_when_wanted(config, server):
+    urls = {1: [server.url("ok", seed) for seed in (1, 2)]}
+    assert {row["reason"] for row in fetch(changed(config, web_shortest_side=140), urls)} == {"tiny: 160 x 120 pixels"}
+    assert [row["status"] for row in fetch(config, urls)] == 2 * ["rejected"]
+    assert [row["status"] for row in fetch(config, urls, retry=("rejected",))] == 2 * ["kept"]
+
+
+def test_classes_in_another_order_are_refused(config, server):
+    fetch(config, {1: [server.url("ok", 1)], 2: [server.url("ok", 2)]})
+    fetch(changed(config, classes=("bk", "cat", "oak tree", "dog", "new")), {})
+    for classes, message in ((("bk", "dog", "cat"), "1_000001.jpg is of class cat, but class 1 is dog now"),
+                             (("bk", "cat"), "2_000001.jpg is of class oak tree, but class 2 is none now")):
+        with pytest.raises(UserError, match=message + ": keep the order of the classes"):
+            fetch(changed(config, classes=classes), {})
+
+
+def test_a_manifest_changed_by_an_editor_or_by_hand(config, server):
+    urls = {1: [server.url("ok", 1), server.url("status", 404), server.url("ok", 2)]}
+    rows = fetch(config, urls)
+    path = config.path("dataset/web_manifest.jsonl")
+    with open(path, "rb+") as file:
+        file.truncate(os.path.getsize(path) - 1)  # the last line's end
+    assert fetch(config, urls) == rows and len(stored(config)) == 2
+    for number, change in ((0, {"name": ["1_000001"]}), (0, {"name": "one"}), (1, {"reason": 5}), (1, {"reason": None})):
+        changed_rows = [dict(row, **change) if place == number else row for place, row in enumerate(rows)]
+        with open(path, "w") as file:
+            file.writelines(json.dumps(row) + "\n" for row in changed_rows)
+        with pytest.raises(UserError, match="line %d is damaged" % (number + 1)):
+            fetch(config, urls)
+
+
+def test_own_val_images_are_compared_with_beside_voc(config, server):
+    put_voc(config, [picture(70)])
+    write_image(config.path("dataset", "val_images", "mine.jpg"), picture(2)[:, ::-1])
+    write_lines(config.path("dataset", "val_list.txt"), ["mine"])
+    rows = fetch(config, {1: [server.url("ok", seed) for seed in (1, 2)]})
+    assert [row.get("reason") for row in rows] == [None, "near duplicate of val mine"]
 
 
 def test_evaluation_images_are_taken_out_once_voc_is_there(config, server, caplog):
@@ -314,7 +360,7 @@ def test_evaluation_images_are_taken_out_once_voc_is_there(config, server, caplo
 
 @pytest.mark.parametrize("spoil", [
     lambda lines: lines[:-1] + [lines[-1][:30]],  # killed amid a line
-    lambda lines: lines,  # killed between the line and its file
+    lambda lines: lines,  # killed before the file had its name
 ])
 def test_a_kill_at_the_worst_moment_leaves_nothing_wrong(config, server, spoil):
     urls = {1: [server.url("ok", seed) for seed in range(5)]}
@@ -323,7 +369,7 @@ def test_a_kill_at_the_worst_moment_leaves_nothing_wrong(config, server, spoil):
     lines = spoil(open(path).read().splitlines(True))
     with open(path, "w") as file:
         file.writelines(lines)
-    os.remove(config.path("dataset/web_images/1_000005.jpg"))
+    os.rename(config.path("dataset/web_images/1_000005.jpg"), config.path("dataset/web_images/.1_000005.jpg.new"))
     with open(config.path("dataset/web_images/.1_000005.jpg.77.tmp"), "wb") as file:
         file.write(b"half")
     assert fetch(config, urls) == rows
@@ -340,7 +386,7 @@ def test_images_that_lie_there_are_never_overwritten(config, server):
 
 def test_a_damaged_manifest_and_a_second_run_are_told(config, server):
     fetch(config, {1: [server.url("ok", 1)]})
-    with pytest.raises(UserError, match="another fetch_web_images.py"):
+    with pytest.raises(UserError, match="fetching into .* is under way"):
         def source(class_index):
             return fetch(config, {}) if class_index == 1 else ()
         fetch_web_images(config, source, Downloader(config))
@@ -407,6 +453,12 @@ def test_flickr_out_of_order_is_told_without_the_key(config, get, server, path, 
     with pytest.raises(UserError, match=message) as caught:
         web_sources.flickr_source(config, {}, get, key, None, server.url(path))
     assert key not in str(caught.value)
+
+
+def test_what_flickr_leaves_out_of_an_answer_is_told(config, get, server):
+    server.files["bare"] = b'{"stat": "ok"}'
+    with pytest.raises(UserError, match="something else than its API's JSON"):
+        web_sources.flickr_source(config, {}, get, "secret", None, server.url("file/bare"))
 
 
 @pytest.fixture
@@ -558,6 +610,9 @@ def test_the_key_is_not_logged(web, server):
     (("--urls", "lists", "--licence", "commercial"), "--licence is for --flickr and --search"),
     (("--search", "bing", "--queries", "none.yaml"), "none.yaml can't be read"),
     (("--urls", "lists", "--web-rate", "0"), "web_rate"),
+    (("--urls", "lists", "--web-rate", "1e-12"), "web_rate"),
+    (("--urls", "lists", "--web-timeout", "1e12"), "web_timeout"),
+    (("--urls", "lists", "--web-user-agent", "Łukasz"), "web_user_agent is 'Łukasz'; one line of ASCII"),
 ])
 def test_a_wrong_command_line_is_told(web, monkeypatch, flags, message):
     monkeypatch.delenv("FLICKR_API_KEY", raising=False)
