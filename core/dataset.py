@@ -37,7 +37,7 @@ def create_dataset(config, jobs, copy=False, own=None):
 
     Raises:
         UserError: a folder or file is missing, an image is unreadable, a mask has another size than its image or a
-            label out of range. Nothing is written then.
+            label out of range, or one would be written over another. Nothing is written then.
     """
     layout = Layout(config)
     train, val = own_sources(own, config) if own else voc_sources(layout)
@@ -48,18 +48,17 @@ def create_dataset(config, jobs, copy=False, own=None):
         check = functools.partial(_check, num_classes=config.num_classes)
         checked = [found for _, found in progress(ordered_map(check, sources, pool, 8 * jobs), len(sources),
                                                   "checking images and masks")]
-        logger.info("everything is in order: writing")
-        large = []
+        large, whole = [], []
         for folder, first, part in ((layout.train_images, 0, train), (layout.val_images, len(train), val)):
             for source, (_, size) in zip(part, checked[first:]):
-                places = [(source.image, image_path(folder, source.name))]
+                places = whole if not own or max(size) <= own.max_side else large
+                places.append((source.image, image_path(folder, source.name)))
                 if part is val:
                     places.append((source.mask, mask_path(layout.val_masks, source.name)))
-                if own and max(size) > own.max_side:
-                    large += places
-                else:
-                    for place in places:
-                        _put(*place, copy)
+        _keep_sources(whole, large)
+        logger.info("everything is in order: writing")
+        for place in whole:
+            _put(*place, copy)
         store = functools.partial(_store_shrunk, num_classes=config.num_classes, max_side=own and own.max_side)
         for _ in progress(ordered_map(store, large, pool, 2 * jobs), len(large), "scaling down"):
             pass
@@ -199,8 +198,26 @@ def _mat_path(folder, name):
     return os.path.join(folder, name + ".mat")
 
 
+def _keep_sources(whole, large):
+    """Raise UserError if one of the (source, target) pairs would be written over a source."""
+    sources = {os.path.realpath(source) for source, _ in whole + large}
+    for pairs, same_will_do in ((whole, True), (large, False)):
+        for source, target in pairs:
+            place = _place(target)
+            if place in sources and not (same_will_do and place == os.path.realpath(source)):
+                raise UserError("%s lies where the stored form of %s belongs: move your own images and masks out of "
+                                "%s" % (place, source, os.path.dirname(target)))
+
+
+def _place(path):
+    """Where a file written to `path` would really lie: links in its folder are followed, itself is not."""
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
 def _put(source, target, copy):
     """Make `target` a link to `source`, or a copy; what is right already stays."""
+    if _place(target) == os.path.realpath(source):
+        return
     if copy:
         if os.path.islink(target) or not _same_content(source, target):
             with replacing(target) as temporary:

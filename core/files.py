@@ -2,6 +2,7 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import io
 import json
@@ -184,6 +185,20 @@ def file_digest(path):
     except OSError as error:
         raise UserError("%s can't be read: %s" % (path, error.strerror or error)) from error
     return digest.hexdigest()
+
+
+def cached_digest(path):
+    """`file_digest`, computed anew only when the file's size or time of change is another."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise UserError("%s can't be read: %s" % (path, error.strerror or error)) from error
+    return _digest(os.path.abspath(path), found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=None)
+def _digest(path, size, changed):
+    return file_digest(path)
 
 
 def read_text(path):

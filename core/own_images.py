@@ -187,11 +187,13 @@ def _pictures(folder):
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
+            path = os.path.join(place, name)
             if not name.startswith("."):
-                (paths if name.lower().endswith(PICTURES) else others).append(os.path.join(place, name))
+                known = name.lower().endswith(PICTURES) and (os.path.isfile(path) or not os.path.exists(path))
+                (paths if known else others).append(path)
     if others:
-        logger.warning("%s: %d files are left out, their endings are not those of readable pictures, such as %s",
-                       folder, len(others), min(others))
+        logger.warning("%s: %d files are left out, such as %s: they have not the ending of a readable picture, or are "
+                       "no regular files", folder, len(others), min(others))
     return sorted(paths)
 
 
@@ -204,8 +206,8 @@ def _id(folder, path):
     """Id of an image: its path below the folder, without ending, with _ between the names."""
     parts = _stem(folder, path).split(os.sep)
     name = parts[-1] if os.pardir in parts else "_".join(parts)
-    if "\\" in name or name.splitlines() != [name.strip()]:
-        raise UserError("%r: names of images are free of backslashes, line breaks and spaces at the ends" % path)
+    if re.search("[\\\\\ud800-\udfff]", name) or name.splitlines() != [name.strip()]:
+        raise UserError("%r: names of images are UTF-8, free of backslashes, line breaks and spaces at the ends" % path)
     return name
 
 
@@ -220,8 +222,15 @@ def _check_ids(sources):
 
 def _copies(paths):
     """Yield lists of paths whose files hold the same bytes, in the order of the paths."""
-    for same_size in _grouped(paths, os.path.getsize):
+    for same_size in _grouped(paths, _size):
         yield from _grouped(same_size, lambda path: hashlib.sha256(read_bytes(path)).digest())
+
+
+def _size(path):
+    try:
+        return os.path.getsize(path)
+    except OSError as error:
+        raise UserError("%s can't be read: %s" % (path, error.strerror)) from error
 
 
 def _grouped(paths, key):

@@ -11,7 +11,7 @@ from core.config import Config
 from core.dataset import create_dataset
 from core.errors import UserError
 from core.estimate import estimate_train_masks
-from core.files import read_image, read_mask, write_image, write_mask
+from core.files import read_bytes, read_image, read_mask, write_image, write_mask
 from core.own_images import OwnImages
 
 CLASSES = ("background", "mug", "wooden spoon", "key")
@@ -48,6 +48,56 @@ def labels(config):
 def lines(config, name):
     with open(config.path("dataset", name)) as file:
         return file.read().split("\n")[:-1]
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("copy", [False, True])
+def test_images_that_lie_where_they_belong_stay(folder, config, linked, copy):
+    places = {"train_images": "photos", "val_images": "val", "val_masks": "masks"}
+    os.makedirs(config.path("dataset"))
+    for name, place in places.items():
+        if linked:
+            os.symlink(str(folder / place), config.path("dataset", name))
+        else:
+            os.rename(str(folder / place), config.path("dataset", name))
+    os.rename(config.path("dataset", "train_images", "sub", "b.png"), config.path("dataset", "train_images", "b.png"))
+    (folder / "photos.csv").write_text("image,labels\na.jpg,mug\nc.jpg,\n")
+    inside = own(folder, **{name: config.path("dataset", name) for name in places})
+    before = {path: read_bytes(config.path("dataset", path)) for path in ("train_images/a.jpg", "val_masks/v.png")}
+    for _ in range(2):
+        create_dataset(config, 1, copy, inside)
+        assert labels(config) == {"a": [1], "c": []}
+        assert {path: read_bytes(config.path("dataset", path)) for path in before} == before
+    with pytest.raises(UserError, match="a.jpg lies where the stored form of .*a.jpg belongs: move your own"):
+        create_dataset(config, 1, copy, inside._replace(max_side=25))
+    assert {path: read_bytes(config.path("dataset", path)) for path in before} == before
+
+
+def test_an_image_is_not_written_over_another(folder, config):
+    os.makedirs(config.path("dataset"))
+    os.rename(str(folder / "photos"), config.path("dataset", "train_images"))
+    inside = config.path("dataset", "train_images")
+    os.rename(os.path.join(inside, "sub", "b.png"), os.path.join(inside, "sub", "b.jpg"))
+    write_image(config.path("dataset", "train_images", "sub_b.jpg"), np.zeros((20, 30, 3), np.uint8))
+    (folder / "photos.csv").write_text("image,labels\nsub/b.jpg,mug\n")
+    (folder / "val" / "sub_b.jpg").symlink_to(config.path("dataset", "train_images", "sub_b.jpg"))
+    write_mask(str(folder / "masks" / "sub_b.png"), np.zeros((20, 30), np.uint8))
+    with pytest.raises(UserError, match="sub_b.jpg lies where the stored form of .*sub/b.jpg belongs"):
+        create_dataset(config, 1, own=own(folder, train_images=config.path("dataset", "train_images")))
+
+
+def test_links_into_nothing_and_odd_names_are_named_and_pipes_left_out(folder, config, caplog):
+    os.mkfifo(str(folder / "val" / "pipe.jpg"))
+    create_dataset(config, 1, own=own(folder))
+    assert "1 files are left out" in caplog.text and lines(config, "val_list.txt") == ["v", "w"]
+    (folder / "val" / "gone.jpg").symlink_to("nowhere.jpg")
+    write_mask(str(folder / "masks" / "gone.png"), np.zeros((20, 30), np.uint8))
+    with pytest.raises(UserError, match="gone.jpg can't be read"):
+        create_dataset(config, 1, own=own(folder))
+    os.rename(str(folder / "val" / "gone.jpg"), os.fsencode(str(folder / "val")) + b"/caf\xe9.jpg")
+    os.rename(str(folder / "masks" / "gone.png"), os.fsencode(str(folder / "masks")) + b"/caf\xe9.png")
+    with pytest.raises(UserError, match="names of images are UTF-8"):
+        create_dataset(config, 1, own=own(folder))
 
 
 def test_a_list_gives_lists_links_and_labels(folder, config):
