@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Estimate masks for the training images with a trained model, limited to their image-level labels."""
-from core.cli import add_flip, add_jobs, make_parser, parse_config, run
+from core.cli import add_flip, add_jobs, folder, make_parser, parse_config, run
 from core.config import MODELS
 from core.layout import Layout
 from core.logs import start_log
@@ -13,11 +13,11 @@ def main():
     parser.add_argument("--gpu", default="0", metavar="DEVICES",
                         help="GPU number, several as 0,1 that share the images, or cpu (default: %(default)s)")
     parser.add_argument("--epoch", required=True, metavar="X",
-                        help="epoch of the snapshot, or best: the first of eval_loop.py's ranking")
+                        help="epoch of the snapshot, newest, or best: the first of eval_loop.py's ranking")
     add_flip(parser)
     parser.add_argument("--crf", action="store_true", help="refine the scores with a dense CRF")
     parser.add_argument("--overwrite", action="store_true", help="make masks anew that are there already")
-    parser.add_argument("--output", metavar="FOLDER", help="folder for the masks (default: cache/final_voc_masks)")
+    parser.add_argument("--output", type=folder, metavar="FOLDER", help="folder for the masks (default: cache/final_voc_masks)")
     add_jobs(parser)
     args = parser.parse_args()
     config = parse_config(args)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Evaluate every snapshot that has no result yet, wait for more, and rank them when no more come."""
-from core.cli import add_flip, add_jobs, make_parser, parse_config, run
+from core.cli import add_flip, add_jobs, check_scales, hours, make_parser, parse_config, run
 from core.config import MODELS
 from core.layout import Layout
 from core.logs import start_log
@@ -14,11 +14,12 @@ def main():
     parser.add_argument("--ms", action="store_true", help="add up the scores at --scales")
     add_flip(parser)
     parser.add_argument("--crf", action="store_true", help="refine the scores with a dense CRF")
-    parser.add_argument("--wait", type=float, default=0.3, metavar="HOURS",
+    parser.add_argument("--wait", type=hours, default=0.3, metavar="HOURS",
                         help="time to wait for new snapshots before looking again (default: %(default)s)")
     parser.add_argument("--once", action="store_true", help="end without waiting")
     add_jobs(parser)
     args = parser.parse_args()
+    check_scales(args)
     config = parse_config(args)
     start_log(Layout(config).log("eval_model"), config)
 

@@ -2,7 +2,7 @@
 """Evaluate a snapshot: mean IoU on VOC val, or on images and masks of your own; predictions for VOC test."""
 import os
 
-from core.cli import add_flip, add_jobs, make_parser, parse_config, run
+from core.cli import add_flip, add_jobs, check_scales, folder, make_parser, parse_config, run
 from core.config import MODELS
 from core.errors import UserError
 from core.files import read_list
@@ -18,7 +18,7 @@ def main():
     parser.add_argument("--gpu", default="0", metavar="DEVICES",
                         help="GPU number, several as 0,1 that share the images, or cpu (default: %(default)s)")
     parser.add_argument("--epoch", required=True, metavar="X",
-                        help="epoch of the snapshot, or best: the first of eval_loop.py's ranking")
+                        help="epoch of the snapshot, newest, or best: the first of eval_loop.py's ranking")
     parser.add_argument("--ms", action="store_true", help="add up the scores at --scales")
     add_flip(parser)
     parser.add_argument("--crf", action="store_true", help="refine the scores with a dense CRF")
@@ -34,10 +34,11 @@ def main():
     places.add_argument("--images", metavar="FOLDER", help="folder of <id>.jpg (default: dataset/val_images)")
     places.add_argument("--masks", metavar="FOLDER", help="folder of <id>.png (default: dataset/val_masks), or none: "
                         "predict only")
-    places.add_argument("--output", metavar="FOLDER", help="folder for result.json, masks and score maps "
+    places.add_argument("--output", type=folder, metavar="FOLDER", help="folder for result.json, masks and score maps "
                         "(default: outputs/<model>_fcn_resnet50_epoch<X>, with --voc-test ..._test)")
     add_jobs(parser)
     args = parser.parse_args()
+    check_scales(args)
     config = parse_config(args)
     layout = Layout(config)
     start_log(layout.log("eval_model"), config)

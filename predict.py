@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Segment pictures and videos of your own with a trained model: palette masks, overlays, and what is in them."""
-from core.cli import add_jobs, make_parser, parse_config, positive, run
+from core.cli import add_jobs, check_scales, make_parser, parse_config, positive, run
 from core.config import MODELS
+from core.errors import UserError
 from core.layout import Layout
 from core.logs import start_log
 
@@ -28,6 +29,9 @@ def main():
     parser.add_argument("--output", metavar="FOLDER", help="folder for the results (default: outputs/predictions)")
     add_jobs(parser)
     args = parser.parse_args()
+    check_scales(args)
+    if args.labels == "":
+        raise UserError("--labels names no class")
     config = parse_config(args)
     layout = Layout(config)
     start_log(layout.log("predict"), config)

@@ -3,6 +3,7 @@
 import os
 
 from core.cli import make_parser, parse_config, run
+from core.errors import UserError
 from core.layout import Layout
 from core.logs import logger, start_log
 from core.reports import find_source, write_comparison
@@ -19,8 +20,11 @@ def main():
     layout = Layout(config)
     start_log(layout.log("report"), config)
     folders = args.folders or [config.root]
-    titles = [os.path.basename(os.path.abspath(folder)) if len(folders) > 1 else "" for folder in folders]
+    names = [os.path.basename(os.path.abspath(folder)) for folder in folders]
+    titles = [""] if len(folders) == 1 else names if len(set(names)) == len(names) else folders
     path = args.output or os.path.join(layout.outputs, "report.html")
+    if not path.lower().endswith((".html", ".htm")):
+        raise UserError("--output %s: a page's name ends in .html" % path)
     png = write_comparison(path, [find_source(*pair) for pair in zip(folders, titles)])
     logger.info("report: %s, curves: %s", path, png)
 

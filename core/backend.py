@@ -103,7 +103,12 @@ def resolve_devices(text):
     Raises:
         UserError: the text is none of these, or names a GPU that this machine lacks.
     """
-    text = text.strip()
+    devices = _parse_devices(text.strip())
+    logger.info("device: %s", ", ".join(map(str, devices)))
+    return devices
+
+
+def _parse_devices(text):
     cpus = re.fullmatch(r"cpu(?::([1-9][0-9]?))?", text)
     if cpus:
         return [mx.cpu(i) for i in range(int(cpus.group(1) or 1))]
@@ -122,6 +127,17 @@ def resolve_devices(text):
         raise UserError("there is no GPU %d; this machine has %d, numbered from 0" % (missing[0], available))
     check_capabilities(numbers)
     return [mx.gpu(number) for number in numbers]
+
+
+@contextlib.contextmanager
+def told_memory():
+    """Raise UserError where MXNet runs out of memory in the block: its own errors are pages of C++ calls."""
+    try:
+        yield
+    except mx.MXNetError as error:
+        if re.search("out of memory|Failed to allocate|could not create a primitive", str(error), re.IGNORECASE):
+            raise UserError("the memory of the device ran out: lower --batch-size or --crop-size") from error
+        raise
 
 
 def resolve_dtype(text, devices):

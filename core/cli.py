@@ -42,17 +42,33 @@ def make_parser(description, settings=()):
 
 def positive(text):
     """A whole number above 0, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    return _number(text, int, lambda number: number >= 1, "a whole number above 0")
 
 
 def non_negative(text):
     """A finite number of at least 0, for argparse."""
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise ValueError
+    return _number(text, float, lambda number: 0 <= number < float("inf"), "a finite number of at least 0")
+
+
+def hours(text):
+    """A number of hours up to a year, for argparse."""
+    return _number(text, float, lambda number: 0 <= number <= 8760, "a number of hours from 0 to 8760")
+
+
+def folder(text):
+    """Path of a folder, not empty, for argparse."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a folder is expected")
+    return text
+
+
+def _number(text, kind, fits, expected):
+    try:
+        number = kind(text)
+    except ValueError:
+        number = float("nan")
+    if not fits(number):
+        raise argparse.ArgumentTypeError("%s is expected, not %s" % (expected, text))
     return number
 
 
@@ -63,6 +79,12 @@ def add_jobs(parser):
 
 def add_flip(parser):
     parser.add_argument("--flip", action="store_true", help="add the scores of the mirrored image at every scale")
+
+
+def check_scales(args):
+    """Raise UserError if the --scales are given that only --ms uses."""
+    if args.scales and not args.ms:
+        raise UserError("--scales are those that --ms adds up: pass --ms too, or leave them out")
 
 
 def _list_of(kind):

@@ -7,7 +7,7 @@ from core.backend import resolve_dtype
 from core.config import network_settings
 from core.errors import UserError
 from core.evaluate import scored_images
-from core.files import locked, read_json, read_list, remove, write_json
+from core.files import cached_digest, locked, read_json, read_list, remove, write_json
 from core.inference import Segmenter
 from core.layout import Layout, check_pairs, image_path, mask_path, masks_lock, stems
 from core.logs import logger, progress
@@ -35,7 +35,7 @@ def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, job
 
     Raises:
         UserError: list, labels, image or snapshot is missing or wrong; or masks of another snapshot or other settings
-            are there and `overwrite` is not set.
+            are there and `overwrite` is not set, or other files.
     """
     layout = Layout(config)
     names = read_list(layout.train_list)
@@ -50,9 +50,10 @@ def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, job
         origin["dtype"] = dtype
     if flip:
         origin["flip"] = True
-    folder = os.path.normpath(output or layout.train_masks)
+    folder = os.path.abspath(output or layout.train_masks)
     with locked(masks_lock(folder), "mask estimation into %s" % folder):
-        done = _masks_there(folder, origin, labels, overwrite)
+        images = {name: cached_digest(image_path(layout.train_images, name)) for name in names}
+        done = _masks_there(folder, origin, labels, images, overwrite)
         rest = [name for name in names if name not in done]
         logger.info("%d masks to estimate, %d there already", len(rest), len(names) - len(rest))
 
@@ -92,21 +93,32 @@ def read_labels(path, names, config):
     return {name: labels[name] for name in names}
 
 
-def _masks_there(folder, origin, labels, overwrite):
+def _masks_there(folder, origin, labels, images, overwrite):
     """Ids of the masks that are there and are of the same origin; notes down the origin of those to come.
 
-    Masks of images whose labels have changed since are removed.
+    Masks of images that, or whose labels, have changed since are removed.
+
+    Args:
+        labels, images: dicts from id to class indices, and to the image's SHA-256.
+
+    Raises:
+        UserError: masks of another origin are there, or files that are no masks of this script.
     """
     note = folder + ".json"
     there = stems(folder, ".png")
+    foreign = there - set(labels)
+    if foreign and not os.path.exists(note):
+        raise UserError("%s is no mask of a training image: choose a folder of its own for the masks"
+                        % mask_path(folder, min(foreign)))
     known = read_json(note) if there and not overwrite and os.path.exists(note) else None
-    noted = known.pop("labels", {}) if isinstance(known, dict) else {}
+    noted = [known.pop(key, {}) if isinstance(known, dict) else {} for key in ("labels", "images")]
     if there and not overwrite and known != origin:
         raise UserError("%s holds masks of another snapshot or of other settings: pass --overwrite to make them anew, "
                         "or move them away" % folder)
-    outdated = there if overwrite else {name for name in there
-                                        if name in labels and noted.get(name, labels[name]) != labels[name]}
+    outdated = there if overwrite else {name for name in there & set(labels)
+                                        for then, now in zip(noted, (labels, images))
+                                        if then.get(name, now[name]) != now[name]}
     for name in outdated:
         remove(mask_path(folder, name))
-    write_json(note, dict(origin, labels=labels))
+    write_json(note, dict(origin, labels=labels, images=images))
     return there - outdated

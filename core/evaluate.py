@@ -13,15 +13,15 @@ import numpy as np
 from core.backend import resolve_dtype
 from core.config import network_settings
 from core.errors import UserError
-from core.files import locked, read_image, read_json, read_list, read_mask, write_json
+from core.files import cached_digest, locked, read_image, read_json, read_list, read_mask, write_json
 from core.inference import Segmenter
 from core.layout import Layout, check_pairs, image_path, mask_path
 from core.logs import logger, progress, versions
 from core.metrics import image_iou, summarise
 from core.parallel import ordered_map, process_pool
-from core.predictions import EvaluationOptions, Scored, compare, predict
+from core.predictions import EvaluationOptions, Scored, compare, masks_folder, predict, scores_path
 from core.reports import Example, best_and_worst, write_report
-from core.results import ResultFolder, report
+from core.results import ResultFolder, identity, report
 from core.snapshots import load_identified
 
 NO_MASKS = "none"  # stands for the folder of masks where there are none
@@ -66,6 +66,10 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
     """
     layout = Layout(config)
     _check_list(options.list, layout)
+    if options.save_masks and options.masks is not None and (
+            os.path.realpath(masks_folder(options.output)) == os.path.realpath(options.masks)):
+        raise UserError("%s holds the true masks, and predictions would be written over them: choose another --output"
+                        % options.masks)
     names = read_list(options.list)
     check_pairs(names, (image_path, options.images, "run create_dataset.py, or see --images"))
     if options.masks is not None:
@@ -73,19 +77,30 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
                             % NO_MASKS))
     config, parameters, digest = load_identified(layout, model, epoch, config)
     dtype = resolve_dtype(config.dtype, devices)
-    settings = _settings(config, digest, options, names, dtype)
+    keys = _data_keys(options, names)
+    settings = _settings(config, digest, options, keys, dtype)
     saved = ["masks"] * options.save_masks + ["scoremaps"] * options.save_scores
     folder = ResultFolder(options.output)
-    finished = folder.find(settings, saved)
+    finished = _find(folder, settings, saved, options, names)
     if not finished:
         with locked(folder.lock, "evaluation into %s" % options.output, wait=True):
-            finished = folder.find(settings, saved)  # what this process waited for may have been just this
+            finished = _find(folder, settings, saved, options, names)  # what this process waited for, perhaps
             if not finished:
-                return _evaluate(config, model, epoch, parameters, devices, dtype, options, jobs, names,
+                return _evaluate(config, model, epoch, parameters, devices, dtype, options, jobs, keys,
                                  settings, saved, folder)
     logger.info("%s holds this evaluation already", folder.path)
     report(finished)
     return finished
+
+
+def _find(folder, settings, saved, options, names):
+    """The stored result with these settings whose kinds of files are all there, or None."""
+    places = {"masks": (mask_path, masks_folder(options.output)), "scoremaps": (scores_path, options.output)}
+    for kind in saved:
+        path, place = places[kind]
+        if not all(os.path.exists(path(place, name)) for name in names):
+            return None
+    return folder.find(settings, saved)
 
 
 def _check_list(path, layout):
@@ -95,12 +110,14 @@ def _check_list(path, layout):
                         "choose an epoch by its number, or --epoch newest" % path)
 
 
-def _evaluate(config, model, epoch, parameters, devices, dtype, options, jobs, names, settings, saved, folder):
+def _evaluate(config, model, epoch, parameters, devices, dtype, options, jobs, keys, settings, saved, folder):
     """Do the work of `evaluate`, under the folder's lock."""
+    folder.disown(saved)
     journal = folder.journal(settings, saved, config.num_classes)
-    rest = [name for name in names if name not in journal.done]
-    if journal.done:
-        logger.info("going on after %d of %d images", len(journal.done), len(names))
+    counts = {name: journal.done[key] for name, key in keys.items() if key in journal.done}
+    rest = [name for name in keys if name not in counts]
+    if counts:
+        logger.info("going on after %d of %d images", len(counts), len(keys))
     start = time.perf_counter()
     segmenter = Segmenter(config, model, parameters, devices, dtype)
     work = functools.partial(compare, config=config, options=options)
@@ -108,19 +125,20 @@ def _evaluate(config, model, epoch, parameters, devices, dtype, options, jobs, n
         scored_rest = scored_images(segmenter, rest, options.images, options.scales, options.flip)
         compared = ordered_map(work, scored_rest, pool, 2 * jobs)
         for scored, counted in progress(compared, len(rest), os.path.basename(options.output)):
-            journal.add(scored.name, counted)
-            journal.done[scored.name] = counted
+            journal.add(keys[scored.name], counted)
+            counts[scored.name] = counted
     seconds = (time.perf_counter() - start) / max(1, len(rest))
     logger.info("%.3f seconds an image", seconds)
-    confusion = sum(journal.done.values(), np.zeros((config.num_classes,) * 2, np.int64))
+    confusion = sum(counts.values(), np.zeros((config.num_classes,) * 2, np.int64))
     result = dict(summarise(confusion, config.classes), model=model, epoch=epoch, settings=settings, saved=saved,
                   versions=versions(), device=", ".join(map(str, devices)), seconds_per_image=round(seconds, 4),
                   config=config.changed(), confusion=confusion.tolist(),
-                  image_iou={name: image_iou(journal.done[name]) for name in names})
+                  image_iou={name: image_iou(counts[name]) for name in keys})
     if options.masks is not None:
         shown = itertools.chain(*best_and_worst(result["image_iou"]))
         write_report(options.output, result, _examples(config, options, segmenter, list(shown)),
-                     [old for old in folder.stored() if old["settings"] != settings and old["settings"]["masks"]])
+                     [old for old in folder.stored() if identity(old["settings"]) != identity(settings)
+                      and old["settings"]["masks"]])
     folder.write(result)
     journal.remove()
     report(result)
@@ -235,11 +253,22 @@ def find_epoch(config, model, text):
         raise UserError("%s is no ranking of eval_loop.py" % path) from None
 
 
-def _settings(config, digest, options, names, dtype):
+def _data_keys(options, names):
+    """Dict from id to a text that is another one once the image, or its mask, has another content."""
+    keys = {}
+    for name in names:
+        paths = [image_path(options.images, name)]
+        if options.masks is not None:
+            paths.append(mask_path(options.masks, name))
+        keys[name] = " ".join([name] + [cached_digest(path) for path in paths])
+    return keys
+
+
+def _settings(config, digest, options, keys, dtype):
     """What decides the numbers of an evaluation, as JSON keeps it."""
+    names, data = (hashlib.sha256("\n".join(values).encode("utf-8")).hexdigest() for values in (keys, keys.values()))
     return dict(scoring_settings(config, digest, options.scales, options.crf, dtype, options.flip),
-                images=options.images, masks=options.masks,
-                names_sha256=hashlib.sha256("\n".join(names).encode("utf-8")).hexdigest())
+                images=options.images, masks=options.masks, names_sha256=names, data_sha256=data)
 
 
 def scoring_settings(config, digest, scales, crf, dtype="float32", flip=False):

@@ -30,7 +30,7 @@ def find_media(paths, leave_out=()):
 
     Returns:
         list of Medium, each file once, in the order of the paths. Names are relative to the innermost folder that
-        holds all files, and have no ending, unless it is a video or two files differ in the ending only.
+        holds all files, and have no ending, unless it is a video or another file has the name without it.
 
     Raises:
         UserError: a path or pattern leads to nothing.
@@ -48,6 +48,7 @@ def find_media(paths, leave_out=()):
     folder = os.path.commonpath([os.path.dirname(file) for file in files])
     names = {file: os.path.relpath(file, folder) for file in files}
     stems = collections.Counter(os.path.splitext(name)[0] for name in names.values())
+    stems.update(names.values())  # a.jpg.jpg is no a.jpg
     return [Medium(name if is_video(name) or stems[os.path.splitext(name)[0]] > 1 else os.path.splitext(name)[0], file)
             for file, name in names.items()]
 
@@ -180,8 +181,12 @@ def _files(path, leave_out):
     """The file itself, or the pictures and videos in and below a folder, in the order of their names."""
     if not os.path.isdir(path):
         return [path]
-    found = []
-    for folder, folders, names in os.walk(path):
+    found, seen = [], set()
+    for folder, folders, names in os.walk(path, followlinks=True):
+        if os.path.realpath(folder) in seen:  # a link to a folder above, or to one that was there before
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(folder))
         folders[:] = sorted(name for name in folders if not name.startswith(".")
                             and os.path.realpath(os.path.join(folder, name)) not in leave_out)
         files = [os.path.join(folder, name) for name in sorted(names) if not name.startswith(".")

@@ -190,7 +190,7 @@ def _groups(results):
     groups = collections.OrderedDict()
     for row in sorted(results, key=lambda row: -row[2]["mean_iou"]):
         settings = row[2]["settings"]
-        groups.setdefault((settings["names_sha256"], settings["masks"]), []).append(row)
+        groups.setdefault(settings.get("data_sha256") or (settings["names_sha256"], settings["masks"]), []).append(row)
     titles = ["data set %d" % number for number in range(1, len(groups) + 1)] if len(groups) > 1 else [""]
     return list(zip(titles, groups.values()))
 

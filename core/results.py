@@ -18,7 +18,7 @@ class ResultFolder:
     """Results of one snapshot.
 
     result.json is the last finished evaluation; those of other settings (scales, CRF, list) are kept in it under
-    "earlier".
+    "earlier". Where images and masks lay makes no difference, only what they were.
     """
 
     def __init__(self, folder):
@@ -46,21 +46,36 @@ class ResultFolder:
     def find(self, settings, saved=()):
         """The stored result with these settings that kept all kinds of files named in `saved`, or None."""
         for result in self.stored():
-            if result["settings"] == settings and set(saved) <= set(result["saved"]):
+            if identity(result["settings"]) == identity(settings) and set(saved) <= set(result["saved"]):
                 return result
         return None
+
+    def disown(self, kinds):
+        """Files of these kinds are about to be written over: they no longer count as those of the stored results."""
+        results = [dict(old, saved=[kind for kind in old["saved"] if kind not in kinds]) for old in self.stored()]
+        if results:
+            for old in results:
+                old.pop("earlier", None)
+            write_json(self.path, dict(results[0], earlier=results[1:]))
 
     def write(self, result):
         """Store a result as the last one. Files that it wrote over no longer count as those of earlier ones."""
         earlier = [dict(old, saved=[kind for kind in old["saved"] if kind not in result["saved"]])
-                   for old in self.stored() if old["settings"] != result["settings"]]
+                   for old in self.stored() if identity(old["settings"]) != identity(result["settings"])]
         for old in earlier:
             old.pop("earlier", None)
         write_json(self.path, dict(result, earlier=earlier))
 
     def journal(self, settings, saved, num_classes):
         """Journal of an evaluation with these settings; see ConfusionJournal."""
-        return ConfusionJournal(os.path.join(self._folder, "progress.jsonl"), [settings, list(saved)], num_classes)
+        work = {name: value for name, value in identity(settings).items() if not name.endswith("_sha256")
+                or name == "snapshot_sha256"}  # whether an image is another one, its line tells
+        return ConfusionJournal(os.path.join(self._folder, "progress.jsonl"), [work, list(saved)], num_classes)
+
+
+def identity(settings):
+    """Settings of an evaluation without the paths of its images and masks, whose content data_sha256 stands for."""
+    return {name: value for name, value in settings.items() if name not in ("images", "masks")}
 
 
 class Journal:
@@ -157,9 +172,14 @@ def _check_result(result):
         _check_share(result[key])
     for value in result["iou"].values():
         _check_share(value)
-    if not (isinstance(result["settings"], dict) and isinstance(result["saved"], list) and result["iou"]):
+    settings = result["settings"]
+    sound = (isinstance(result["model"], str), type(result["epoch"]) is int, bool(result["iou"]),
+             isinstance(settings["scales"], list) and all(scale > 0 for scale in settings["scales"]),
+             isinstance(settings["crf"], (dict, type(None))), isinstance(settings["names_sha256"], str),
+             isinstance(settings["masks"], (str, type(None))),
+             isinstance(result["saved"], list) and all(isinstance(kind, str) for kind in result["saved"]))
+    if not all(sound):
         raise ValueError
-    result["settings"]["masks"], set(result["saved"])
 
 
 def _check_share(value):

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from core.backend import mx
+from core.backend import mx, told_memory
 from core.classes import IGNORE_LABEL
 from core.config import STRIDE
 from core.errors import UserError
@@ -38,13 +38,15 @@ def train(config, model, devices, start_epoch=None, resume=False, keep=None, sto
 
     Raises:
         UserError: samples, base model or snapshot are missing or wrong, the run to go on with had other settings,
-            another process trains the model here, or the loss is no longer finite.
+            another process trains the model here, the memory ran out, or the loss is no longer finite.
     """
     layout = Layout(config)
     if store and store.rank:
-        _train(config, layout, model, devices, start_epoch, resume, keep, store)
+        with told_memory():
+            _train(config, layout, model, devices, start_epoch, resume, keep, store)
         return
-    with locked(layout.training_lock(model), "training of the %s model in %s" % (model, layout.snapshots)):
+    work = "training of the %s model in %s" % (model, layout.snapshots)
+    with told_memory(), locked(layout.training_lock(model), work):
         for path in layout.unfinished(model):
             os.remove(path)
         _train(config, layout, model, devices, start_epoch, resume, keep, store)
@@ -100,11 +102,17 @@ def _check_agreement(store, checkpoint):
 
 def _start(config, layout, model, devices, samples, epoch, total):
     """(config, Checkpoint) of a new run: from a snapshot, the base model, or from scratch; without momentum."""
+    snapshot = load_snapshot(layout, model, epoch, config) if epoch else None
     if epoch + 1 >= config.max_epoch:
-        raise UserError("epoch %d is trained already and max_epoch is %d: give a higher --max-epoch"
-                        % (epoch, config.max_epoch))
-    if epoch:
-        config, parameters = load_snapshot(layout, model, epoch, config)
+        raise UserError("%s max_epoch is %d, and training ends before it: give a higher --max-epoch"
+                        % ("epoch %d is trained already," % epoch if epoch else "the first epoch is 1,",
+                           config.max_epoch))
+    later = [other for other in layout.epochs(model) if other > epoch]
+    if later:
+        logger.warning("%s has epochs of an earlier run, %s: until this one has written them anew, --epoch newest and "
+                       "eval_loop.py take them too; move them away", layout.snapshots, ", ".join(map(str, later)))
+    if snapshot:
+        config, parameters = snapshot
     elif os.path.exists(layout.base_model) or "base_model" in config.changed():
         config, parameters = _from_base_model(config, model, layout.base_model)
     else:

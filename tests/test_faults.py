@@ -78,7 +78,9 @@ def mat_bytes(compressed):
 
 
 def stored_result():
-    result = dict(summarise(np.eye(3, dtype=int), ("bk", "a", "b")), settings={"masks": "m"}, saved=["masks"])
+    settings = {"masks": "m", "scales": [1.0], "crf": None, "names_sha256": "a", "data_sha256": "b"}
+    result = dict(summarise(np.eye(3, dtype=int), ("bk", "a", "b")), settings=settings, saved=["masks"], model="init",
+                  epoch=1)
     return json.dumps(dict(result, earlier=[result])).encode()
 
 
@@ -373,7 +375,7 @@ def test_create_dataset_on_a_full_disk_leaves_no_half_file(tiny, sample, size):
     assert len(read_list(half)) == 8 and len(read_json(Layout(tiny).train_labels)) == 8
 
 
-@pytest.mark.parametrize("size, culprit", [(0, "progress.jsonl"), (1100, "progress.jsonl"), (2500, "report.html")])
+@pytest.mark.parametrize("size, culprit", [(0, "progress.jsonl"), (900, "progress.jsonl"), (2500, "report.html")])
 def test_an_evaluation_on_a_full_disk_ends_and_goes_on(ready, size, culprit):
     options = evaluation_options(ready, "init", 1)
     smooth = evaluate(ready, "init", 1, CPU, options._replace(output=ready.path("smooth")))

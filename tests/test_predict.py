@@ -136,6 +136,20 @@ def test_two_files_that_differ_in_the_ending_only_keep_it(tmp_path, image):
     for name in ("x.png", "x.jpg", "y.png"):
         save(tmp_path / name, image)
     assert [medium.name for medium in find_media([str(tmp_path)])] == ["x.jpg", "x.png", "y"]
+    for name in ("x.jpg.jpg", "z.mp4", "z.mp4.png"):
+        save(tmp_path / name.replace(".mp4", ".png"), image)
+        os.rename(str(tmp_path / name.replace(".mp4", ".png")), str(tmp_path / name))
+    assert [medium.name for medium in find_media([str(tmp_path)])] == ["x.jpg", "x.jpg.jpg", "x.png", "y", "z.mp4",
+                                                                       "z.mp4.png"]
+
+
+def test_linked_folders_are_looked_into_once(tmp_path, image):
+    save(tmp_path / "elsewhere" / "x.png", image)
+    (tmp_path / "here").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "here" / name).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "up").symlink_to(tmp_path / "here")
+    assert [medium.name for medium in find_media([str(tmp_path / "here")])] == ["x"]
 
 
 def test_pipes_in_a_folder_are_not_waited_for(tmp_path, image):

@@ -2,15 +2,16 @@ import numpy as np
 import pytest
 
 from core.errors import UserError
+from core.files import write_json
 from core.metrics import summarise
 from core.results import ResultFolder
 
-SETTINGS = {"scales": [1.0], "crf": None, "masks": "masks"}
+SETTINGS = {"scales": [1.0], "crf": None, "masks": "masks", "names_sha256": "a", "data_sha256": "b"}
 
 
 def result(settings=SETTINGS, saved=(), mean_iou=0.5):
     summary = summarise(np.eye(2, dtype=int), ("bk", "a"))
-    return dict(summary, settings=settings, saved=list(saved), mean_iou=mean_iou)
+    return dict(summary, model="init", epoch=1, settings=settings, saved=list(saved), mean_iou=mean_iou)
 
 
 def test_results_of_other_settings_are_kept(tmp_path):
@@ -32,6 +33,38 @@ def test_masks_count_for_the_evaluation_that_wrote_them_last(tmp_path):
     folder.write(result(other, saved=["masks"]))
     assert folder.find(other, ["masks"]) and not folder.find(SETTINGS, ["masks"])
     assert folder.find(SETTINGS, ["scoremaps"]) and folder.find(SETTINGS)
+
+
+def test_the_same_data_elsewhere_is_the_same_evaluation(tmp_path):
+    folder = ResultFolder(str(tmp_path))
+    folder.write(result())
+    assert folder.find(dict(SETTINGS, masks="moved")) and not folder.find(dict(SETTINGS, data_sha256="c"))
+
+
+def test_files_that_are_written_over_belong_to_no_result(tmp_path):
+    folder = ResultFolder(str(tmp_path))
+    folder.disown(["masks"])
+    folder.write(result(dict(SETTINGS, scales=[2.0]), saved=["scoremaps"]))
+    folder.write(result(saved=["masks"]))
+    folder.disown(["masks"])
+    assert folder.find(SETTINGS) and not folder.find(SETTINGS, ["masks"]) and len(folder.stored()) == 2
+    assert folder.find(dict(SETTINGS, scales=[2.0]), ["scoremaps"])
+
+
+@pytest.mark.parametrize("change", [{"model": 3}, {"epoch": "2"}, {"saved": [1]}, {"scales": 1}, {"scales": ["x"]},
+                                    {"crf": 1}, {"names_sha256": None}, {"masks": 5}, {"model": None}])
+def test_a_result_with_a_wrong_field_is_named(tmp_path, change):
+    folder = ResultFolder(str(tmp_path))
+    (name, value), = change.items()
+    for drop in (False, True):
+        wrong = dict(result(settings=dict(SETTINGS)), earlier=[])
+        place = wrong["settings"] if name in SETTINGS else wrong
+        place[name] = value
+        if drop:
+            del place[name]
+        write_json(folder.path, wrong)
+        with pytest.raises(UserError, match="result.json is no result of an evaluation"):
+            folder.stored()
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "{", '{"earlier": [3], "settings": 1, "saved": [], "mean_iou": 1}'])
@@ -63,5 +96,5 @@ def test_a_killed_evaluation_goes_on_from_its_journal(tmp_path, rng):
 
 def test_a_summary_survives_json(tmp_path):
     summary = summarise(np.array([[3, 1], [0, 0]]), ("bk", "a"))
-    ResultFolder(str(tmp_path)).write(dict(summary, settings=SETTINGS, saved=[]))
+    ResultFolder(str(tmp_path)).write(dict(result(), **summary))
     assert ResultFolder(str(tmp_path)).find(SETTINGS)["iou"] == summary["iou"]

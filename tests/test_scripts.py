@@ -295,6 +295,43 @@ def test_another_list_and_other_folders_are_evaluated(copy):
     assert np.sum(read(copy, "mine", "result.json")["confusion"]) == (truth != 255).sum()
 
 
+def test_an_evaluation_counts_for_its_data_and_as_long_as_its_files_are_there(copy):
+    command = EVAL[:-1] + ("--savemask", "--output", "mine")
+    said = "holds this evaluation already"
+    run_script(copy, *command)
+    assert said in run_script(copy, *command)
+    mask = copy / "mine" / "masks" / "2012_000008.png"
+    content = mask.read_bytes()
+    mask.unlink()
+    assert said not in run_script(copy, *command) and mask.read_bytes() == content
+    first = read(copy, "mine", "result.json")["confusion"]
+    (copy / "elsewhere").mkdir()
+    for name in ("dataset", "snapshots", "mine"):
+        shutil.move(str(copy / name), str(copy / "elsewhere" / name))
+    assert said in run_script(copy / "elsewhere", *command, "--config", str(copy / "tiny.yaml")), "moved, not changed"
+    truth = copy / "elsewhere" / "dataset" / "val_masks" / "2012_000008.png"
+    values = np.array(Image.open(str(truth)))
+    truth.unlink()
+    write_mask(str(truth), np.where(values == 0, 1, values).astype(np.uint8))
+    assert said not in run_script(copy / "elsewhere", *command, "--config", str(copy / "tiny.yaml"))
+    assert read(copy / "elsewhere", "mine", "result.json")["confusion"] != first
+
+
+def test_masks_of_images_that_changed_are_made_anew(copy):
+    command = ("est_voc_train_masks.py", "--gpu", "cpu", "--epoch", "2")
+    assert "0 masks to estimate, 8 there" in run_script(copy, *command)
+    path = copy / "dataset" / "train_images" / "2012_000003.jpg"
+    image = Image.open(str(path)).transpose(Image.FLIP_LEFT_RIGHT)
+    path.unlink()
+    image.save(str(path))
+    assert "1 masks to estimate, 7 there" in run_script(copy, *command)
+
+
+def test_epochs_of_an_earlier_run_are_told(copy):
+    text = run_script(copy, "train_seg_model.py", "--model", "init", "--gpus", "cpu", "--max-epoch", "2")
+    assert "has epochs of an earlier run, 1, 2:" in text and "device: cpu(0)" in text
+
+
 @pytest.mark.skipif("avx512bw" not in cpu_flags(), reason="this CPU computes no bfloat16")
 def test_a_result_in_bfloat16_is_told_from_one_in_float32(copy):
     flags = ("eval_seg_model.py", "--model", "init", "--epoch", "1", "--gpu", "cpu")
@@ -353,7 +390,17 @@ ESTIMATE = ("est_voc_train_masks.py", "--gpu", "cpu", "--epoch", "2", "--overwri
     (lambda copy: (copy / "dataset" / "web_labels" / "1_000000.png").write_bytes(b""), TRAIN, "1_000000.png"),
     (lambda copy: None, TRAIN + ("--base-model", "nowhere.params"), "nowhere.params can't be read"),
     (lambda copy: None, TRAIN + ("--batch-size", "3", "--gpus", "cpu:2"), "3 images can't be shared evenly"),
-    (lambda copy: None, TRAIN + ("--epoch", "8"), "epoch 8 is trained already"),
+    (lambda copy: None, TRAIN + ("--epoch", "8"), "init_fcn_resnet50-8.params is missing; epochs there: 1, 2"),
+    (lambda copy: None, TRAIN + ("--epoch", "2", "--max-epoch", "3"), "epoch 2 is trained already, max_epoch is 3"),
+    (lambda copy: None, TRAIN + ("--max-epoch", "1"), "the first epoch is 1, max_epoch is 1"),
+    (lambda copy: None, EVAL[:-1] + ("--scales", "1,2"), "--scales are those that --ms adds up"),
+    (lambda copy: None, EVAL + ("--output", ""), "the name of a folder is expected"),
+    (lambda copy: None, ("eval_loop.py", "--model", "init", "--wait", "inf"), "a number of hours from 0 to 8760"),
+    (lambda copy: None, EVAL + ("--savemask", "--masks", "mine/masks", "--output", "mine"), "holds the true masks"),
+    (lambda copy: (copy / "pics").mkdir() or (copy / "pics" / "own.png").write_bytes(b"x"),
+     ESTIMATE + ("--output", "pics"), "own.png is no mask of a training image"),
+    (lambda copy: None, ("report.py", "--output", "report.png"), "a page's name ends in .html"),
+    (lambda copy: None, ("predict.py", "dataset/val_images", "--labels", ""), "--labels names no class"),
     (lambda copy: None, TRAIN + ("--resume", "--lr", "0.5"), "-2.states was made with 0.01: use that"),
     (lambda copy: None, TRAIN + ("--keep", "0"), "--keep"),
     (lambda copy: None, TRAIN + ("--model", "other"), "invalid choice"),

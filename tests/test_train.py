@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from core import train as training
-from core.backend import mx
+from core.backend import mx, told_memory
 from core.config import Config
 from core.dataset import create_dataset
 from core.errors import UserError
@@ -179,3 +179,11 @@ def test_a_batch_that_can_not_be_shared_evenly_is_refused(prepared):
 def test_an_epoch_past_the_last_is_refused(prepared):
     with pytest.raises(UserError, match="epoch 2 is trained already and max_epoch is 3"):
         training.train(prepared, "init", [mx.cpu()], start_epoch=2)
+
+
+@pytest.mark.parametrize("text", ["Failed to allocate CPU Memory", "cudaMalloc retry failed: out of memory"])
+def test_memory_that_runs_out_is_told_in_one_line(text):
+    with pytest.raises(UserError, match="lower --batch-size or --crop-size"), told_memory():
+        raise mx.MXNetError("Traceback (most recent call last): %s" % text)
+    with pytest.raises(mx.MXNetError), told_memory():
+        raise mx.MXNetError("another error")
