@@ -13,14 +13,13 @@ MXNet's servers have no passwords: use them in a trusted network only.
 import argparse
 import sys
 
-from core.cli import positive, run
+from core.cli import Parser, positive, run
 from core.cluster import launch, run_node, serve
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     usage="launch.py [--hosts FILE | --slurm] [--workers N] -- COMMAND ...",
-                                     allow_abbrev=False)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+                    usage="launch.py [--hosts FILE | --slurm] [--workers N] -- COMMAND ...")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--hosts", metavar="FILE", help="names of the machines, one a line, reached by ssh without a "
                        "password (default: this machine alone)")

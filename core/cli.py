@@ -9,7 +9,7 @@ from core.cpus import available_cpus
 from core.errors import UserError
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Tells a wrong flag in one line, with the nearest right one."""
 
     def error(self, message):
@@ -27,7 +27,7 @@ def make_parser(description, settings=()):
         description: what the script does, for --help.
         settings: names of fields of Config to offer as flags, e.g. "batch_size" as --batch-size.
     """
-    parser = _Parser(description=description, allow_abbrev=False)
+    parser = Parser(description=description, allow_abbrev=False)
     group = parser.add_argument_group("settings", "Flags win over the --config file, which wins over the defaults.")
     group.add_argument("--config", metavar="FILE", help="YAML file with any of the settings that the README lists")
     for name in ("root", "seed") + tuple(settings):
