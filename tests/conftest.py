@@ -15,10 +15,22 @@ sys.path.append(os.path.join(ROOT, "benchmarks"))
 
 import make_sample  # noqa: E402
 from core.config import Config  # noqa: E402
+from core.logs import logger  # noqa: E402
 
 TINY = {"width": 4, "units": (1, 1, 1, 1), "head_channels": 8, "head_dilation": 2, "global_channels": 8, "dropout": 0.0,
         "crop_size": 32, "batch_size": 4, "init_epoch_size": 3, "final_epoch_size": 3, "max_epoch": 3,
         "learning_rate": 0.01}
+
+
+@pytest.fixture(autouse=True)
+def own_log():
+    """Each test logs as if it was the first one, whatever `start_log` did in those before it."""
+    before = logger.handlers[:], logger.propagate, logger.level
+    yield
+    for handler in set(logger.handlers) - set(before[0]):
+        handler.close()
+    logger.handlers[:], logger.propagate, level = before
+    logger.setLevel(level)
 
 
 @pytest.fixture

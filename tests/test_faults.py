@@ -407,9 +407,6 @@ def test_a_log_on_a_full_disk_is_told_once_and_the_run_goes_on(tiny, tmp_path, c
             logger.info("line %d", number)
     out, err = capsys.readouterr()
     assert "line 2" in out and err.count("\n") == 1 and "a.log can't be written: File too large" in err
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
 
 
 @pytest.mark.parametrize("folder, run", [
@@ -544,9 +541,6 @@ def test_the_log_takes_names_that_are_not_utf8(tiny, tmp_path, capsys):
     path = tmp_path / "log" / "a.log"
     start_log(str(path), tiny)
     logger.info("1_\udcff.jpg")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
     assert "1_\\udcff.jpg" in path.read_text() and not capsys.readouterr().err
 
 
