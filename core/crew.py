@@ -2,6 +2,7 @@
 import collections
 import concurrent.futures
 import contextlib
+import logging
 import re
 import threading
 
@@ -40,6 +41,8 @@ def hire(jobs, scheduler=None):
         raise UserError("--scheduler needs Dask: pip install distributed") from error
     if not re.fullmatch(r"([a-z]+://)?[^/\s]+:[0-9]+/?", scheduler):
         raise UserError("--scheduler %s is no address such as tcp://10.0.0.1:8786" % scheduler)
+    for name in ("distributed", "distributed.client", "tornado", "asyncio"):  # told here in a line
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = distributed.Client(scheduler, timeout="30s", set_as_default=False)
     except (OSError, ValueError, TypeError) as error:

@@ -596,7 +596,7 @@ def test_a_cluster_that_loses_a_worker_makes_the_same_masks(web):
     assert masks(web) == masks(alone)
 
 
-def test_a_cluster_that_can_not_work_ends_the_run(web, monkeypatch):
+def test_a_cluster_that_can_not_work_ends_the_run(web, monkeypatch, capfd):
     monkeypatch.setattr(crew_module, "_PATIENCE", 10)
     address, ready = os.path.join(web.root, "address"), os.path.join(web.root, "ready")
     crew = [start_dask(SCHEDULER, address)]
@@ -615,8 +615,15 @@ def test_a_cluster_that_can_not_work_ends_the_run(web, monkeypatch):
         crew[1] = start_dask(WORKER, scheduler, ready)
         wait_for(lambda: os.path.exists(ready))
         with pytest.raises(UserError, match="or all of its workers, are gone"), hire(1, scheduler) as hired:
-            for number, _ in ordered_map(time.sleep, [0, 0, 90], hired.executor):
+            for _ in ordered_map(time.sleep, [0, 0, 90], hired.executor):
                 crew[1].kill()
+        os.remove(ready)
+        crew[1] = start_dask(WORKER, scheduler, ready)
+        wait_for(lambda: os.path.exists(ready))
+        with pytest.raises(UserError, match="the Dask scheduler at .* are gone"), hire(1, scheduler) as hired:
+            for _ in ordered_map(time.sleep, [0, 0, 90], hired.executor):
+                crew[0].kill()
+        assert "Traceback" not in capfd.readouterr().err
     finally:
         for process in crew:
             process.kill()
