@@ -10,6 +10,7 @@ import difflib
 import math
 import os
 import reprlib
+import unicodedata
 from typing import FrozenSet, Tuple
 
 from core.classes import IGNORE_LABEL, VOC_CLASSES
@@ -145,6 +146,8 @@ class Config:
     def __post_init__(self):
         for field in FIELDS.values():
             value = _convert(field, getattr(self, field.name))
+            if field.name == "classes":  # the names of folders may have their accents apart, as those of macOS have
+                value = tuple(unicodedata.normalize("NFC", name) for name in value)
             object.__setattr__(self, field.name, value)
             for item in value if isinstance(value, tuple) else (value,):
                 _check_limits(field, item)
@@ -190,6 +193,7 @@ class Config:
         Raises:
             UserError: there is none; the nearest name is told.
         """
+        name = unicodedata.normalize("NFC", name)
         if name not in self.classes:
             near = difflib.get_close_matches(name, self.classes, 1, 0.5)
             raise UserError("there is no class %r; %s" % (name, "did you mean %s?" % near[0] if near else

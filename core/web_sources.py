@@ -11,6 +11,7 @@ import os
 import pathlib
 import queue
 import types
+import unicodedata
 from urllib.parse import quote, urlencode, urljoin
 
 from core.classes import BACKGROUND
@@ -248,15 +249,16 @@ def _no_class(name, config):
 
 def _present(config, folder, ending):
     """Dict from the index of each class to its file or folder, of those that have one."""
-    paths = {index: os.path.join(folder, name + ending) for index, name in enumerate(config.classes)
-             if index != BACKGROUND}
     exists = os.path.isfile if ending else os.path.isdir
     if not os.path.isdir(folder):
         raise UserError("%s is no folder; one is expected that holds a folder for each class" % folder)
-    for name in sorted(os.listdir(folder)):
+    names = {unicodedata.normalize("NFC", name): name for name in sorted(os.listdir(folder))}
+    paths = {index: os.path.join(folder, names.get(name + ending, name + ending))
+             for index, name in enumerate(config.classes) if index != BACKGROUND}
+    for name in names:
         label = name[:-len(ending)] if ending else name
-        if name.endswith(ending) and label not in config.classes[1:] and exists(os.path.join(folder, name)):
-            logger.warning("%s is left out: %s", os.path.join(folder, name), _no_class(label, config))
+        if name.endswith(ending) and label not in config.classes[1:] and exists(os.path.join(folder, names[name])):
+            logger.warning("%s is left out: %s", os.path.join(folder, names[name]), _no_class(label, config))
     present = {index: path for index, path in paths.items() if exists(path)}
     if not present:
         raise UserError("%s holds none of %s ... %s: one for each class is expected"

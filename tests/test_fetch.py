@@ -455,6 +455,15 @@ def test_flickr_out_of_order_is_told_without_the_key(config, get, server, path, 
     assert key not in str(caught.value)
 
 
+def test_folders_whose_names_have_their_accents_apart_are_those_of_the_class(config, tmp_path):
+    apart = tmp_path / "mine" / "cafe\u0301"
+    apart.mkdir(parents=True)
+    (apart / "1.png").write_bytes(b"")
+    named = changed(config, classes=("bk", "caf\u00e9"))
+    assert len(list(web_sources.folder_source(named, str(tmp_path / "mine"))(1))) == 1
+    assert named.class_index("cafe\u0301") == 1 and changed(config, classes=("bk", "cafe\u0301")) == named
+
+
 def test_what_flickr_leaves_out_of_an_answer_is_told(config, get, server):
     server.files["bare"] = b'{"stat": "ok"}'
     with pytest.raises(UserError, match="something else than its API's JSON"):
