@@ -9,6 +9,7 @@ from core.classes import IGNORE_LABEL
 from core.errors import UserError
 from core.files import read_image, read_mask, write_image
 from core.layout import image_path, mask_path
+from core.pictures import write_title
 
 _SIDE, _COLUMNS, _GAP, _HEADER = 120, 10, 4, 20
 _KEPT, _LEFT_OUT = 60, 30  # pictures of each sort on a sheet
@@ -72,7 +73,7 @@ def _grid(title, tiles):
     rows = -(-len(tiles) // _COLUMNS)
     step = _SIDE + _GAP
     sheet = np.full((_HEADER + rows * step, _COLUMNS * step, 3), 255, np.uint8)
-    cv2.putText(sheet, title, (3, _HEADER - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    write_title(sheet, title, 3, _HEADER - 6)
     for place, tile in enumerate(tiles):
         top, left = _HEADER + place // _COLUMNS * step, place % _COLUMNS * step
         sheet[top:top + _SIDE, left:left + _SIDE] = tile

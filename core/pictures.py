@@ -1,6 +1,10 @@
 """Pictures for people: masks in colour, over their image, side by side."""
+import functools
+import os
+
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from core.classes import voc_palette
 
@@ -37,6 +41,19 @@ def heat_map(values):
     return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
 
 
+def write_title(picture, title, left, baseline):
+    """Write black text of 13 pixels into a (h, w, 3) uint8 RGB picture; OpenCV's fonts have no letters but a to z."""
+    image = Image.fromarray(picture)
+    ImageDraw.Draw(image).text((left, baseline), title, (0, 0, 0), _title_font(), anchor="ls")
+    picture[:] = np.asarray(image)
+
+
+@functools.lru_cache(maxsize=1)
+def _title_font():
+    import matplotlib  # for its font, which has Latin, Greek and Cyrillic letters and more
+    return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 13)
+
+
 def side_by_side(rows, titles, height=150):
     """Table of pictures.
 
@@ -55,7 +72,7 @@ def side_by_side(rows, titles, height=150):
     sheet = np.full((_HEADER + len(rows) * (height + gap), sum(widths) + gap * (len(widths) - 1), 3), 255, np.uint8)
     left = 0
     for column, (title, width) in enumerate(zip(titles, widths)):
-        cv2.putText(sheet, title, (left + 2, _HEADER - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+        write_title(sheet, title, left + 2, _HEADER - 7)
         for place, row in enumerate(rows):
             picture = row[column]
             top = _HEADER + place * (height + gap)

@@ -1,6 +1,6 @@
 import numpy as np
 
-from core.pictures import colour_mask, heat_map, overlay, side_by_side
+from core.pictures import colour_mask, heat_map, overlay, side_by_side, write_title
 
 
 def test_masks_have_the_colours_of_voc():
@@ -30,3 +30,13 @@ def test_pictures_of_different_shapes_stand_side_by_side(rng):
     assert sheet.shape[1] == 2 * 80 + 6
     assert (sheet[22 + 5, 5] == 10).all() and (sheet[22 + 5, 80 + 6 + 5] == 200).all()
     assert (sheet[22 + 46 + 5, 35] == 10).all() and (sheet[22 + 46 + 5, 60] == 255).all()
+
+
+def test_titles_tell_letters_of_other_scripts_apart():
+    sheets = []
+    for title in ("\u043a\u043e\u0442", "\u043f\u0451\u0441", "caf\u00e9", "cafe", "???"):
+        sheet = np.full((20, 60, 3), 255, np.uint8)
+        write_title(sheet, title, 2, 14)
+        assert (sheet < 128).any() and (sheet[:, :2] == 255).all() and (sheet[18:] == 255).all()
+        sheets.append(sheet.tobytes())
+    assert len(set(sheets)) == len(sheets)
