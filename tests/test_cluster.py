@@ -224,6 +224,13 @@ def test_parts_of_a_batch_are_the_batch(prepared):
         assert (getattr(whole, name) == np.concatenate([getattr(part, name) for part in parts])).all()
 
 
+@pytest.mark.parametrize("flags, message", [(["--worker", "2"], "did you mean --workers?"), ([], "no command"),
+                                            (["--workers", "0"], "a whole number above 0 is expected, not 0")])
+def test_mistakes_of_the_launcher_end_in_one_line(flags, message):
+    done = subprocess.run(LAUNCH + flags, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
+
+
 def test_a_store_that_does_not_suit_the_start_is_told(monkeypatch):
     with pytest.raises(UserError, match="launch.py --workers N"), joined_cluster("dist_sync"):
         pass
