@@ -95,12 +95,13 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
 
 def _find(folder, settings, saved, options, names):
     """The stored result with these settings whose kinds of files are all there, or None."""
-    places = {"masks": (mask_path, masks_folder(options.output)), "scoremaps": (scores_path, options.output)}
-    for kind in saved:
-        path, place = places[kind]
-        if not all(os.path.exists(path(place, name)) for name in names):
-            return None
-    return folder.find(settings, saved)
+    return folder.find(settings, saved) if all(_is_saved(name, saved, options) for name in names) else None
+
+
+def _is_saved(name, saved, options):
+    """Whether an image's files of the kinds `saved` are all there."""
+    paths = {"masks": mask_path(masks_folder(options.output), name), "scoremaps": scores_path(options.output, name)}
+    return all(os.path.exists(paths[kind]) for kind in saved)
 
 
 def _check_list(path, layout):
@@ -114,7 +115,8 @@ def _evaluate(config, model, epoch, parameters, devices, dtype, options, jobs, k
     """Do the work of `evaluate`, under the folder's lock."""
     folder.disown(saved)
     journal = folder.journal(settings, saved, config.num_classes)
-    counts = {name: journal.done[key] for name, key in keys.items() if key in journal.done}
+    counts = {name: journal.done[key] for name, key in keys.items()
+              if key in journal.done and _is_saved(name, saved, options)}
     rest = [name for name in keys if name not in counts]
     if counts:
         logger.info("going on after %d of %d images", len(counts), len(keys))

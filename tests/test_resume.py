@@ -299,7 +299,9 @@ def test_evaluation_and_estimation_that_are_killed_go_on_to_the_same_files(begun
             assert 0 < len(os.listdir(layout.train_masks)) < 8
             killed(config, "before:2012_000009.png", *flags, "--model", "init", "--savemask",
                    script="eval_seg_model.py")
-            assert len(os.listdir(os.path.join(layout.output("init", 2), "masks"))) == 2  # and one not yet in place
+            masks = os.path.join(layout.output("init", 2), "masks")
+            assert len(os.listdir(masks)) == 2  # and one not yet in place
+            os.remove(os.path.join(masks, "2012_000008.png"))
         estimate_train_masks(config, 2, CPU)
     estimated = [{name: file_digest(os.path.join(Layout(config).train_masks, name))
                   for name in os.listdir(Layout(config).train_masks) if not name.startswith(".")}
@@ -308,6 +310,7 @@ def test_evaluation_and_estimation_that_are_killed_go_on_to_the_same_files(begun
     results = [evaluate(config, "init", 2, CPU, evaluation_options(config, "init", 2, save_masks=True))
                for config in (smooth, begun)]
     assert results[0]["confusion"] == results[1]["confusion"]
+    assert {name + ".png" for name in results[1]["image_iou"]} <= set(os.listdir(masks))
 
 
 def test_a_snapshot_replaced_while_it_is_read_is_not_mixed_up(begun, monkeypatch):
