@@ -38,6 +38,9 @@ def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, job
             are there and `overwrite` is not set, or other files.
     """
     layout = Layout(config)
+    folder = os.path.abspath(output or layout.train_masks)
+    if os.path.realpath(folder) == os.path.realpath(layout.val_masks):
+        raise UserError("%s holds the true masks of the val images: choose another --output" % folder)
     names = read_list(layout.train_list)
     check_pairs(names, (image_path, layout.train_images, "run create_dataset.py"))
     config, parameters, digest = load_identified(layout, model, epoch, config)
@@ -50,7 +53,6 @@ def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, job
         origin["dtype"] = dtype
     if flip:
         origin["flip"] = True
-    folder = os.path.abspath(output or layout.train_masks)
     with locked(masks_lock(folder), "mask estimation into %s" % folder):
         images = {name: cached_digest(image_path(layout.train_images, name)) for name in names}
         done = _masks_there(folder, origin, labels, images, overwrite)
@@ -96,7 +98,8 @@ def read_labels(path, names, config):
 def _masks_there(folder, origin, labels, images, overwrite):
     """Ids of the masks that are there and are of the same origin; notes down the origin of those to come.
 
-    Masks of images that, or whose labels, have changed since are removed.
+    Masks of images that, or whose labels, have changed since are removed; with `overwrite`, all that are of training
+    images or noted down. Other files stay.
 
     Args:
         labels, images: dicts from id to class indices, and to the image's SHA-256.
@@ -110,15 +113,19 @@ def _masks_there(folder, origin, labels, images, overwrite):
     if foreign and not os.path.exists(note):
         raise UserError("%s is no mask of a training image: choose a folder of its own for the masks"
                         % mask_path(folder, min(foreign)))
-    known = read_json(note) if there and not overwrite and os.path.exists(note) else None
+    known = read_json(note) if there and os.path.exists(note) else None
     noted = [known.pop(key, {}) if isinstance(known, dict) else {} for key in ("labels", "images")]
     if there and not overwrite and known != origin:
         raise UserError("%s holds masks of another snapshot or of other settings: pass --overwrite to make them anew, "
                         "or move them away" % folder)
-    outdated = there if overwrite else {name for name in there & set(labels)
-                                        for then, now in zip(noted, (labels, images))
-                                        if then.get(name, now[name]) != now[name]}
+    if overwrite:
+        outdated = there & {*labels, *noted[0]}
+        noted = [{}, {}]
+    else:
+        outdated = {name for name in there & set(labels) for then, now in zip(noted, (labels, images))
+                    if then.get(name, now[name]) != now[name]}
     for name in outdated:
         remove(mask_path(folder, name))
-    write_json(note, dict(origin, labels=labels, images=images))
+    # Also of images that left the list: they may come back.
+    write_json(note, dict(origin, labels={**noted[0], **labels}, images={**noted[1], **images}))
     return there - outdated

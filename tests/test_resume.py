@@ -22,7 +22,8 @@ from core.dataset import create_dataset
 from core.errors import UserError
 from core.evaluate import evaluate, evaluation_options
 from core.estimate import estimate_train_masks
-from core.files import file_digest, locked, read_image, read_json, write_json, write_mask
+from core.files import (file_digest, locked, read_image, read_json, read_list, write_json, write_lines,
+                        write_mask)
 from core.layout import Layout, masks_lock
 from core.logs import logger
 from core.snapshots import load_snapshot, read_arrays, read_parameters, write_arrays
@@ -311,6 +312,18 @@ def test_evaluation_and_estimation_that_are_killed_go_on_to_the_same_files(begun
                for config in (smooth, begun)]
     assert results[0]["confusion"] == results[1]["confusion"]
     assert {name + ".png" for name in results[1]["image_iou"]} <= set(os.listdir(masks))
+
+
+def test_overwriting_takes_masks_of_its_own_only(begun):
+    layout = Layout(begun)
+    names = read_list(layout.train_list)
+    estimate_train_masks(begun, 1, CPU, overwrite=True)
+    write_lines(layout.train_list, names[1:])
+    estimate_train_masks(begun, 1, CPU)
+    write_mask(os.path.join(layout.train_masks, "holiday.png"), np.zeros((2, 2), np.uint8))
+    estimate_train_masks(begun, 2, CPU, overwrite=True)
+    left = {name for name in os.listdir(layout.train_masks) if not name.startswith(".")}
+    assert left == {name + ".png" for name in names[1:] + ["holiday"]}, "the first image's mask is of the other epoch"
 
 
 def test_a_snapshot_replaced_while_it_is_read_is_not_mixed_up(begun, monkeypatch):

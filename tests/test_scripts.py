@@ -399,6 +399,7 @@ ESTIMATE = ("est_voc_train_masks.py", "--gpu", "cpu", "--epoch", "2", "--overwri
     (lambda copy: None, EVAL + ("--savemask", "--masks", "mine/masks", "--output", "mine"), "holds the true masks"),
     (lambda copy: (copy / "pics").mkdir() or (copy / "pics" / "own.png").write_bytes(b"x"),
      ESTIMATE + ("--output", "pics"), "own.png is no mask of a training image"),
+    (lambda copy: None, ESTIMATE + ("--output", "cache/../dataset/val_masks"), "holds the true masks of the val images"),
     (lambda copy: None, ("report.py", "--output", "report.png"), "a page's name ends in .html"),
     (lambda copy: None, ("predict.py", "dataset/val_images", "--labels", ""), "--labels names no class"),
     (lambda copy: None, TRAIN + ("--resume", "--lr", "0.5"), "-2.states was made with 0.01: use that"),
