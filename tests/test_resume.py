@@ -314,6 +314,18 @@ def test_evaluation_and_estimation_that_are_killed_go_on_to_the_same_files(begun
     assert {name + ".png" for name in results[1]["image_iou"]} <= set(os.listdir(masks))
 
 
+def test_masks_that_a_killed_evaluation_wrote_over_count_for_none(begun):
+    options = evaluation_options(begun, "init", 2, save_masks=True, output=begun.path("mine"))
+    evaluate(begun, "init", 2, CPU, options)
+    path = os.path.join(options.output, "masks", "2012_000008.png")
+    expected = file_digest(path)
+    killed(begun, "after:2012_000008.png", "--gpu", "cpu", "--epoch", "1", "--model", "init", "--savemask",
+           "--output", options.output, script="eval_seg_model.py")
+    write_mask(path, np.ones((2, 2), np.uint8))  # whatever the other snapshot predicted
+    evaluate(begun, "init", 2, CPU, options)
+    assert file_digest(path) == expected
+
+
 def test_overwriting_takes_masks_of_its_own_only(begun):
     layout = Layout(begun)
     names = read_list(layout.train_list)
