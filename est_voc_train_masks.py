@@ -17,7 +17,8 @@ def main():
     add_flip(parser)
     parser.add_argument("--crf", action="store_true", help="refine the scores with a dense CRF")
     parser.add_argument("--overwrite", action="store_true", help="make masks anew that are there already")
-    parser.add_argument("--output", type=folder, metavar="FOLDER", help="folder for the masks (default: cache/final_voc_masks)")
+    parser.add_argument("--output", type=folder, metavar="FOLDER",
+                        help="folder for the masks (default: cache/final_voc_masks)")
     add_jobs(parser)
     args = parser.parse_args()
     config = parse_config(args)

@@ -176,11 +176,6 @@ def test_a_batch_that_can_not_be_shared_evenly_is_refused(prepared):
         training.train(prepared, "init", [mx.cpu(index) for index in range(3)])
 
 
-def test_an_epoch_past_the_last_is_refused(prepared):
-    with pytest.raises(UserError, match="epoch 2 is trained already and max_epoch is 3"):
-        training.train(prepared, "init", [mx.cpu()], start_epoch=2)
-
-
 @pytest.mark.parametrize("text", ["Failed to allocate CPU Memory", "cudaMalloc retry failed: out of memory"])
 def test_memory_that_runs_out_is_told_in_one_line(text):
     with pytest.raises(UserError, match="lower --batch-size or --crop-size"), told_memory():
