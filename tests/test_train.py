@@ -182,3 +182,9 @@ def test_memory_that_runs_out_is_told_in_one_line(text):
         raise mx.MXNetError("Traceback (most recent call last): %s" % text)
     with pytest.raises(mx.MXNetError), told_memory():
         raise mx.MXNetError("another error")
+
+
+def test_a_network_that_no_memory_holds_is_told_in_one_line():
+    network = mx.sym.exp(mx.sym.Variable("data"))
+    with pytest.raises(UserError, match="lower --batch-size or --crop-size"), told_memory():
+        network.simple_bind(mx.cpu(), data=(1 << 15, 1 << 15, 1 << 15))  # 128 TiB
