@@ -127,7 +127,7 @@ def test_the_results_are_those_of_the_best_epochs(tmp_path, monkeypatch):
         measured = dict.fromkeys(("pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"))
         ResultFolder(str(tmp_path / "outputs" / str(number))).write(
             dict(measured, model=model, epoch=epoch, mean_iou=mean_iou, iou={"bk": mean_iou}, saved=[],
-                 settings={"scales": scales, "crf": None, "masks": "masks", **flip}))
+                 settings={"scales": scales, "crf": None, "masks": "masks", "names_sha256": "a", **flip}))
     shown = []
     monkeypatch.setattr(tour, "display", lambda table: shown.append(table.data))
     tour.show_results(Config(root=str(tmp_path)))
