@@ -36,7 +36,7 @@ from core.errors import UserError
 from core.files import (locked, read_array, read_bytes, read_image, read_json, write_array, write_bytes, write_lines,
                         write_mask, write_text)
 from core.graphcut import cut_prior, views
-from core.layout import Layout, image_path, mask_path, masks_lock, stems, web_class
+from core.layout import Layout, folder_lock, image_path, mask_path, stems, web_class
 from core.logs import logger, progress
 from core.model_files import read_models, write_models
 from core.parallel import ordered_map
@@ -104,7 +104,7 @@ def cosegment(config, jobs=1, scheduler=None, features="auto", device=None, over
     if kind == "resnet":
         from core.activations import load_backbone  # imports mxnet, which not everyone here needs
         backbone = load_backbone(config, device())
-    with locked(masks_lock(layout.web_cache), "co-segmentation into %s" % layout.web_masks), \
+    with locked(folder_lock(layout.web_cache), "co-segmentation into %s" % layout.web_masks), \
             hire(jobs, scheduler) as crew:
         claim(layout, config, kind, overwrite)
         forget_changed(layout, names)

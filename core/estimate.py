@@ -9,7 +9,7 @@ from core.errors import UserError
 from core.evaluate import scored_images
 from core.files import cached_digest, locked, read_json, read_list, remove, write_json
 from core.inference import Segmenter
-from core.layout import Layout, check_pairs, image_path, mask_path, masks_lock, stems
+from core.layout import Layout, check_pairs, folder_lock, image_path, mask_path, stems
 from core.logs import logger, progress
 from core.parallel import ordered_map, process_pool
 from core.predictions import estimate
@@ -53,7 +53,7 @@ def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, job
         origin["dtype"] = dtype
     if flip:
         origin["flip"] = True
-    with locked(masks_lock(folder), "mask estimation into %s" % folder):
+    with locked(folder_lock(folder), "mask estimation into %s" % folder):
         images = {name: cached_digest(image_path(layout.train_images, name)) for name in names}
         done = _masks_there(folder, origin, labels, images, overwrite)
         rest = [name for name in names if name not in done]

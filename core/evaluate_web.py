@@ -69,8 +69,8 @@ def judge(config, truth_folder, masks_folder):
             truth = np.where(truth == 1, index, truth)
         judged.append(Judged(name, bool((truth == index).any()), *precision_and_jaccard(truth, mask, index)))
     if not any(image.shows for image in judged):
-        raise UserError("no mask in %s shows the class of its image: foreground is the class index, or 1 in all of them; "
-                        "255 is not counted" % truth_folder)
+        raise UserError("no mask in %s shows the class of its image: foreground is the class index, or 1 in all of "
+                        "them; 255 is not counted" % truth_folder)
     return judged
 
 

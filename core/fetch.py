@@ -22,7 +22,7 @@ from core.classes import BACKGROUND
 from core.download import Failed, Rejected
 from core.errors import UserError
 from core.files import encode_image, locked, read_bytes, read_image, read_list, write_bytes, write_lines
-from core.layout import Layout, image_path, masks_lock, stems
+from core.layout import Layout, folder_lock, image_path, stems
 from core.logs import logger, progress
 from core.near_duplicates import HASH_BYTES, HashIndex, both_hashes
 from core.parallel import ordered_map
@@ -52,7 +52,7 @@ def fetch_web_images(config, source, downloader, retry=()):
     """
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # decode has its own limit
     layout = Layout(config)
-    lock = locked(masks_lock(layout.web_images), "fetching into %s" % layout.web_images)
+    lock = locked(folder_lock(layout.web_images), "fetching into %s" % layout.web_images)
     with lock, contextlib.ExitStack() as stack:
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(config.web_threads, "download"))
         stack.callback(downloader.close)  # comes before the wait for the pool's threads

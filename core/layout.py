@@ -99,8 +99,8 @@ def mask_path(folder, name):
     return os.path.join(folder, name + ".png")
 
 
-def masks_lock(folder):
-    """Lock of a folder of estimated masks; it lies beside it."""
+def folder_lock(folder):
+    """Lock of a folder that one process fills; it lies beside it."""
     above, name = os.path.split(folder)
     return os.path.join(above, ".%s.lock" % name)
 

@@ -27,7 +27,7 @@ from core.errors import UserError
 from core.evaluate_web import evaluate_web_masks, precision_and_jaccard
 from core.files import (locked, read_bytes, read_lines, read_mask, write_bytes, write_image, write_lines, write_mask)
 from core.graphcut import cut_box, cut_prior
-from core.layout import masks_lock
+from core.layout import folder_lock
 from core.parallel import ordered_map
 from core.regions import Regions
 from core.saliency import ColourGraph, boundary_connectivity, geodesic_saliency, manifold_ranking
@@ -517,7 +517,7 @@ def test_nothing_is_lost_to_an_overwriting_that_can_not_begin(web):
         stage.cosegment(web, overwrite=True, device=lambda: None)
     with pytest.raises(UserError, match="no Dask scheduler answers"):
         stage.cosegment(web, scheduler="tcp://127.0.0.1:9", features="hog", overwrite=True)
-    with locked(masks_lock(web.path("cache", "web_masks")), "this test"), pytest.raises(UserError, match="under way"):
+    with locked(folder_lock(web.path("cache", "web_masks")), "this test"), pytest.raises(UserError, match="under way"):
         stage.cosegment(web, features="hog", overwrite=True)
     assert {path: os.stat(path).st_mtime_ns for path in files(web.path("cache"))} == first
 

@@ -331,7 +331,8 @@ def test_a_manifest_changed_by_an_editor_or_by_hand(config, server):
     with open(path, "rb+") as file:
         file.truncate(os.path.getsize(path) - 1)  # the last line's end
     assert fetch(config, urls) == rows and len(stored(config)) == 2
-    for number, change in ((0, {"name": ["1_000001"]}), (0, {"name": "one"}), (1, {"reason": 5}), (1, {"reason": None})):
+    for number, change in ((0, {"name": ["1_000001"]}), (0, {"name": "one"}), (1, {"reason": 5}),
+                           (1, {"reason": None})):
         changed_rows = [dict(row, **change) if place == number else row for place, row in enumerate(rows)]
         with open(path, "w") as file:
             file.writelines(json.dumps(row) + "\n" for row in changed_rows)

@@ -24,7 +24,7 @@ from core.evaluate import evaluate, evaluation_options
 from core.estimate import estimate_train_masks
 from core.files import (file_digest, locked, read_image, read_json, read_list, write_json, write_lines,
                         write_mask)
-from core.layout import Layout, masks_lock
+from core.layout import Layout, folder_lock
 from core.logs import logger
 from core.snapshots import load_snapshot, read_arrays, read_parameters, write_arrays
 
@@ -259,7 +259,7 @@ def test_a_second_training_run_and_a_second_estimation_are_refused(begun):
                            % os.getpid()):
             training.train(begun, "init", CPU, resume=True)
         training.train(dataclasses.replace(begun, max_epoch=2), "final", CPU)  # another model is no matter
-    with locked(masks_lock(layout.train_masks), "mask estimation"):
+    with locked(folder_lock(layout.train_masks), "mask estimation"):
         with pytest.raises(UserError, match="mask estimation into .* is under way"):
             estimate_train_masks(begun, 2, CPU, overwrite=True)
 
