@@ -199,12 +199,14 @@ def _mat_path(folder, name):
 
 
 def _keep_sources(whole, large):
-    """Raise UserError if one of the (source, target) pairs would be written over a source."""
+    """Raise UserError if one of the (source, target) pairs would be written over a source, or a file beside one."""
     sources = {os.path.realpath(source) for source, _ in whole + large}
+    folders = {os.path.dirname(source) for source in sources}
     for pairs, same_will_do in ((whole, True), (large, False)):
         for source, target in pairs:
             place = _place(target)
-            if place in sources and not (same_will_do and place == os.path.realpath(source)):
+            beside = os.path.dirname(place) in folders and os.path.isfile(place) and not os.path.islink(place)
+            if (beside or place in sources) and not (same_will_do and place == os.path.realpath(source)):
                 raise UserError("%s lies where the stored form of %s belongs: move your own images and masks out of "
                                 "%s" % (place, source, os.path.dirname(target)))
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -85,6 +86,19 @@ def test_copies_replace_links(sample, config):
     path = sample / "dataset" / "train_images" / "2012_000000.jpg"
     assert not path.is_symlink()
     assert path.read_bytes() == open(sbd(sample, "img", "2012_000000.jpg"), "rb").read()
+
+
+def test_pictures_of_voc_in_a_linked_folder_are_not_written_over(sample, config):
+    other = voc(sample, "JPEGImages", "2012_000000.jpg")  # of SBD, but VOC has a picture of it too
+    shutil.copy(sbd(sample, "img", "2012_000000.jpg"), other)
+    for folder in ("train_images", "val_images"):
+        os.symlink(voc(sample, "JPEGImages"), str(sample / "dataset" / folder))
+    with pytest.raises(UserError, match="JPEGImages/2012_000000.jpg lies where the stored form of .*img/2012_000000"):
+        create_dataset(config, 1)
+    os.remove(other)
+    create_dataset(config, 1)
+    assert os.path.islink(other)
+    assert not any(os.path.islink(voc(sample, "JPEGImages", name + ".jpg")) for name in lines(sample, "val_list.txt"))
 
 
 def damage(sample, what):
