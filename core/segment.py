@@ -33,8 +33,8 @@ def segment_media(config, model, epoch, devices, media, options, jobs=1):
         dict from the name of the results to what predictions.json tells of it.
 
     Raises:
-        UserError: the snapshot is missing or wrong, a result would replace one of the files, a result can't be
-            written; or, at the end, a file could not be segmented.
+        UserError: the snapshot is missing or wrong, a result would replace one of the files or another result,
+            a result can't be written; or, at the end, a file could not be segmented.
     """
     layout = Layout(config)
     _check_apart(media, options.output)
@@ -176,8 +176,9 @@ def video_path(output, name):
 
 
 def _check_apart(media, output):
-    """Raise UserError if a result would take the place of one of the files."""
+    """Raise UserError if a result would take the place of one of the files, or of another's result."""
     inputs = {os.path.realpath(medium.path) for medium in media} | {medium.path for medium in media}
+    owners = {}
     for medium in media:
         results = [video_path(output, medium.name)] if is_video(medium.path) else [
             mask_path(masks_folder(output), medium.name)] + [overlay_path(output, medium.name, (side, side))
@@ -186,6 +187,9 @@ def _check_apart(media, output):
             if os.path.abspath(path) in inputs or os.path.realpath(path) in inputs:
                 raise UserError("the result %s would take the place of a file to segment: choose another --output"
                                 % path)
+            if path in owners:
+                raise UserError("%s and %s have the same result, %s: rename one" % (owners[path], medium.path, path))
+            owners[path] = medium.path
 
 
 def _state(path):

@@ -202,6 +202,13 @@ def test_the_input_is_never_written_over(untrained, tmp_path, image):
     assert open(path, "rb").read() == content
 
 
+def test_two_videos_with_one_result_are_named(untrained, tmp_path):
+    for name in ("v.avi", "v.avi.mp4"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match="v.avi and .*v.avi.mp4 have the same result, .*overlays/v.avi.mp4: rename one"):
+        run(untrained, [tmp_path / "v.avi", tmp_path / "v.avi.mp4"], tmp_path / "out")
+
+
 def test_a_killed_run_goes_on_after_the_last_finished_file(untrained, tmp_path, image):
     for name in ("a", "b", "c"):
         save(tmp_path / "in" / (name + ".png"), image)
@@ -248,6 +255,7 @@ def test_a_video_that_fails_midway_leaves_nothing(tmp_path, image):
 @pytest.mark.parametrize("flags, message", [
     (("nowhere.jpg",), "nowhere.jpg: there is no such file"),
     (("x.png", "--labels", "cta"), "did you mean cat?"),
+    (("x.png", "--labels", ""), "--labels names no class"),
     (("x.png", "--epoch", "best"), "final_ranking.json is missing"),
     (("x.png", "--max-side", "0"), "--max-side"),
 ])
