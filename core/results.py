@@ -177,6 +177,7 @@ def _check_result(result):
              isinstance(settings["scales"], list) and all(scale > 0 for scale in settings["scales"]),
              isinstance(settings["crf"], (dict, type(None))), isinstance(settings["names_sha256"], str),
              isinstance(settings["masks"], (str, type(None))),
+             isinstance(settings.get("data_sha256", ""), str), isinstance(settings.get("dtype", ""), str),
              isinstance(result["saved"], list) and all(isinstance(kind, str) for kind in result["saved"]))
     if not all(sound):
         raise ValueError

@@ -67,6 +67,14 @@ def test_a_result_with_a_wrong_field_is_named(tmp_path, change):
             folder.stored()
 
 
+@pytest.mark.parametrize("change", [{"data_sha256": ["b"]}, {"dtype": 16}])
+def test_a_wrong_setting_is_named_even_if_it_may_be_missing(tmp_path, change):
+    folder = ResultFolder(str(tmp_path))
+    write_json(folder.path, dict(result(settings=dict(SETTINGS, **change)), earlier=[]))
+    with pytest.raises(UserError, match="result.json is no result of an evaluation"):
+        folder.stored()
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", "{", '{"earlier": [3], "settings": 1, "saved": [], "mean_iou": 1}'])
 def test_a_file_that_is_no_result_is_named(tmp_path, text):
     (tmp_path / "result.json").write_text(text)
