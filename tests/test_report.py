@@ -2,6 +2,7 @@
 import base64
 import io
 import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -197,6 +198,22 @@ def test_evaluations_that_differ_in_one_setting_are_curves_of_their_own(tmp_path
     assert told == ("mean IoU, % over epochs: final, scales 0.7, 1: 54 at epoch 2; final, one scale, CRF: 53 at epoch 2; "
                     "final, one scale, bfloat16: 52 at epoch 2; final, one scale, mirrored too: 51 at epoch 2; "
                     "final, one scale: 50 at epoch 2")
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
+    for folder, epoch in (("a/exp", 1), ("b/exp", 2)):
+        ResultFolder(str(tmp_path / folder / "outputs" / "x")).write(result(epoch / 4, epoch))
+    run_script(tmp_path, "report.py", "a/exp", "b/exp")
+    told, = Page((tmp_path / "outputs" / "report.html").read_text(encoding="utf-8")).alternatives
+    assert told == ("mean IoU, % over epochs: b/exp: final, one scale: 50 at epoch 2; "
+                    "a/exp: final, one scale: 25 at epoch 1")
+
+
+@pytest.mark.parametrize("output", ["page.png", "new/"])
+def test_the_page_does_not_take_the_place_of_its_curves(tmp_path, output):
+    ResultFolder(str(tmp_path / "outputs" / "x")).write(result())
+    assert "a page's name ends in .html" in run_script(tmp_path, "report.py", "--output", output, status=2)
+    assert sorted(os.listdir(str(tmp_path))) == ["log", "outputs", "tiny.yaml"]
 
 
 def test_predictions_without_masks_are_no_evaluation(tmp_path):
