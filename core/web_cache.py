@@ -69,13 +69,12 @@ def forget_changed(layout, names):
         now[name] = stamp + [_digest(image_path(layout.web_images, name))]
         if name in known and now[name][2] != digest:
             changed.append(name)
+    folders = [entry.path for entry in os.scandir(layout.web_cache) if entry.is_dir()]
     for name in changed:
-        for folder in (layout.web_cache, *_folders(layout.web_cache)):
-            for ending in (".npz", ".npy", ".json"):
-                if os.path.exists(os.path.join(folder, name + ending)):
-                    remove(os.path.join(folder, name + ending))
-        if os.path.exists(mask_path(layout.web_masks, name)):
-            remove(mask_path(layout.web_masks, name))
+        made = [os.path.join(folder, name + ending) for folder in folders for ending in (".npz", ".npy", ".json")]
+        for file in made + [mask_path(layout.web_masks, name)]:
+            if os.path.exists(file):
+                remove(file)
     if now != known:
         write_json(path, now)
 
@@ -107,10 +106,6 @@ def _empty(folder):
                 os.remove(entry.path)
     except OSError as error:
         raise UserError("%s can't be removed: %s" % (error.filename or folder, error.strerror)) from error
-
-
-def _folders(folder):
-    return [entry.path for entry in os.scandir(folder) if entry.is_dir()]
 
 
 def _stamp(path):
