@@ -14,7 +14,8 @@ from core.self_training import Model
 _KNOWN = re.compile(r"""(core\.self_training:Directions
     | numpy:(ndarray|dtype) | numpy\.core\.multiarray:(_reconstruct|scalar)
     | numpy\.random\._pickle:__(bit_)?generator_ctor | numpy\.random\._pcg64:PCG64
-    | sklearn\._loss\.(_loss:CyHalfSquaredError|link:(IdentityLink|Interval)|loss:HalfSquaredError)
+    | (sklearn\._loss\.)?_loss:(__pyx_unpickle_)?CyHalfSquaredError
+    | sklearn\._loss\.(link:(IdentityLink|Interval)|loss:HalfSquaredError)
     | sklearn\.ensemble\._hist_gradient_boosting\.(binning:_BinMapper|predictor:TreePredictor
         |gradient_boosting:HistGradientBoostingRegressor))""", re.VERBOSE)
 

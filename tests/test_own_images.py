@@ -115,7 +115,7 @@ def test_a_list_gives_lists_links_and_labels(folder, config):
     ("l.csv", "Image,Labels\na,mug,wooden spoon\nsub/b,key\nc,\n"),
     ("l.json", '{"a": ["mug", 2], "sub/b.png": "key", "c.jpg": []}')])
 def test_forms_of_the_list(folder, config, name, text):
-    (folder / name).write_text(text, newline="")
+    (folder / name).write_bytes(text.encode("utf-8"))
     create_dataset(config, 1, own=own(folder, train_labels=str(folder / name)))
     assert labels(config) == {"a": [1, 2], "sub_b": [3], "c": []}
 
