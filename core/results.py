@@ -52,19 +52,22 @@ class ResultFolder:
 
     def disown(self, kinds):
         """Files of these kinds are about to be written over: they no longer count as those of the stored results."""
-        results = [dict(old, saved=[kind for kind in old["saved"] if kind not in kinds]) for old in self.stored()]
+        results = self._without(kinds)
         if results:
-            for old in results:
-                old.pop("earlier", None)
             write_json(self.path, dict(results[0], earlier=results[1:]))
 
     def write(self, result):
         """Store a result as the last one. Files that it wrote over no longer count as those of earlier ones."""
-        earlier = [dict(old, saved=[kind for kind in old["saved"] if kind not in result["saved"]])
-                   for old in self.stored() if identity(old["settings"]) != identity(result["settings"])]
-        for old in earlier:
-            old.pop("earlier", None)
+        earlier = [old for old in self._without(result["saved"])
+                   if identity(old["settings"]) != identity(result["settings"])]
         write_json(self.path, dict(result, earlier=earlier))
+
+    def _without(self, kinds):
+        """Copies of the stored results that own no files of these kinds."""
+        results = [dict(old, saved=[kind for kind in old["saved"] if kind not in kinds]) for old in self.stored()]
+        for old in results:
+            old.pop("earlier", None)
+        return results
 
     def journal(self, settings, saved, num_classes):
         """Journal of an evaluation with these settings; see ConfusionJournal."""

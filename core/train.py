@@ -42,16 +42,15 @@ def train(config, model, devices, start_epoch=None, resume=False, keep=None, sto
     """
     layout = Layout(config)
     if store and store.rank:
-        with told_memory():
-            _train(config, layout, model, devices, start_epoch, resume, keep, store)
+        _train(config, layout, model, devices, start_epoch, resume, keep, store)
         return
-    work = "training of the %s model in %s" % (model, layout.snapshots)
-    with told_memory(), locked(layout.training_lock(model), work):
+    with locked(layout.training_lock(model), "training of the %s model in %s" % (model, layout.snapshots)):
         for path in layout.unfinished(model):
             os.remove(path)
         _train(config, layout, model, devices, start_epoch, resume, keep, store)
 
 
+@told_memory()
 def _train(config, layout, model, devices, start_epoch, resume, keep, store):
     rank, workers = (store.rank, store.num_workers) if store else (0, 1)
     total = len(devices) * workers

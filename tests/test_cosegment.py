@@ -610,19 +610,14 @@ def test_a_cluster_that_can_not_work_ends_the_run(web, monkeypatch, capfd):
         wait_for(lambda: os.path.exists(ready))
         with pytest.raises(UserError, match="can't run this project"), hire(1, scheduler):
             pass
-        crew[1].kill()
-        os.remove(ready)
-        crew[1] = start_dask(WORKER, scheduler, ready)
-        wait_for(lambda: os.path.exists(ready))
-        with pytest.raises(UserError, match="or all of its workers, are gone"), hire(1, scheduler) as hired:
-            for _ in ordered_map(time.sleep, [0, 0, 90], hired.executor):
-                crew[1].kill()
-        os.remove(ready)
-        crew[1] = start_dask(WORKER, scheduler, ready)
-        wait_for(lambda: os.path.exists(ready))
-        with pytest.raises(UserError, match="the Dask scheduler at .* are gone"), hire(1, scheduler) as hired:
-            for _ in ordered_map(time.sleep, [0, 0, 90], hired.executor):
-                crew[0].kill()
+        for victim, message in ((1, "or all of its workers, are gone"), (0, "the Dask scheduler at .* are gone")):
+            crew[1].kill()
+            os.remove(ready)
+            crew[1] = start_dask(WORKER, scheduler, ready)
+            wait_for(lambda: os.path.exists(ready))
+            with pytest.raises(UserError, match=message), hire(1, scheduler) as hired:
+                for _ in ordered_map(time.sleep, [0, 0, 90], hired.executor):
+                    crew[victim].kill()
         assert "Traceback" not in capfd.readouterr().err
     finally:
         for process in crew:
