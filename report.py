@@ -25,6 +25,8 @@ def main():
     path = args.output or os.path.join(layout.outputs, "report.html")
     if not path.lower().endswith((".html", ".htm")):
         raise UserError("--output %s: a page's name ends in .html" % path)
+    if os.path.isdir(path):
+        raise UserError("--output %s is a folder: name the page in it" % path)
     png = write_comparison(path, [find_source(*pair) for pair in zip(folders, titles)])
     logger.info("report: %s, curves: %s", path, png)
 

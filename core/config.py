@@ -20,6 +20,7 @@ from core.files import read_yaml
 
 STRIDE = 8  # input pixels per cell of the network's score maps
 MODELS = ("init", "final")
+_NAME_BYTES = 200  # of a class's name: files are called after it, and file systems allow 255 with all that is added
 CLUSTER_STORES = ("dist_sync", "dist_device_sync")  # values of kv_store for several processes
 
 
@@ -181,6 +182,9 @@ class Config:
             if "/" in name or "," in name or name != name.strip() or not name.isprintable() or name.startswith("."):
                 raise UserError("setting classes: %r would be no good name of a file: leave out slashes, commas, a "
                                 "dot in front and spaces around it" % name)
+            if len(name.encode("utf-8")) > _NAME_BYTES:
+                raise UserError("setting classes: %s is too long for the name of a file: at most %d bytes of UTF-8"
+                                % (reprlib.repr(name), _NAME_BYTES))
 
     @property
     def num_classes(self):

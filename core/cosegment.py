@@ -33,7 +33,7 @@ from core.contact_sheet import write_sheets
 from core.cues import region_cues
 from core.descriptors import activations_path, describe, describe_foregrounds
 from core.errors import UserError
-from core.files import (locked, read_array, read_bytes, read_image, read_json, write_array, write_bytes, write_lines,
+from core.files import (list_folder, locked, read_array, read_bytes, read_image, read_json, write_array, write_bytes,
                         write_mask, write_text)
 from core.graphcut import cut_prior, views
 from core.layout import Layout, folder_lock, image_path, mask_path, stems, web_class
@@ -95,7 +95,7 @@ def cosegment(config, jobs=1, scheduler=None, features="auto", device=None, over
                         % layout.web_images)
     for name in names:
         web_class(name, config.num_classes)
-    others = [name for name in os.listdir(layout.web_images) if not name.endswith(".jpg") and not name.startswith(".")]
+    others = [name for name in list_folder(layout.web_images) if not name.endswith(".jpg") and not name.startswith(".")]
     if others:
         logger.warning("%d files of %s are passed over, such as %s: web images are <class>_<id>.jpg",
                        len(others), layout.web_images, min(others))

@@ -158,6 +158,42 @@ def remove(path):
         raise UserError("%s can't be removed: %s" % (path, error.strerror or error)) from error
 
 
+def list_folder(path):
+    """Sorted names of what is in a folder; an empty list where there is no such folder.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    try:
+        return sorted(os.listdir(path)) if os.path.isdir(path) else []
+    except OSError as error:
+        raise UserError("%s can't be read: %s" % (path, error.strerror or error)) from error
+
+
+def walk(folder, leave_out=()):
+    """Yield the path and the sorted names of the files of a folder and of each below it, in the order of their paths.
+
+    Links are followed, but no folder is entered twice. Names that start with a dot are passed over.
+
+    Args:
+        leave_out: real paths of folders that are not entered.
+
+    Raises:
+        UserError: a folder can't be read.
+    """
+    def refuse(error):
+        raise UserError("%s can't be read: %s" % (error.filename, error.strerror)) from error
+
+    entered = set(leave_out)
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        if os.path.realpath(place) in entered and place != folder:
+            folders.clear()
+            continue
+        entered.add(os.path.realpath(place))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield place, sorted(name for name in names if not name.startswith("."))
+
+
 def read_bytes(path):
     """Content of a file.
 

@@ -3,6 +3,7 @@ import os
 import re
 
 from core.errors import UserError
+from core.files import list_folder
 
 
 class Layout:
@@ -57,14 +58,12 @@ class Layout:
         """
         pattern = re.compile(r"%s-(0|[1-9][0-9]*)\.%s" % (re.escape(os.path.basename(self.snapshot_prefix(model))),
                                                           ending))
-        names = os.listdir(self.snapshots) if os.path.isdir(self.snapshots) else ()
-        return sorted(int(match.group(1)) for match in map(pattern.fullmatch, names) if match)
+        return sorted(int(match.group(1)) for match in map(pattern.fullmatch, list_folder(self.snapshots)) if match)
 
     def unfinished(self, model):
         """Paths of what a killed training run of `model` left behind half-written."""
         start = ".%s-" % os.path.basename(self.snapshot_prefix(model))
-        names = os.listdir(self.snapshots) if os.path.isdir(self.snapshots) else ()
-        return [os.path.join(self.snapshots, name) for name in names
+        return [os.path.join(self.snapshots, name) for name in list_folder(self.snapshots)
                 if name.startswith(start) and name.endswith(".tmp")]
 
     def training_lock(self, model):
@@ -107,8 +106,7 @@ def folder_lock(folder):
 
 def stems(folder, ending):
     """Names, without the ending, of the finished files of a folder; an empty set where there is no folder."""
-    names = os.listdir(folder) if os.path.isdir(folder) else ()
-    return {name[:-len(ending)] for name in names if name.endswith(ending) and not name.startswith(".")}
+    return {name[:-len(ending)] for name in list_folder(folder) if name.endswith(ending) and not name.startswith(".")}
 
 
 def web_class(name, num_classes):
@@ -137,7 +135,7 @@ def check_pairs(names, *places):
         UserError: files are missing; the first is named, the others counted.
     """
     for path, folder, remedy in places:
-        present = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        present = set(list_folder(folder))
         missing = [name for name in names if os.path.basename(path(folder, name)) not in present]
         if missing:
             raise UserError("%s is missing%s: %s" % (path(folder, missing[0]),

@@ -10,7 +10,7 @@ import numpy as np  # noqa: E402
 from PIL import Image, ImageOps  # noqa: E402
 
 from core.errors import UserError  # noqa: E402
-from core.files import read_image, replacing  # noqa: E402
+from core.files import read_image, replacing, walk  # noqa: E402
 
 PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
@@ -181,15 +181,8 @@ def _files(path, leave_out):
     """The file itself, or the pictures and videos in and below a folder, in the order of their names."""
     if not os.path.isdir(path):
         return [path]
-    found, seen = [], set()
-    for folder, folders, names in os.walk(path, followlinks=True):
-        if os.path.realpath(folder) in seen:  # a link to a folder above, or to one that was there before
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(folder))
-        folders[:] = sorted(name for name in folders if not name.startswith(".")
-                            and os.path.realpath(os.path.join(folder, name)) not in leave_out)
-        files = [os.path.join(folder, name) for name in sorted(names) if not name.startswith(".")
-                 and os.path.splitext(name)[1].lower() in PICTURES + VIDEOS]
+    found = []
+    for folder, names in walk(path, leave_out):
+        files = [os.path.join(folder, name) for name in names if os.path.splitext(name)[1].lower() in PICTURES + VIDEOS]
         found += [file for file in files if os.path.isfile(file) or not os.path.exists(file)]  # no pipes and devices
     return found

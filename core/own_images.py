@@ -11,7 +11,7 @@ import re
 
 from core.classes import BACKGROUND
 from core.errors import UserError
-from core.files import read_bytes, read_json, read_text
+from core.files import list_folder, read_bytes, read_json, read_text, walk
 from core.logs import logger
 from core.media import PICTURES
 
@@ -115,7 +115,7 @@ def _json_rows(path):
 def _from_folders(folder, config):
     """Sources of folder/<class name>/*; a picture that lies in several folders has all their labels."""
     found, others = collections.OrderedDict(), []
-    for name in sorted(os.listdir(folder)):
+    for name in list_folder(folder):
         if name.startswith("."):
             continue
         if not os.path.isdir(os.path.join(folder, name)):
@@ -184,13 +184,10 @@ def _find(folder, image, place):
 def _pictures(folder):
     """Pictures in and below a folder, in the order of their paths; tells what else is there."""
     paths, others = [], []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = os.path.join(place, name)
-            if not name.startswith("."):
-                known = name.lower().endswith(PICTURES) and (os.path.isfile(path) or not os.path.exists(path))
-                (paths if known else others).append(path)
+    for place, names in walk(folder):
+        for path in (os.path.join(place, name) for name in names):
+            known = path.lower().endswith(PICTURES) and (os.path.isfile(path) or not os.path.exists(path))
+            (paths if known else others).append(path)
     if others:
         logger.warning("%s: %d files are left out, such as %s: they have not the ending of a readable picture, or are "
                        "no regular files", folder, len(others), min(others))

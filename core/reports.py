@@ -7,7 +7,7 @@ import numpy as np
 
 from core.classes import voc_palette
 from core.errors import UserError
-from core.files import read_text, write_bytes, write_text
+from core.files import list_folder, read_text, write_bytes, write_text
 from core.pages import (bars, confusions, keys, legend, matrix, ordered, page, percent, picture, table, text, tiles,
                         two_faced)
 from core.pictures import overlay
@@ -156,8 +156,7 @@ def find_source(folder, title=""):
     if os.path.exists(ResultFolder(folder).path):
         return Source(folder, title, [folder], [])
     outputs = os.path.join(folder, "outputs")
-    names = sorted(os.listdir(outputs)) if os.path.isdir(outputs) else []
-    folders = [os.path.join(outputs, name) for name in names]
+    folders = [os.path.join(outputs, name) for name in list_folder(outputs)]
     logs = [(model, os.path.join(folder, "log", "train_%s_model.log" % model)) for model in ("init", "final")]
     return Source(folder, title, [path for path in folders if os.path.exists(ResultFolder(path).path)],
                   [(model, path) for model, path in logs if os.path.exists(path)])

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode, urljoin
 from core.classes import BACKGROUND
 from core.download import Rejected
 from core.errors import UserError
-from core.files import read_lines, read_yaml
+from core.files import list_folder, read_lines, read_yaml
 from core.logs import logger
 
 # source: "folder", "urls", "flickr" or the engine; query: the words that found it; page: where people see it
@@ -70,7 +70,7 @@ def folder_source(config, folder):
 
     def candidates(class_index):
         path = present.get(class_index)
-        for name in sorted(os.listdir(path)) if path else ():
+        for name in list_folder(path) if path else ():
             file = os.path.join(path, name)
             if os.path.isfile(file) and not name.startswith("."):
                 yield Candidate(class_index, "folder", pathlib.Path(os.path.abspath(file)).as_uri())
@@ -252,7 +252,7 @@ def _present(config, folder, ending):
     exists = os.path.isfile if ending else os.path.isdir
     if not os.path.isdir(folder):
         raise UserError("%s is no folder; one is expected that holds a folder for each class" % folder)
-    names = {unicodedata.normalize("NFC", name): name for name in sorted(os.listdir(folder))}
+    names = {unicodedata.normalize("NFC", name): name for name in list_folder(folder)}
     paths = {index: os.path.join(folder, names.get(name + ending, name + ending))
              for index, name in enumerate(config.classes) if index != BACKGROUND}
     for name in names:

@@ -44,6 +44,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
     ("units: [1, 2]", ("units", "4")),
     ("classes: [bk, cat, cat]", ("classes", "cat")),
     ("classes: [bk]", ("classes",)),
+    ("classes: [bk, %s]" % ("\u00e4" * 101), ("classes", "200 bytes")),
     ("kv_store: nccl", ("kv_store", "local")),
     ("- 1", ("no settings",)),
     ("a: [", ("not valid YAML",)),

@@ -1,4 +1,5 @@
 import os
+import tempfile
 
 import numpy as np
 import pytest
@@ -6,7 +7,8 @@ from PIL import Image
 
 from core.classes import voc_palette
 from core.errors import UserError
-from core.files import read_image, read_list, read_mask, replacing, write_json, write_lines, write_mask
+from core.files import (list_folder, read_image, read_list, read_mask, replacing, walk, write_json, write_lines,
+                        write_mask)
 
 
 def save_jpeg(path, image=None):
@@ -116,6 +118,33 @@ def test_a_file_that_fails_midway_leaves_the_old_one_and_nothing_else(tmp_path):
             1 / 0
     assert os.listdir(str(tmp_path)) == ["a.json"]
     assert "1" in (tmp_path / "a.json").read_text()
+
+
+def test_folders_are_walked_in_order_and_links_lead_nowhere_twice(tmp_path):
+    for name in ("b", "a/y", "a/x", ".hidden/z", "a/deep/w"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "a" / "again").symlink_to(tmp_path / "a" / "deep")
+    (tmp_path / "a" / ".dot").write_text("")
+    top = str(tmp_path)
+    assert list(walk(top)) == [(top, ["b"]), (top + "/a", ["x", "y"]), (top + "/a/again", ["w"])]
+    assert list(walk(top, [os.path.realpath(top + "/a")])) == [(top, ["b"])]
+    assert list_folder(top + "/none") == []
+
+
+@pytest.mark.parametrize("look", [list_folder, lambda path: list(walk(os.path.dirname(path)))])
+def test_a_folder_that_can_not_be_read_is_named(look):
+    with tempfile.TemporaryDirectory() as above:
+        os.chmod(above, 0o755)
+        os.mkdir(above + "/closed", 0)
+        if os.geteuid() == 0:
+            os.seteuid(65534)  # permissions do not bind root
+        try:
+            with pytest.raises(UserError, match="closed can't be read: Permission denied"):
+                look(above + "/closed")
+        finally:
+            os.seteuid(os.getuid())
 
 
 def test_a_folder_that_can_not_be_written_is_named(tmp_path):

@@ -216,6 +216,12 @@ def test_the_page_does_not_take_the_place_of_its_curves(tmp_path, output):
     assert sorted(os.listdir(str(tmp_path))) == ["log", "outputs", "tiny.yaml"]
 
 
+def test_a_folder_is_no_page(tmp_path):
+    ResultFolder(str(tmp_path / "outputs" / "x")).write(result())
+    (tmp_path / "page.html").mkdir()
+    assert "page.html is a folder" in run_script(tmp_path, "report.py", "--output", "page.html", status=2)
+
+
 def test_predictions_without_masks_are_no_evaluation(tmp_path):
     ResultFolder(str(tmp_path / "outputs" / "test")).write(result(None, masks=None))
     with pytest.raises(UserError, match="nothing to report"):
