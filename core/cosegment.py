@@ -34,7 +34,7 @@ from core.cues import region_cues
 from core.descriptors import activations_path, describe, describe_foregrounds
 from core.errors import UserError
 from core.files import (list_folder, locked, read_array, read_bytes, read_image, read_json, write_array, write_bytes,
-                        write_mask, write_text)
+                        write_lines, write_mask, write_text)
 from core.graphcut import cut_prior, views
 from core.layout import Layout, folder_lock, image_path, mask_path, stems, web_class
 from core.logs import logger, progress
