@@ -5,24 +5,23 @@ Of the training masks nothing but the image-level labels is kept: no pixel of th
 import collections
 import contextlib
 import functools
-import io
 import json
 import os
 import shutil
 
 import cv2
 import numpy as np
-import scipy.io
 
 from core.classes import BACKGROUND, IGNORE_LABEL
 from core.errors import UserError
-from core.files import (check_mask, encode_image, encode_mask, read_bytes, read_image, read_list, read_mask, remove,
-                        replacing, write_bytes, write_lines, write_text)
+from core.files import (encode_image, encode_mask, read_bytes, read_image, read_list, read_mask, remove, replacing,
+                        write_bytes, write_lines, write_text)
 from core.layout import Layout, check_pairs, image_path, mask_path, stems, web_class
 from core.logs import logger, progress
 from core.media import shrink
 from core.own_images import Source, own_sources
 from core.parallel import ordered_map, process_pool
+from core.sbd_masks import read_sbd_mask
 
 Checked = collections.namedtuple("Checked", "labels size")  # image-level labels, (h, w)
 
@@ -144,28 +143,6 @@ def web_names(layout, config):
 def present_classes(mask):
     """Sorted class indices of a mask, without background and 255, as a list of int."""
     return [int(label) for label in np.unique(mask) if label not in (BACKGROUND, IGNORE_LABEL)]
-
-
-def read_sbd_mask(path, num_classes, size):
-    """Class indices of an SBD file: field Segmentation of the struct GTcls.
-
-    Returns:
-        (h, w) uint8.
-
-    Raises:
-        UserError: the file is missing or damaged, lacks the field, or has another size or a label out of range.
-    """
-    content = read_bytes(path)
-    try:
-        values = scipy.io.loadmat(io.BytesIO(content), variable_names=["GTcls"])
-        mask = np.asarray(values["GTcls"]["Segmentation"][0, 0])
-        if mask.ndim != 2 or mask.dtype.kind not in "iu":
-            raise ValueError
-    except Exception as error:  # scipy's parser raises nearly anything on a damaged file
-        raise UserError("%s is damaged or no SBD mask: GTcls.Segmentation can't be read as a matrix of integers" % path
-                        ) from error
-    check_mask(path, mask, num_classes, size)
-    return mask.astype(np.uint8)
 
 
 def _check(source, num_classes):

@@ -8,7 +8,7 @@ import scipy.io
 from PIL import Image
 
 from core.config import Config
-from core.dataset import create_dataset, read_sbd_mask, voc_sources
+from core.dataset import create_dataset, voc_sources
 from core.errors import UserError
 from core.files import read_mask, write_mask
 from core.layout import Layout
@@ -179,13 +179,3 @@ def test_the_web_list_names_pairs_only(sample, config):
     os.remove(str(sample / "dataset" / "web_labels" / "1_000000.png"))
     create_dataset(config, 1)
     assert len(lines(sample, "web_train_list.txt")) == 9 and "1_000000" not in lines(sample, "web_train_list.txt")
-
-
-def test_sbd_masks_are_read_as_they_were_written(tmp_path, rng):
-    mask = rng.integers(0, 21, (12, 17)).astype(np.uint8)
-    scipy.io.savemat(str(tmp_path / "a.mat"), {"GTcls": {"Segmentation": mask, "Boundaries": 0}})
-    assert (read_sbd_mask(str(tmp_path / "a.mat"), 21, (12, 17)) == mask).all()
-    with pytest.raises(UserError, match="17 x 12"):
-        read_sbd_mask(str(tmp_path / "a.mat"), 21, (17, 12))
-    with pytest.raises(UserError, match="label"):
-        read_sbd_mask(str(tmp_path / "a.mat"), 5, (12, 17))

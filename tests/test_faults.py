@@ -24,7 +24,7 @@ import core.results
 from conftest import ROOT, draw_sample, largest_file, run_script
 from core.backend import mx
 from core.config import Config, make_config
-from core.dataset import create_dataset, read_sbd_mask
+from core.dataset import create_dataset
 from core.errors import UserError
 from core.estimate import estimate_train_masks, read_labels
 from core.evaluate import evaluate, evaluate_all, evaluation_options, find_epoch
@@ -35,6 +35,7 @@ from core.metrics import summarise
 from core.network import parameter_shapes, training_symbol
 from core.results import ResultFolder
 from core.samples import BatchLoader, voc_samples
+from core.sbd_masks import read_sbd_mask
 from core.snapshots import load_snapshot, read_parameters, save_snapshot
 
 CPU = [mx.cpu()]
