@@ -11,7 +11,6 @@ same paths, as in a shared folder. The worker of rank 0 logs and saves. When a p
 MXNet's servers have no passwords: use them in a trusted network only.
 """
 import argparse
-import sys
 
 from core.cli import Parser, positive, run
 from core.cluster import launch, run_node, serve

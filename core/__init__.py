@@ -2,12 +2,17 @@
 
 Arrows point down only:
 
-    stages   fetch, cosegment, dataset, train, evaluate, estimate, segment (pictures of the user's own)
-    parts    download, near_duplicates, web_sources (of fetch), regions, saliency, cues, descriptors, self_training,
-             graphcut, model_files (of cosegment), network, snapshots, resume, samples, inference, predictions, media,
-             crf, mean_field, permutohedral (of crf), metrics, base_models, submission, reports (pages, curves),
-             onnx_export
-    base     config, classes, files, logs, errors, compilation, backend (the one module that imports mxnet)
+    stages   fetch, cosegment, evaluate_web, dataset, train, evaluate, estimate, segment (pictures of the user's own)
+    parts    of fetch: web_sources, download, near_duplicates
+             of cosegment: regions, saliency, graphcut, cues, descriptors, activations, self_training, class_check,
+             model_files, contact_sheet, web_cache, crew (processes, or a Dask cluster)
+             of dataset: own_images, sbd_masks
+             of train: samples, resume, cluster (several machines)
+             of all that predicts: inference, predictions, crf, results, reports (pages, curves, pictures), submission
+             of all that has a network: network, snapshots, base_models (weight_files, torch_files), onnx_export
+             small ones: metrics, interpolation, mean_field and permutohedral (of crf), params_files, media
+    base     cli, config, classes, layout, files, logs, errors, parallel, cpus, gpu_libraries, compilation, backend (the
+             one module that imports mxnet)
 """
 import importlib.util
 import sys

@@ -281,7 +281,7 @@ def _convert(field, value):
 
 def _convert_item(field, kind, value):
     try:
-        if isinstance(value, bool) or kind is str and not isinstance(value, str):
+        if isinstance(value, bool) or kind is str and (not isinstance(value, str) or "\0" in value):
             raise ValueError
         converted = kind(value)  # also text: YAML 1.1 reads 16e-4 as such
         if kind is int and converted != float(value) or kind is float and not math.isfinite(converted):

@@ -10,7 +10,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from core.reports import Curve
+Curve = collections.namedtuple("Curve", "quantity name points")
+Curve.__doc__ = """One line of a chart: what the vertical axis shows, name of the line, list of (epoch, value)."""
 
 _QUANTITIES = collections.OrderedDict((("loss", ("loss", 1)), ("accuracy", ("accuracy of training cells, %", 100)),
                                        ("label loss", ("loss of image-level labels", 1))))

@@ -15,9 +15,6 @@ from core.results import ResultFolder
 
 EXAMPLES = 4  # images shown of the best, and as many of the worst
 
-Curve = collections.namedtuple("Curve", "quantity name points")
-Curve.__doc__ = """One line of a chart: what the vertical axis shows, name of the line, list of (epoch, value)."""
-
 Example = collections.namedtuple("Example", "name image truth mask")
 Example.__doc__ = """An image to show: id, (h, w, 3) uint8 RGB, (h, w) uint8 true and predicted classes."""
 
@@ -110,7 +107,7 @@ def write_comparison(path, sources):
     Raises:
         UserError: there is nothing to report, or a file is damaged.
     """
-    from core.curves import draw, draw_all, training_curves  # imports matplotlib, which takes a second
+    from core.curves import Curve, draw, draw_all, training_curves  # imports matplotlib, which takes a second
     results = [(source, folder, result) for source in sources for folder in source.folders
                for result in ResultFolder(folder).stored() if result["mean_iou"] is not None]
     curves = []
@@ -122,7 +119,7 @@ def write_comparison(path, sources):
                         % ", ".join(source.folder for source in sources))
     parts = []
     for title, rows in _groups(results):
-        curves += _epoch_curves(title, rows)
+        curves += [Curve(*curve) for curve in _epoch_curves(title, rows)]
         parts += _evaluations(title, rows, os.path.dirname(os.path.abspath(path)))
     quantities = list(dict.fromkeys(curve.quantity for curve in curves))
     charts = ["<figure>%s</figure>" % two_faced(
@@ -195,12 +192,12 @@ def _groups(results):
 
 
 def _epoch_curves(title, rows):
-    """Curves of mean IoU over epochs, one for each model and kind of evaluation."""
+    """Fields of curves of mean IoU over epochs, one for each model and kind of evaluation."""
     epochs = collections.defaultdict(dict)
     for source, _, result in rows:
         epochs[_joined(source.title, _conditions(result, epoch=False))][result["epoch"]] = 100 * result["mean_iou"]
     quantity = "mean IoU on %s, %%" % title if title else "mean IoU, %"
-    return [Curve(quantity, name, sorted(values.items()))
+    return [(quantity, name, sorted(values.items()))
             for name, values in epochs.items()]
 
 

@@ -39,6 +39,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
     ("batch_size: true", ("batch_size", "whole number")),
     ("learning_rate: .nan", ("learning_rate", "number")),
     ("scales: []", ("scales", "empty")),
+    ('root: "a\\0b"', ("root", "not text")),
     ("scales: 1.0", ("scales", "list")),
     ("scale_range: [1.3, 0.7]", ("scale_range", "lowest")),
     ("units: [1, 2]", ("units", "4")),

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from conftest import run_script
-from core.curves import LINES, draw, draw_all, training_curves
+from core.curves import LINES, Curve, draw, draw_all, training_curves
 from core.errors import UserError
 from core.metrics import image_iou, summarise
 from core.pages import COLOURS, bars, confusions, keys, matrix
-from core.reports import Curve, best_and_worst, find_source, write_comparison
+from core.reports import best_and_worst, find_source, write_comparison
 from core.results import ResultFolder
 
 LINE = "2026-01-01 00:00:00,000 [epoch: %d] [batch: %d/4] [loss: %.4f] [accuracy: %.4f]%s [images/s: 9.0]\n"
