@@ -1,4 +1,5 @@
 """Stage 4: masks for the training images from a trained model, limited to their image-level labels."""
+import collections
 import contextlib
 import functools
 import os
@@ -7,12 +8,12 @@ from core.backend import resolve_dtype
 from core.config import network_settings
 from core.errors import UserError
 from core.evaluate import scored_images
-from core.files import cached_digest, locked, read_json, read_list, remove, write_json
+from core.files import cached_digest, locked, read_json, read_list, read_mask, remove, write_json
 from core.inference import Segmenter
 from core.layout import Layout, check_pairs, folder_lock, image_path, mask_path, stems
 from core.logs import logger, progress
 from core.parallel import ordered_map, process_pool
-from core.predictions import estimate
+from core.predictions import estimate, shown_labels
 from core.snapshots import load_identified
 
 
@@ -63,9 +64,23 @@ def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, job
         work = functools.partial(estimate, config=config, crf=crf, labels=labels, folder=folder)
         with process_pool(jobs) if crf and jobs > 1 else contextlib.nullcontext() as pool:
             scored = scored_images(segmenter, rest, layout.train_images, config.scales, flip)
-            for _ in progress(ordered_map(work, scored, pool, 2 * jobs), len(rest), "mask estimation"):
-                pass
+            made = progress(ordered_map(work, scored, pool, 2 * jobs), len(rest), "mask estimation")
+            shown = collections.Counter(label for _, found in made for label in found)
+        for name in filter(done.__contains__, names):
+            mask = read_mask(mask_path(folder, name), config.num_classes)
+            shown.update(shown_labels(mask, labels[name]))
     logger.info("masks of %d training images are in %s", len(names), folder)
+    _log_shown(shown, collections.Counter(label for values in labels.values() for label in values), config)
+
+
+def _log_shown(shown, labelled, config):
+    """Tell how many of the images labelled with a class have a mask that shows it: two Counters of class indices."""
+    logger.info("masks that show a label of their image: %s", ", ".join(
+        "%s %d of %d" % (config.classes[label], shown[label], labelled[label]) for label in sorted(labelled)) or "none")
+    lost = [config.classes[label] for label in sorted(labelled) if not shown[label]]
+    if lost:
+        logger.warning("no mask shows %s, so nothing can be learned of it from them: look at the model's own evaluation; "
+                       "longer training or better web images may mend it", ", ".join(lost))
 
 
 def read_labels(path, names, config):

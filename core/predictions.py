@@ -96,9 +96,18 @@ def estimate(scored, config, crf, labels, folder):
     Args:
         labels: dict from id to class indices.
         folder: where the mask goes.
+
+    Returns:
+        those of the labels that the mask shows, a list.
     """
     mask, _ = predict(scored, config, crf, labels[scored.name])
     write_mask(mask_path(folder, scored.name), mask)
+    return shown_labels(mask, labels[scored.name])
+
+
+def shown_labels(mask, labels):
+    """Those of the labels, class indices, that stand anywhere in a mask, (h, w) uint8: list of int."""
+    return [label for label in labels if (mask == label).any()]
 
 
 def segment(scored, config, options):

@@ -254,6 +254,30 @@ def test_a_rotated_photograph_counts_as_viewers_show_it(folder, config):
     assert read_image(config.path("dataset", "val_images", "w.jpg")).shape == (24, 16, 3)
 
 
+def test_estimation_tells_which_labels_the_masks_show(untrained, sample, caplog):
+    create_dataset(untrained, 1)
+    labels = json.loads((sample / "dataset" / "train_labels.json").read_text())
+    masks = {name: sample / "cache" / "final_voc_masks" / (name + ".png") for name in labels}
+    counts = []
+    for erased in ([], [min(labels)], sorted(labels)):  # in masks of an earlier run, which this one takes as they are
+        for name in erased:
+            write_mask(str(masks[name]), np.zeros_like(read_mask(str(masks[name]), 21)))
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            estimate_train_masks(untrained, 2, resolve_devices("cpu"))
+        shown = {name: set(np.unique(read_mask(str(masks[name]), 21)).tolist()) for name in labels}
+        told, = [line for line in caplog.messages if line.startswith("masks that show a label")]
+        lost = []
+        for index in sorted({label for values in labels.values() for label in values}):
+            own = [name for name in labels if index in labels[name]]
+            count = sum(index in shown[name] for name in own)
+            assert "%s %d of %d" % (untrained.classes[index], count, len(own)) in told
+            lost += [untrained.classes[index]] * (count == 0)
+            counts.append(count)
+        assert any(line.startswith("no mask shows " + ", ".join(lost)) for line in caplog.messages) == bool(lost)
+    assert max(counts) > 0 and lost
+
+
 def test_masks_of_images_with_changed_labels_are_estimated_anew(untrained, sample):
     create_dataset(untrained, 1)
     cpu = resolve_devices("cpu")
