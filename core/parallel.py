@@ -8,6 +8,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import sys
 import threading
 
 from core.errors import UserError
@@ -23,6 +24,8 @@ def process_pool(jobs):
     except BaseException:
         for process in list((pool._processes or {}).values()):
             process.terminate()
+        if (3, 9) <= sys.version_info < (3, 11, 5) and pool._call_queue:
+            pool._call_queue._reader.close()  # else shutdown waits for a thread that writes on to them (gh-94777)
         raise
     finally:
         pool.shutdown()
@@ -59,7 +62,7 @@ def ordered_map(function, items, executor=None, ahead=1):
             yield item, future.result()
     except concurrent.futures.BrokenExecutor as error:  # from result, or from submit where it knows first
         raise UserError("a worker process died near %s: perhaps the memory ran out; try fewer --jobs"
-                        % getattr(item, "name", item)) from error
+                        % (getattr(item, "name", item),)) from error
     finally:  # also where the caller wants no more
         # Those of processes end with `process_pool`, whose executor would stumble over a cancelled one.
         if not isinstance(executor, concurrent.futures.ProcessPoolExecutor):

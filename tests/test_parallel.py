@@ -61,13 +61,42 @@ def test_a_dying_worker_ends_the_run():
             list(ordered_map(workers.die_at_five, range(100), pool, 4))
 
 
+@pytest.mark.parametrize("function, message", [("fail_at_five", "five is bad"), ("die_at_five", "process died"),
+                                               ("square", "enough")])
+def test_no_error_waits_for_large_items_under_way(tmp_path, function, message):
+    parent = start_script(tmp_path, """
+    try:
+        with process_pool(2) as pool:
+            work = functools.partial(workers.slowly, workers.%s)
+            for item, _ in ordered_map(work, (workers.Item(number, bytes(20000000)) for number in range(50)), pool, 6):
+                if item.name == 6:
+                    raise UserError("enough")
+    except UserError as error:
+        print(error)
+""" % function)
+    try:
+        told, _ = parent.communicate(timeout=60)
+    finally:
+        parent.kill()
+    assert message in told and parent.returncode == 0
+
+
+def start_script(folder, code):
+    """Start a program whose workers find it."""
+    places = [os.path.dirname(__file__), os.path.join(os.path.dirname(__file__), "..")]
+    (folder / "parent.py").write_text("import functools, sys; sys.path[:0] = %r\nimport workers\n"
+                                      "from core.errors import UserError\n"
+                                      "from core.parallel import ordered_map, process_pool\n"
+                                      "if __name__ == '__main__':%s" % (places, code))
+    return subprocess.Popen([sys.executable, str(folder / "parent.py")], stdout=subprocess.PIPE,
+                            universal_newlines=True)
+
+
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
-    code = ("import sys; sys.path[:0] = %r\nimport workers\nfrom core.parallel import process_pool\n"
-            "if __name__ == '__main__':\n"
-            "    with process_pool(1) as pool: pool.submit(workers.sleep_long, %r).result()\n"
-            % ([os.path.dirname(__file__), os.path.join(os.path.dirname(__file__), "..")], str(tmp_path / "pid")))
-    (tmp_path / "parent.py").write_text(code)
-    parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py")])
+    parent = start_script(tmp_path, """
+    with process_pool(1) as pool:
+        pool.submit(workers.sleep_long, %r).result()
+""" % str(tmp_path / "pid"))
     wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     worker = int((tmp_path / "pid").read_text())
     parent.send_signal(signal.SIGKILL)

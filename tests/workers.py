@@ -1,4 +1,5 @@
 """Functions that the tests run in worker processes."""
+import collections
 import os
 import sys
 import time
@@ -25,6 +26,14 @@ def die_at_five(number):
     if number == 5:
         os._exit(9)
     return number
+
+
+Item = collections.namedtuple("Item", "name content")
+
+
+def slowly(function, item):
+    time.sleep(0.2)
+    return function(item.name)
 
 
 def sleep_long(path):
