@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Estimate masks for the training images with a trained model, limited to their image-level labels."""
-from core.cli import add_flip, add_jobs, folder, make_parser, parse_config, run
+from core.cli import add_flip, add_jobs, make_parser, parse_config, run
 from core.config import MODELS
 from core.layout import Layout
 from core.logs import start_log
@@ -17,7 +17,7 @@ def main():
     add_flip(parser)
     parser.add_argument("--crf", action="store_true", help="refine the scores with a dense CRF")
     parser.add_argument("--overwrite", action="store_true", help="make masks anew that are there already")
-    parser.add_argument("--output", type=folder, metavar="FOLDER",
+    parser.add_argument("--output", metavar="FOLDER",
                         help="folder for the masks (default: cache/final_voc_masks)")
     add_jobs(parser)
     args = parser.parse_args()

@@ -2,7 +2,7 @@
 """Evaluate a snapshot: mean IoU on VOC val, or on images and masks of your own; predictions for VOC test."""
 import os
 
-from core.cli import add_flip, add_jobs, check_scales, folder, make_parser, parse_config, run
+from core.cli import add_flip, add_jobs, check_scales, make_parser, parse_config, run
 from core.config import MODELS
 from core.errors import UserError
 from core.files import read_list
@@ -34,7 +34,7 @@ def main():
     places.add_argument("--images", metavar="FOLDER", help="folder of <id>.jpg (default: dataset/val_images)")
     places.add_argument("--masks", metavar="FOLDER", help="folder of <id>.png (default: dataset/val_masks), or none: "
                         "predict only")
-    places.add_argument("--output", type=folder, metavar="FOLDER", help="folder for result.json, masks and score maps "
+    places.add_argument("--output", metavar="FOLDER", help="folder for result.json, masks and score maps "
                         "(default: outputs/<model>_fcn_resnet50_epoch<X>, with --voc-test ..._test)")
     add_jobs(parser)
     args = parser.parse_args()

@@ -19,6 +19,8 @@ def main():
     parser.add_argument("--check", nargs="+", default=(), metavar="PICTURE",
                         help="pictures on which ONNX Runtime must give the masks that MXNet gives")
     args = parser.parse_args()
+    if not args.output.lower().endswith(".onnx"):
+        raise UserError("%s: the name of the file to write ends in .onnx" % args.output)
     config = parse_config(args)
     layout = Layout(config)
     start_log(layout.log("export_onnx"), config)
@@ -30,13 +32,14 @@ def main():
     from core.onnx_export import agreement, export, open_session
     from core.snapshots import load_snapshot
     epoch = find_epoch(config, args.model, args.epoch)
+    pictures = {path: read_any_image(path) for path in args.check}  # what is wrong with them is told before the work
     export(config, args.model, epoch, args.output)
-    if args.check:
+    if pictures:
         session = open_session(args.output)
         config, parameters = load_snapshot(layout, args.model, epoch, config)
         segmenter = Segmenter(config, args.model, parameters, resolve_devices("cpu"))
-    for path in args.check:
-        same, difference = agreement(session, segmenter, read_any_image(path))
+    for path, picture in pictures.items():
+        same, difference = agreement(session, segmenter, picture)
         logger.info("%s: %.4f %% of the pixels agree, scores differ by %.1e at most", path, 100 * same, difference)
         if same < 1 - _DIFFERENT:
             raise UserError("%s: ONNX Runtime and MXNet give different masks; please report this" % path)

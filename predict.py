@@ -2,7 +2,6 @@
 """Segment pictures and videos of your own with a trained model: palette masks, overlays, and what is in them."""
 from core.cli import add_jobs, check_scales, make_parser, parse_config, positive, run
 from core.config import MODELS
-from core.errors import UserError
 from core.layout import Layout
 from core.logs import start_log
 
@@ -30,8 +29,6 @@ def main():
     add_jobs(parser)
     args = parser.parse_args()
     check_scales(args)
-    if args.labels == "":
-        raise UserError("--labels names no class")
     config = parse_config(args)
     layout = Layout(config)
     start_log(layout.log("predict"), config)

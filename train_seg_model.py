@@ -39,4 +39,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "the same command with --resume goes on after the last snapshot")

@@ -2,6 +2,7 @@
 import argparse
 import difflib
 import os
+import re
 import sys
 
 from core.config import FIELDS, item_type, make_config
@@ -10,7 +11,16 @@ from core.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells a wrong flag in one line, with the nearest right one."""
+    """Tells a wrong flag in one line, with the nearest right one, and an empty value."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else list(args)
+        own = args[:args.index("--")] if "--" in args else args
+        for previous, text in zip([""] + own, own):
+            if not text or re.fullmatch("--[a-z-]+=", text):
+                self.error("%s is empty: perhaps a variable of the shell was not set"
+                           % (text[:-1] or (previous if previous.startswith("--") else "an argument")))
+        return super().parse_known_args(args, namespace)
 
     def error(self, message):
         if message.startswith("unrecognized arguments:"):
@@ -55,13 +65,6 @@ def hours(text):
     return _number(text, float, lambda number: 0 <= number <= 8760, "a number of hours from 0 to 8760")
 
 
-def folder(text):
-    """Path of a folder, not empty, for argparse."""
-    if not text:
-        raise argparse.ArgumentTypeError("the name of a folder is expected")
-    return text
-
-
 def _number(text, kind, fits, expected):
     try:
         number = kind(text)
@@ -99,8 +102,12 @@ def parse_config(args, **overrides):
     return make_config(args.config, **{**{name: getattr(args, name, None) for name in FIELDS}, **overrides})
 
 
-def run(main):
-    """Run a script's main function; a user's mistake ends in one line on stderr and exit status 2."""
+def run(main, way_on="the same command goes on from here"):
+    """Run a script's main function; a user's mistake ends in one line on stderr and exit status 2.
+
+    Args:
+        way_on: what an interrupted user is told.
+    """
     try:
         try:
             sys.exit(main())
@@ -109,9 +116,10 @@ def run(main):
                             ) from error
     except UserError as error:
         message = "%s: error: %s" % (os.path.basename(sys.argv[0]), error)
-        sys.stdout.flush()
+        if sys.stdout:  # None where the caller closed it
+            sys.stdout.flush()
         print(" ".join(message.split("\n")), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; " + way_on, file=sys.stderr)
         sys.exit(130)

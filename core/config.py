@@ -225,8 +225,8 @@ NETWORK_SETTINGS = ("classes", "width", "units", "stride_on", "head_channels", "
 
 # What decides the course of a training run, beside the network, the samples and the start.
 TRAINING_SETTINGS = ("dropout", "new_layer_deviation", "seed", "batch_size", "crop_size", "scale_range",
-                     "flip_probability", "label_sampling", "learning_rate", "learning_rate_decay", "momentum",
-                     "weight_decay")
+                     "flip_probability", "label_sampling", "web_sampling", "learning_rate", "learning_rate_decay",
+                     "momentum", "weight_decay")
 
 
 def network_settings(config, names=NETWORK_SETTINGS):

@@ -8,9 +8,9 @@ from core.backend import resolve_dtype
 from core.config import network_settings
 from core.errors import UserError
 from core.evaluate import scored_images
-from core.files import cached_digest, locked, read_json, read_list, read_mask, remove, write_json
+from core.files import cached_digest, locked, read_json, read_list, read_mask, read_note, remove, write_json
 from core.inference import Segmenter
-from core.layout import Layout, check_pairs, folder_lock, image_path, mask_path, stems
+from core.layout import Layout, check_no_true_mask, check_pairs, folder_lock, image_path, mask_path, stems
 from core.logs import logger, progress
 from core.parallel import ordered_map, process_pool
 from core.predictions import estimate, shown_labels
@@ -28,7 +28,7 @@ def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, job
         epoch: snapshot of `model` to use.
         devices: list of mxnet.Context.
         crf: refine the scores with the dense CRF.
-        overwrite: make all masks anew.
+        overwrite: make all masks anew, unless the same was begun before and has not come to its end.
         jobs: processes that run the CRF.
         model: "init"; or "final", whose masks train it in another round.
         flip: add up the scores of the mirrored images too.
@@ -42,7 +42,8 @@ def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, job
     folder = os.path.abspath(output or layout.train_masks)
     if os.path.realpath(folder) == os.path.realpath(layout.val_masks):
         raise UserError("%s holds the true masks of the val images: choose another --output" % folder)
-    names = read_list(layout.train_list)
+    names = read_list(layout.train_list, "run create_dataset.py")
+    check_no_true_mask(folder, names, layout.val_masks)
     check_pairs(names, (image_path, layout.train_images, "run create_dataset.py"))
     config, parameters, digest = load_identified(layout, model, epoch, config)
     labels = read_labels(layout.train_labels, names, config)
@@ -69,6 +70,9 @@ def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, job
         for name in filter(done.__contains__, names):
             mask = read_mask(mask_path(folder, name), config.num_classes)
             shown.update(shown_labels(mask, labels[name]))
+        if overwrite:
+            note = read_json(folder + ".json")
+            write_json(folder + ".json", {key: value for key, value in note.items() if key != "overwriting"})
     logger.info("masks of %d training images are in %s", len(names), folder)
     _log_shown(shown, collections.Counter(label for values in labels.values() for label in values), config)
 
@@ -128,12 +132,15 @@ def _masks_there(folder, origin, labels, images, overwrite):
     if foreign and not os.path.exists(note):
         raise UserError("%s is no mask of a training image: choose a folder of its own for the masks"
                         % mask_path(folder, min(foreign)))
-    known = read_json(note) if there and os.path.exists(note) else None
-    noted = [known.pop(key, {}) if isinstance(known, dict) else {} for key in ("labels", "images")]
+    known = read_note(note, snapshot_sha256=str, labels=(dict, type(None)), images=(dict, type(None)))
+    if known is None or not there:
+        known = {}
+    noted = [known.pop("labels", None) or {}, known.pop("images", None) or {}]
+    begun = known.pop("overwriting", False) and known == origin  # and killed: its masks need not be made again
     if there and not overwrite and known != origin:
         raise UserError("%s holds masks of another snapshot or of other settings: pass --overwrite to make them anew, "
                         "or move them away" % folder)
-    if overwrite:
+    if overwrite and not begun:
         outdated = there & {*labels, *noted[0]}
         noted = [{}, {}]
     else:
@@ -142,5 +149,6 @@ def _masks_there(folder, origin, labels, images, overwrite):
     for name in outdated:
         remove(mask_path(folder, name))
     # Also of images that left the list: they may come back.
-    write_json(note, dict(origin, labels={**noted[0], **labels}, images={**noted[1], **images}))
+    note_now = dict(origin, labels={**noted[0], **labels}, images={**noted[1], **images})
+    write_json(note, dict(note_now, overwriting=True) if overwrite else note_now)
     return there - outdated

@@ -15,7 +15,7 @@ from core.config import network_settings
 from core.errors import UserError
 from core.files import cached_digest, locked, read_image, read_json, read_list, read_mask, write_json
 from core.inference import Segmenter
-from core.layout import Layout, check_pairs, image_path, mask_path
+from core.layout import Layout, check_no_true_mask, check_pairs, image_path, mask_path
 from core.logs import logger, progress, versions
 from core.metrics import image_iou, summarise
 from core.parallel import ordered_map, process_pool
@@ -66,11 +66,9 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
     """
     layout = Layout(config)
     _check_list(options.list, layout)
-    if options.save_masks and options.masks is not None and (
-            os.path.realpath(masks_folder(options.output)) == os.path.realpath(options.masks)):
-        raise UserError("%s holds the true masks, and predictions would be written over them: choose another --output"
-                        % options.masks)
     names = read_list(options.list)
+    if options.save_masks:
+        check_no_true_mask(masks_folder(options.output), names, layout.val_masks, options.masks or layout.val_masks)
     check_pairs(names, (image_path, options.images, "run create_dataset.py, or see --images"))
     if options.masks is not None:
         check_pairs(names, (mask_path, options.masks, "run create_dataset.py, or see --masks; --masks %s only predicts"
@@ -210,6 +208,8 @@ def evaluate_all(config, model, devices, ms=False, crf=False, wait_hours=None, j
             except UserError as error:
                 failures[epoch] = str(error)
                 logger.error("epoch %d can't be evaluated: %s", epoch, error)
+            else:
+                _rank(layout, model, config, results, ms, crf, flip)  # now, as training with --keep goes by it
         if wait_hours is None or not new:
             break
         logger.info("waiting %.2f h for new snapshots", wait_hours)
@@ -217,15 +217,25 @@ def evaluate_all(config, model, devices, ms=False, crf=False, wait_hours=None, j
 
     for epoch, message in failures.items():
         logger.error("left out: epoch %d: %s", epoch, message)
-    if not results:
+    ranking = _rank(layout, model, config, results, ms, crf, flip)
+    if not ranking:
         raise UserError("no snapshot of the %s model in %s could be evaluated" % (model, layout.snapshots))
-    ranking = sorted(((epoch, result["mean_iou"] or 0.0) for epoch, result in results.items()),
-                     key=lambda row: (-row[1], row[0]))
     for place, (epoch, mean_iou) in enumerate(ranking, 1):
         logger.info("%3d. epoch %3d  mean IoU %.2f %%", place, epoch, 100 * mean_iou)
-    write_json(layout.ranking(model), {"scales": list(config.scales) if ms else [1.0], "crf": crf, "flip": flip,
-                                       "ranking": [{"epoch": epoch, "mean_iou": iou} for epoch, iou in ranking]})
     logger.info("best epoch of the %s model: %d", model, ranking[0][0])
+    return ranking
+
+
+def _rank(layout, model, config, results, ms, crf, flip):
+    """Write the ranking of the epochs whose snapshots are still there, and return it; see `evaluate_all`."""
+    there = set(layout.epochs(model))
+    ranking = sorted(((epoch, result["mean_iou"] or 0.0) for epoch, result in results.items() if epoch in there),
+                     key=lambda row: (-row[1], row[0]))
+    rows = [{"epoch": epoch, "mean_iou": iou, "snapshot_sha256": results[epoch]["settings"]["snapshot_sha256"]}
+            for epoch, iou in ranking]
+    if rows:
+        write_json(layout.ranking(model), {"scales": list(config.scales) if ms else [1.0], "crf": crf, "flip": flip,
+                                           "ranking": rows})
     return ranking
 
 
@@ -250,9 +260,15 @@ def find_epoch(config, model, text):
         raise UserError("%s is missing: eval_loop.py --model %s finds the best epoch where there are val "
                         "images with masks; else give a number, or newest" % (path, model))
     try:
-        return int(read_json(path)["ranking"][0]["epoch"])
-    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
+        best = read_json(path)["ranking"][0]
+        epoch, ranked = int(best["epoch"]), best.get("snapshot_sha256")  # of older rankings None
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError):
         raise UserError("%s is no ranking of eval_loop.py" % path) from None
+    snapshot = Layout(config).snapshot(model, epoch)
+    if ranked and os.path.exists(snapshot) and cached_digest(snapshot) != ranked:
+        raise UserError("%s has changed since %s was made: run eval_loop.py --model %s --once again, or give a number"
+                        % (snapshot, path, model))
+    return epoch
 
 
 def _data_keys(options, names):

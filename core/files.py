@@ -258,16 +258,21 @@ def read_lines(path):
     lines = [line.strip() for line in read_text(path).splitlines()]
     lines = [line for line in lines if line]
     if not lines:
-        raise UserError("%s is empty: one id per line is expected" % path)
+        raise UserError("%s is empty: one entry per line is expected" % path)
     return lines
 
 
-def read_list(path):
+def read_list(path, remedy=None):
     """Ids of a list file, one per line.
+
+    Args:
+        remedy: what to do where the file is missing, for the message.
 
     Raises:
         UserError: as `read_lines`, or an id stands there twice or is a path.
     """
+    if remedy and not os.path.exists(path):
+        raise UserError("%s is missing: %s" % (path, remedy))
     ids, seen = read_lines(path), set()
     for number, name in enumerate(ids, 1):
         if name in seen:
@@ -291,6 +296,26 @@ def read_json(path):
         raise UserError("%s is not valid JSON: %s" % (path, error)) from error
     except RecursionError as error:
         raise UserError("%s is nested too deeply" % path) from error
+
+
+def read_note(path, **kinds):
+    """Object of a JSON file that a script keeps for itself, or None where there is no such file.
+
+    Args:
+        kinds: types of the values that it must have.
+
+    Raises:
+        UserError: the file is damaged, or none of that script's.
+    """
+    if not os.path.exists(path):
+        return None
+    try:
+        note = read_json(path)
+    except UserError:
+        note = None
+    if not isinstance(note, dict) or not all(isinstance(note.get(name), kind) for name, kind in kinds.items()):
+        raise UserError("%s is damaged, or not of this program: remove it, or move it away" % path)
+    return note
 
 
 def _unique_keys(pairs):

@@ -15,6 +15,7 @@ from core.files import read_image, replacing, walk  # noqa: E402
 PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 _USUAL_RATE = 25.0  # frames a second of a video that does not tell
+_MOST_TICKS = 65535  # a second, of MPEG-4: the numerator of a rate that is written as a decimal fraction
 
 Medium = collections.namedtuple("Medium", "name path")
 Medium.__doc__ = """A file and the name of its results: with folders, and with the ending only where it is needed."""
@@ -143,38 +144,44 @@ class Video:
             raise UserError("%s can't be decoded: not one frame of it" % self._path)
 
 
-class VideoWriter:
-    """An MP4 file (MPEG-4 part 2) that appears when the block ends well.
+@contextlib.contextmanager
+def video_writer(path, rate):
+    """Give a function that appends a frame, (h, w, 3) uint8 RGB and of one shape all, to an MP4 file (MPEG-4 part 2),
+    which appears when the block ends well.
+
+    Args:
+        rate: frames a second; rounded to what the format can express.
 
     Raises:
-        UserError: the folder can't be written to, or OpenCV can't encode video.
+        UserError: OpenCV can't encode such frames, the folder can't be written to, or the disk is full.
     """
+    decimals = next(decimals for decimals in (3, 2, 1, 0) if rate * 10 ** decimals <= _MOST_TICKS)
+    writer, count = cv2.VideoWriter(), 0
+    with replacing(path) as temporary, contextlib.ExitStack() as stack:
+        part = temporary + ".mp4"  # the ending tells OpenCV the container
+        stack.callback(_remove, part)
+        stack.callback(writer.release)
 
-    def __init__(self, path, rate):
-        self._path = path
-        self._rate = rate
-        self._writer = None
-        self._stack = contextlib.ExitStack()
+        def add(frame):
+            nonlocal count
+            size = frame.shape[1::-1]
+            if not count and not writer.open(part, cv2.VideoWriter_fourcc(*"mp4v"), round(rate, decimals), size):
+                raise UserError("%s can't be written: OpenCV can't encode frames of %d x %d pixels as MPEG-4 here"
+                                % (path, *size))
+            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            count += 1
 
-    def __enter__(self):
-        self._part = self._stack.enter_context(replacing(self._path))
-        return self
+        yield add
+        writer.release()
+        if cv2.VideoCapture(part).get(cv2.CAP_PROP_FRAME_COUNT) != count:  # OpenCV overlooks a full disk
+            raise UserError("%s can't be written: OpenCV wrote less than its %d frames; is the disk full?"
+                            % (path, count))
+        os.replace(part, temporary)
 
-    def __exit__(self, *error):
-        if self._writer is not None:
-            self._writer.release()
-            os.replace(self._part + ".mp4", self._part)
-        return self._stack.__exit__(*error)
 
-    def add(self, frame):
-        """Append (h, w, 3) uint8 RGB; all frames have one shape."""
-        if self._writer is None:
-            # The ending tells OpenCV the container.
-            self._writer = cv2.VideoWriter(self._part + ".mp4", cv2.VideoWriter_fourcc(*"mp4v"), self._rate,
-                                           frame.shape[1::-1])
-            if not self._writer.isOpened():
-                raise UserError("%s can't be written: OpenCV can't encode MPEG-4 here" % self._path)
-        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+def _remove(path):
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
 
 
 def _files(path, leave_out):

@@ -5,6 +5,7 @@ any number of threads, and a run can go on from any batch.
 """
 import collections
 import concurrent.futures
+import os
 
 import cv2
 import numpy as np
@@ -12,8 +13,10 @@ import numpy as np
 from core.classes import IGNORE_LABEL
 from core.config import STRIDE
 from core.cpus import available_cpus
-from core.files import read_image, read_list, read_mask
+from core.errors import UserError
+from core.files import read_image, read_json, read_list, read_mask, read_note
 from core.layout import check_pairs, image_path, mask_path, web_class
+from core.logs import logger
 
 Sample = collections.namedtuple("Sample", "name image mask")  # id, path of the image, path of its mask
 
@@ -31,11 +34,19 @@ def web_samples(layout, config):
     """Samples of the init model: web images with their co-segmentation masks.
 
     Raises:
-        UserError: the list or a file is missing, or a name has no valid class index.
+        UserError: the list or a file is missing, a name has no valid class index, or its class had another one when the
+            masks were made.
     """
-    names = read_list(layout.web_list)
+    names = read_list(layout.web_list, "run create_web_masks.py, or create_dataset.py where there are masks")
+    origin = read_note(os.path.join(layout.web_cache, "origin.json"), settings=(dict, type(None))) or {}
+    then = dict(enumerate((origin.get("settings") or {}).get("classes", config.classes)))
     for name in names:
-        web_class(name, config.num_classes)
+        index = web_class(name, config.num_classes)
+        if then.get(index) != config.classes[index]:
+            raise UserError("%s was of class %s when its mask was made, and class %d is %s now: bring back the order of "
+                            "the classes, or fetch and co-segment into another --root"
+                            % (image_path(layout.web_images, name), then.get(index, "none"), index,
+                               config.classes[index]))
     check_pairs(names, (image_path, layout.web_images, "see dataset/README.md for what belongs there"),
                 (mask_path, layout.web_masks, "see dataset/README.md for what belongs there"))
     return [Sample(name, image_path(layout.web_images, name), mask_path(layout.web_masks, name)) for name in names]
@@ -45,12 +56,31 @@ def voc_samples(layout, config):
     """Samples of the final model: training images with estimated masks.
 
     Raises:
-        UserError: the list or a file is missing.
+        UserError: the list or a file is missing, or classes or labels have changed since the masks were estimated.
     """
-    names = read_list(layout.train_list)
+    names = read_list(layout.train_list, "run create_dataset.py")
+    _check_origin(layout, config, names)
     check_pairs(names, (image_path, layout.train_images, "run create_dataset.py"),
                 (mask_path, layout.train_masks, "run est_voc_train_masks.py"))
     return [Sample(name, image_path(layout.train_images, name), mask_path(layout.train_masks, name)) for name in names]
+
+
+def _check_origin(layout, config, names):
+    """Raise UserError if the masks' note tells of other classes, or of other labels of an image, than there are now."""
+    path = layout.train_masks + ".json"
+    note = read_note(path, network=(dict, type(None)), labels=(dict, type(None)))
+    if note is None:
+        logger.warning("%s is missing: nothing tells what the masks beside it were estimated with", path)
+        return
+    if (note.get("network") or {}).get("classes", list(config.classes)) != list(config.classes):
+        raise UserError("%s tells of other classes than the setting classes has now: run est_voc_train_masks.py with "
+                        "--overwrite" % path)
+    then = note.get("labels") or {}
+    now = read_json(layout.train_labels) if then and os.path.exists(layout.train_labels) else {}
+    for name in names:
+        if name in now and then.get(name, now[name]) != now[name]:
+            raise UserError("%s was estimated with other labels than %s has now: run est_voc_train_masks.py again"
+                            % (mask_path(layout.train_masks, name), layout.train_labels))
 
 
 def training_samples(model, layout, config):

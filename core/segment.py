@@ -9,9 +9,9 @@ from core.errors import UserError
 from core.evaluate import score_pairs, scoring_settings
 from core.files import write_json
 from core.inference import Segmenter
-from core.layout import Layout, mask_path
+from core.layout import Layout, check_no_true_mask, folder_lock, mask_path
 from core.logs import logger, progress, versions
-from core.media import Video, VideoWriter, is_video, read_picture, shown, shrink
+from core.media import Video, is_video, read_picture, shown, shrink, video_writer
 from core.parallel import ordered_map, process_pool
 from core.pictures import overlay
 from core.predictions import Picture, masks_folder, overlay_path, segment
@@ -38,6 +38,7 @@ def segment_media(config, model, epoch, devices, media, options, jobs=1):
     """
     layout = Layout(config)
     _check_apart(media, options.output)
+    check_no_true_mask(masks_folder(options.output), [medium.name for medium in media], layout.val_masks)
     config, parameters, digest = load_identified(layout, model, epoch, config)
     if options.allowed:
         options = options._replace(allowed=allowed_classes(config, options.allowed))
@@ -133,10 +134,10 @@ class _Work:
 
         total = collections.Counter()
         count = 0
-        with VideoWriter(video_path(self._options.output, medium.name), video.rate) as writer:
+        with video_writer(video_path(self._options.output, medium.name), video.rate) as add:
             segmented = self._segment(frames(), pool)
             for _, (shares, mask), size in progress(segmented, video.announced or None, medium.name):
-                writer.add(overlay(under_way.popleft(), mask))
+                add(overlay(under_way.popleft(), mask))
                 total.update(shares)
                 count += 1
         if video.announced and count < video.announced:

@@ -5,7 +5,7 @@ import stat
 
 from core.config import network_settings
 from core.errors import UserError
-from core.files import file_digest, read_json, remove, write_json
+from core.files import file_digest, read_note, remove, write_json
 from core.layout import image_path, mask_path, stems
 
 SETTINGS = ("web_side", "web_regions", "web_rounds", "web_sample_images", "web_threshold", "web_uncertain",
@@ -27,7 +27,7 @@ def claim(layout, config, kind, overwrite):
     if kind == "resnet":
         origin["base_model_sha256"] = file_digest(layout.base_model)
     note = _note(layout)
-    found = read_json(note) if os.path.exists(note) else None
+    found = read_note(note, settings=dict, format=int)
     if overwrite:
         origin["overwriting"] = True
         if found != origin:
@@ -44,8 +44,8 @@ def claim(layout, config, kind, overwrite):
 
 def settle(layout):
     """Note that all is made: --overwrite would make it anew."""
-    found = read_json(_note(layout))
-    if found.pop("overwriting", False):
+    found = read_note(_note(layout))
+    if found and found.pop("overwriting", False):
         write_json(_note(layout), found)
 
 
@@ -59,7 +59,9 @@ def forget_changed(layout, names):
         UserError: an image is no regular file, or a file can't be removed.
     """
     path = os.path.join(layout.web_cache, "images.json")
-    known = read_json(path) if os.path.exists(path) else {}
+    known = read_note(path) or {}
+    if not all(isinstance(row, list) and len(row) == 3 for row in known.values()):
+        raise UserError("%s is damaged: remove it" % path)
     now, changed = dict(known), []
     for name in names:
         size, when, digest = known.get(name, (None, None, ""))
@@ -88,11 +90,11 @@ def _compare(origin, found, cache):
     if found.get("format") != _FORMAT:
         raise UserError("%s is of another version of this program: pass --overwrite to make the masks anew" % cache)
     for name, value in origin["settings"].items():
-        if found["settings"][name] != value:
+        if found["settings"].get(name) != value:
             raise UserError("%s is of other settings: %s was %s and is %s now; %s"
-                            % (cache, name, found["settings"][name], value, mend))
-    if found["features"] != origin["features"]:
-        raise UserError("%s is of other features, --features %s: %s" % (cache, found["features"], mend))
+                            % (cache, name, found["settings"].get(name), value, mend))
+    if found.get("features") != origin["features"]:
+        raise UserError("%s is of other features, --features %s: %s" % (cache, found.get("features"), mend))
     if found.get("base_model_sha256") != origin.get("base_model_sha256"):
         raise UserError("%s is of another base model: %s" % (cache, mend))
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import run_script
+from conftest import largest_file, run_script
 from core.backend import mx
 from core.errors import UserError
 from core.files import read_image, read_mask
 from core.inference import Segmenter
 from core.layout import Layout
-from core.media import Video, VideoWriter, find_media, read_picture
+from core.media import Video, find_media, read_picture, video_writer
 from core.pictures import overlay
 from core.predictions import SegmentationOptions
 from core.segment import allowed_classes, segment_media
@@ -245,17 +245,39 @@ def test_a_video_becomes_masks_of_its_frames_and_a_video_of_overlays(untrained, 
 
 
 def test_a_video_that_fails_midway_leaves_nothing(tmp_path, image):
-    with pytest.raises(ZeroDivisionError), VideoWriter(str(tmp_path / "v.mp4"), 5) as writer:
-        writer.add(image)
+    with pytest.raises(ZeroDivisionError), video_writer(str(tmp_path / "v.mp4"), 5) as add:
+        add(image)
         1 / 0
-    assert os.listdir(str(tmp_path)) == [] or all(name.startswith(".") for name in os.listdir(str(tmp_path)))
-    assert not (tmp_path / "v.mp4").exists()
+    assert os.listdir(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("rate", [0.5, 23.976, 119.941, 239.834, 655.351, 999.99])
+def test_videos_keep_their_rate_as_far_as_the_format_can_tell_it(tmp_path, image, rate):
+    path = str(tmp_path / "v.mp4")
+    with video_writer(path, rate) as add:
+        for _ in range(3):
+            add(image)
+    video = Video(path)
+    assert video.rate == pytest.approx(rate, abs=0.05) and video.announced == 3 == len(list(video.frames()))
+
+
+def test_frames_that_can_not_be_encoded_and_full_disks_are_told(tmp_path, rng):
+    path = str(tmp_path / "v.mp4")
+    with pytest.raises(UserError, match="v.mp4 can't be written: OpenCV can't encode frames of 9000 x 20 pixels"):
+        with video_writer(path, 25) as add:
+            add(np.zeros((20, 9000, 3), np.uint8))
+    noise = rng.integers(0, 255, (20, 120, 160, 3), dtype=np.uint8)
+    with largest_file(60000), pytest.raises(UserError, match="v.mp4 can't be written: .* less than its 20 frames"):
+        with video_writer(path, 25) as add:
+            for frame in noise:
+                add(frame)
+    assert os.listdir(str(tmp_path)) == []
 
 
 @pytest.mark.parametrize("flags, message", [
     (("nowhere.jpg",), "nowhere.jpg: there is no such file"),
     (("x.png", "--labels", "cta"), "did you mean cat?"),
-    (("x.png", "--labels", ""), "--labels names no class"),
+    (("x.png", "--labels", ""), "--labels is empty"),
     (("x.png", "--epoch", "best"), "final_ranking.json is missing"),
     (("x.png", "--max-side", "0"), "--max-side"),
 ])

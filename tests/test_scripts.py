@@ -364,6 +364,11 @@ def label_21(copy):
 
 EVAL = ("eval_seg_model.py", "--gpu", "cpu", "--model", "init", "--epoch", "1", "--ms")
 TRAIN = ("train_seg_model.py", "--gpus", "cpu", "--model", "init")
+def linked(path, target):
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(target)
+
+
 ESTIMATE = ("est_voc_train_masks.py", "--gpu", "cpu", "--epoch", "2", "--overwrite")
 
 
@@ -394,22 +399,27 @@ ESTIMATE = ("est_voc_train_masks.py", "--gpu", "cpu", "--epoch", "2", "--overwri
     (lambda copy: None, TRAIN + ("--epoch", "2", "--max-epoch", "3"), "epoch 2 is trained already, max_epoch is 3"),
     (lambda copy: None, TRAIN + ("--max-epoch", "1"), "the first epoch is 1, max_epoch is 1"),
     (lambda copy: None, EVAL[:-1] + ("--scales", "1,2"), "--scales are those that --ms adds up"),
-    (lambda copy: None, EVAL + ("--output", ""), "the name of a folder is expected"),
+    (lambda copy: None, EVAL + ("--output", ""), "--output is empty"),
     (lambda copy: None, ("eval_loop.py", "--model", "init", "--wait", "inf"), "a number of hours from 0 to 8760"),
-    (lambda copy: None, EVAL + ("--savemask", "--masks", "mine/masks", "--output", "mine"), "holds the true masks"),
+    (lambda copy: shutil.copytree(str(copy / "dataset" / "val_masks"), str(copy / "mine" / "masks")),
+     EVAL + ("--savemask", "--masks", "mine/masks", "--output", "mine"), "is a true mask, and a result would take its"),
+    (lambda copy: linked(copy / "mine" / "masks", copy / "dataset" / "VOCdevkit" / "VOC2012" / "SegmentationClass"),
+     EVAL + ("--savemask", "--output", "mine"), "is a true mask, and a result would take its place"),
+    (lambda copy: linked(copy / "mine", copy / "dataset" / "val_masks"), ESTIMATE + ("--output", "mine"),
+     "holds the true masks of the val images"),
     (lambda copy: (copy / "pics").mkdir() or (copy / "pics" / "own.png").write_bytes(b"x"),
      ESTIMATE + ("--output", "pics"), "own.png is no mask of a training image"),
     (lambda copy: None, ESTIMATE + ("--output", "cache/../dataset/val_masks"),
      "holds the true masks of the val images"),
     (lambda copy: None, ("report.py", "--output", "report.png"), "a page's name ends in .html"),
-    (lambda copy: None, ("predict.py", "dataset/val_images", "--labels", ""), "--labels names no class"),
+    (lambda copy: None, ("predict.py", "dataset/val_images", "--labels="), "--labels is empty"),
     (lambda copy: None, TRAIN + ("--resume", "--lr", "0.5"), "-2.states was made with 0.01: use that"),
     (lambda copy: None, TRAIN + ("--keep", "0"), "--keep"),
     (lambda copy: None, TRAIN + ("--model", "other"), "invalid choice"),
     (lambda copy: (copy / "dataset" / "train_labels.json").write_text("{}"), ESTIMATE, "no labels for 2012_000000"),
     (lambda copy: (copy / "dataset" / "train_labels.json").write_text('{"2012_000000": [21]}'), ESTIMATE,
      "the labels of 2012_000000 are [21]"),
-    (lambda copy: (copy / "dataset" / "train_list.txt").unlink(), ESTIMATE, "train_list.txt can't be read"),
+    (lambda copy: (copy / "dataset" / "train_list.txt").unlink(), ESTIMATE, "train_list.txt is missing: run create_dataset.py"),
     (lambda copy: shutil.rmtree(str(copy / "dataset" / "VOCdevkit")), ("create_dataset.py",), "VOC2012 is missing"),
     (lambda copy: shutil.rmtree(str(copy / "snapshots")), ("eval_loop.py", "--model", "init", "--once"),
      "no snapshot of the init model"),
