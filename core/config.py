@@ -108,7 +108,8 @@ class Config:
     seed: int = _setting(0, "seed of all random choices", at_least=0, at_most=2 ** 31 - 1)
     batch_size: int = _setting(16, "images in a batch, over all devices of all workers", at_least=1)
     crop_size: int = _setting(320, "side of the training crop, pixels, a multiple of 8", at_least=8)
-    scale_range: Tuple[float, ...] = _setting((0.7, 1.3), "lowest and highest scale of a training image", above=0)
+    scale_range: Tuple[float, ...] = _setting((0.7, 1.3), "lowest and highest scale of a training image", at_least=0.05,
+                                              at_most=8)
     flip_probability: float = _setting(0.5, "share of training images mirrored left to right", at_least=0, at_most=1)
     label_sampling: str = _setting("corner", "pixel of each 8 x 8 cell whose label trains the cell: corner, as "
                                    "published, or center, where the upsampled scores have their samples",

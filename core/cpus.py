@@ -48,8 +48,11 @@ def free_memory():
     free = [1024 * kibibytes for kibibytes in _numbers("/proc/meminfo", r"MemAvailable: +([0-9]+) kB")]
     if not free:
         return None
-    limits = [_numbers("/sys/fs/cgroup/" + name, "[0-9]+") for name in ("memory.max", "memory/memory.limit_in_bytes")]
-    return min(free + [limit[0] for limit in limits if limit])
+    for names in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        limit, used = (_numbers("/sys/fs/cgroup/" + name, "[0-9]+") for name in names)
+        if limit:
+            free.append(max(0, limit[0] - sum(used)))
+    return min(free)
 
 
 def _numbers(path, pattern):

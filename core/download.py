@@ -92,6 +92,7 @@ class Downloader:
         for attempt in range(config.web_retries + 1):
             if attempt:
                 self._wait_for_turn(host)
+                self._check_time(deadline)
             try:
                 return self._get_once(url, deadline, headers)
             except _Passing as error:
@@ -109,6 +110,7 @@ class Downloader:
             host = _host(url)
             if hop:
                 self._wait_for_turn(host)
+                self._check_time(deadline)
             self._deadline.time = deadline
             try:
                 with contextlib.closing(self._send(url, headers)) as response:
@@ -201,8 +203,18 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
     def init_poolmanager(self, *args, **flags):
         super().init_poolmanager(*args, **flags)
-        self.poolmanager.pool_classes_by_scheme = {
-            scheme: _watched(pool, self._watch) for scheme, pool in self.poolmanager.pool_classes_by_scheme.items()}
+        self._show(self.poolmanager)
+
+    def proxy_manager_for(self, proxy, **flags):
+        known = proxy in self.proxy_manager
+        manager = super().proxy_manager_for(proxy, **flags)
+        if not known:
+            self._show(manager)
+        return manager
+
+    def _show(self, manager):
+        manager.pool_classes_by_scheme = {
+            scheme: _watched(pool, self._watch) for scheme, pool in manager.pool_classes_by_scheme.items()}
 
 
 def _watched(pool, watch):

@@ -120,7 +120,10 @@ def write_array(path, array):
 def encode_image(image, ending, quality=95):
     """(h, w, 3) uint8 RGB as the content of a .png or, with the given quality, .jpg file."""
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality] if ending == ".jpg" else []
-    return cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)[1].tobytes()
+    good, content = cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)
+    if not good:
+        raise UserError("a picture of %d x %d pixels can't be encoded as %s" % (*image.shape[1::-1], ending))
+    return content.tobytes()
 
 
 def write_image(path, image, quality=95):

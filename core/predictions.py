@@ -13,6 +13,8 @@ from core.media import read_any_image
 from core.metrics import confusion_matrix
 from core.pictures import overlay
 
+LONGEST_JPEG = 65500  # pixels of a side that OpenCV's encoder takes
+
 Scored = collections.namedtuple("Scored", "name image scores")  # id, (h, w, 3) uint8 RGB, (classes, h, w) float32
 
 Picture = collections.namedtuple("Picture", "name path size")
@@ -139,7 +141,7 @@ def segment(scored, config, options):
 
 def overlay_path(output, name, size):
     """Where the overlay of an (h, w) picture goes: a JPEG, or a PNG where a side is too long for JPEG."""
-    return os.path.join(output, "overlays", name + (".jpg" if max(size) < 1 << 16 else ".png"))
+    return os.path.join(output, "overlays", name + (".jpg" if max(size) <= LONGEST_JPEG else ".png"))
 
 
 def masks_folder(output):

@@ -181,24 +181,33 @@ def _groups(results):
         results: list of (Source, folder, result).
 
     Returns:
-        list of (title, list of the same triples, the highest mean IoU first).
+        list of (title, list of the same triples in their order), the group of the highest mean IoU first.
     """
     groups = collections.OrderedDict()
-    for row in sorted(results, key=lambda row: -row[2]["mean_iou"]):
+    for row in results:
         settings = row[2]["settings"]
         groups.setdefault(settings.get("data_sha256") or (settings["names_sha256"], settings["masks"]), []).append(row)
     titles = ["data set %d" % number for number in range(1, len(groups) + 1)] if len(groups) > 1 else [""]
-    return list(zip(titles, groups.values()))
+    return list(zip(titles, sorted(groups.values(), key=lambda rows: min(map(_falling, rows)))))
+
+
+def _falling(row):
+    """Sorts (Source, folder, result) by the mean IoU, the highest first."""
+    return -row[2]["mean_iou"]
 
 
 def _epoch_curves(title, rows):
-    """Fields of curves of mean IoU over epochs, one for each model and kind of evaluation."""
+    """Fields of curves of mean IoU over epochs, one for each model and kind of evaluation.
+
+    Of several results of an epoch, as of a snapshot that was trained anew, the first counts: a folder's last one.
+    """
     epochs = collections.defaultdict(dict)
     for source, _, result in rows:
-        epochs[_joined(source.title, _conditions(result, epoch=False))][result["epoch"]] = 100 * result["mean_iou"]
+        points = epochs[_joined(source.title, _conditions(result, epoch=False))]
+        points.setdefault(result["epoch"], 100 * result["mean_iou"])
     quantity = "mean IoU on %s, %%" % title if title else "mean IoU, %"
     return [(quantity, name, sorted(values.items()))
-            for name, values in epochs.items()]
+            for name, values in sorted(epochs.items(), key=lambda item: -max(item[1].values()))]
 
 
 def _told(curves, quantity):
@@ -216,7 +225,7 @@ def _evaluations(title, rows, start):
     """
     lines = []
     best = collections.OrderedDict()
-    for source, folder, result in rows:
+    for source, folder, result in sorted(rows, key=_falling):
         name = text(_joined(source.title, _conditions(result)))
         if os.path.exists(report_path(folder)) and ResultFolder(folder).stored()[0] == result:
             link = urllib.parse.quote(os.path.relpath(report_path(folder), start).replace(os.sep, "/"))

@@ -7,14 +7,14 @@ import os
 from core.classes import BACKGROUND
 from core.errors import UserError
 from core.evaluate import score_pairs, scoring_settings
-from core.files import write_json
+from core.files import locked, write_json
 from core.inference import Segmenter
-from core.layout import Layout, check_no_true_mask, folder_lock, mask_path
+from core.layout import Layout, check_no_true_mask, mask_path
 from core.logs import logger, progress, versions
 from core.media import Video, is_video, read_picture, shown, shrink, video_writer
 from core.parallel import ordered_map, process_pool
 from core.pictures import overlay
-from core.predictions import Picture, masks_folder, overlay_path, segment
+from core.predictions import LONGEST_JPEG, Picture, masks_folder, overlay_path, scores_path, segment
 from core.results import Journal
 from core.snapshots import load_identified
 
@@ -33,12 +33,18 @@ def segment_media(config, model, epoch, devices, media, options, jobs=1):
         dict from the name of the results to what predictions.json tells of it.
 
     Raises:
-        UserError: the snapshot is missing or wrong, a result would replace one of the files or another result,
-            a result can't be written; or, at the end, a file could not be segmented.
+        UserError: the snapshot is missing or wrong, a result would replace one of the files, a true mask or another
+            result, another process fills the folder, a result can't be written; or, at the end, a file could not be
+            segmented.
     """
-    layout = Layout(config)
     _check_apart(media, options.output)
-    check_no_true_mask(masks_folder(options.output), [medium.name for medium in media], layout.val_masks)
+    check_no_true_mask(masks_folder(options.output), [medium.name for medium in media], Layout(config).val_masks)
+    with locked(os.path.join(options.output, ".lock"), "segmentation into %s" % options.output):
+        return _segment_media(config, model, epoch, devices, media, options, jobs)
+
+
+def _segment_media(config, model, epoch, devices, media, options, jobs):
+    layout = Layout(config)
     config, parameters, digest = load_identified(layout, model, epoch, config)
     if options.allowed:
         options = options._replace(allowed=allowed_classes(config, options.allowed))
@@ -47,7 +53,8 @@ def segment_media(config, model, epoch, devices, media, options, jobs=1):
                     labels=[config.classes[index] for index in options.allowed] if options.allowed else None)
     journal = Journal(os.path.join(options.output, "progress.jsonl"), settings)
     states = {medium.name: _state(medium.path) for medium in media}
-    rest = [medium for medium in media if journal.done.get(medium.name, {}).get("state") != states[medium.name]]
+    rest = [medium for medium in media if journal.done.get(medium.name, {}).get("state") != states[medium.name]
+            or not all(map(os.path.exists, _results(medium, journal.done[medium.name], options)))]
     if len(rest) < len(media):
         logger.info("going on after %d of %d files", len(media) - len(rest), len(media))
 
@@ -119,6 +126,7 @@ class _Work:
                 if image.shape[:2] != size:
                     logger.info("%s: %d x %d pixels, scaled down to %d x %d for the network; see --max-side",
                                 shown(medium.path), *size[::-1], *image.shape[1::-1])
+                self._segmenter.check_memory(medium.path, image.shape[:2], self._options.scales)
                 yield Picture(medium.name, medium.path, size), image
 
     def _video(self, medium, pool):
@@ -129,8 +137,9 @@ class _Work:
         def frames():
             for number, frame in enumerate(video.frames(), 1):
                 under_way.append(frame)
-                name = "%s/%06d" % (medium.name, number)
-                yield Picture(name, None, frame.shape[:2]), shrink(frame, self._options.max_side)
+                image = shrink(frame, self._options.max_side)
+                self._segmenter.check_memory(medium.path, image.shape[:2], self._options.scales)
+                yield Picture("%s/%06d" % (medium.name, number), None, frame.shape[:2]), image
 
         total = collections.Counter()
         count = 0
@@ -176,6 +185,16 @@ def video_path(output, name):
     return os.path.join(output, "overlays", name if name.lower().endswith(".mp4") else name + ".mp4")
 
 
+def _results(medium, entry, options):
+    """Paths that a finished file's results have; of a video's masks and score maps, the last ones."""
+    name = medium.name
+    paths = [video_path(options.output, name)] if is_video(medium.path) else [
+        overlay_path(options.output, name, (entry["height"], entry["width"]))]
+    name = "%s/%06d" % (name, entry["frames"]) if "frames" in entry else name
+    return paths + [mask_path(masks_folder(options.output), name)] + [
+        scores_path(options.output, name)] * options.save_scores
+
+
 def _check_apart(media, output):
     """Raise UserError if a result would take the place of one of the files, or of another's result."""
     inputs = {os.path.realpath(medium.path) for medium in media} | {medium.path for medium in media}
@@ -183,7 +202,7 @@ def _check_apart(media, output):
     for medium in media:
         results = [video_path(output, medium.name)] if is_video(medium.path) else [
             mask_path(masks_folder(output), medium.name)] + [overlay_path(output, medium.name, (side, side))
-                                                             for side in (1, 1 << 16)]
+                                                             for side in (1, LONGEST_JPEG + 1)]
         for path in results:
             if os.path.abspath(path) in inputs or os.path.realpath(path) in inputs:
                 raise UserError("the result %s would take the place of a file to segment: choose another --output"

@@ -69,7 +69,7 @@ def write_arrays(path, values):
         except mx.MXNetError as error:
             if "Write incomplete" in str(error):
                 raise OSError(errno.ENOSPC, _DISK_FULL) from error
-            raise UserError("%s can't be written: %s" % (path, _first_line(error))) from error
+            raise UserError("%s can't be written: %s" % (path, _last_line(error))) from error
         # MXNet overlooks a disk that fills up with the last kilobytes. The file ends with the last array's name.
         name = list(values)[-1].encode("utf-8")
         with open(temporary, "rb") as file:
@@ -220,5 +220,5 @@ def _identity(path):
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _first_line(error):
+def _last_line(error):
     return str(error).strip().splitlines()[-1]

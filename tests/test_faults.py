@@ -1,8 +1,10 @@
 """What users' files and machines do to a run: damage, full disks, odd pictures, killed processes."""
+import dataclasses
 import gc
 import io
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -28,13 +30,13 @@ from core.dataset import create_dataset
 from core.errors import UserError
 from core.estimate import estimate_train_masks, read_labels
 from core.evaluate import evaluate, evaluate_all, evaluation_options, find_epoch
-from core.files import read_image, read_json, read_list, read_mask, write_lines, write_mask
+from core.files import read_image, read_json, read_list, read_mask, write_json, write_lines, write_mask, write_text
 from core.layout import Layout, image_path, mask_path
 from core.logs import logger, start_log
 from core.metrics import summarise
 from core.network import parameter_shapes, training_symbol
 from core.results import ResultFolder
-from core.samples import BatchLoader, voc_samples
+from core.samples import BatchLoader, voc_samples, web_samples
 from core.sbd_masks import read_sbd_mask
 from core.snapshots import load_snapshot, read_parameters, save_snapshot
 
@@ -460,6 +462,68 @@ def test_create_dataset_killed_goes_on_to_the_same_files(tmp_path, sample, first
     for name in ("train_list.txt", "val_list.txt", "train_labels.json", "web_train_list.txt"):
         with open(config.path("dataset", name), "rb") as one, open(other.path("dataset", name), "rb") as two:
             assert one.read() == two.read()
+
+
+def test_the_ranking_holds_what_is_there_and_knows_its_snapshots(ready, monkeypatch):
+    save_random_snapshot(ready, 2)
+    layout, looked = Layout(ready), []
+
+    def meanwhile(_):
+        looked.append(sorted(row["epoch"] for row in read_json(layout.ranking("init"))["ranking"]))
+        if len(looked) == 1:
+            os.remove(layout.snapshot("init", 1))
+            save_random_snapshot(ready, 3)
+    monkeypatch.setattr("core.evaluate.time.sleep", meanwhile)
+    ranking = evaluate_all(ready, "init", CPU, wait_hours=1)
+    assert looked == [[1, 2], [2, 3]] and sorted(epoch for epoch, _ in ranking) == [2, 3]
+    best = find_epoch(ready, "init", "best")
+    assert best == ranking[0][0]
+    shutil.copy(layout.snapshot("init", 5 - best), layout.snapshot("init", best))  # trained anew
+    with pytest.raises(UserError, match="init_fcn_resnet50-%d.params has changed since .*ranking.json was made" % best):
+        find_epoch(ready, "init", "best")
+
+
+def test_masks_of_other_classes_or_labels_do_not_train(ready, caplog):
+    layout = Layout(ready)
+    estimate_train_masks(ready, 1, CPU)
+    assert voc_samples(layout, ready)
+    classes = ready.classes[:1] + ready.classes[:0:-1]
+    with pytest.raises(UserError, match="final_voc_masks.json tells of other classes than the setting classes has now"):
+        voc_samples(layout, dataclasses.replace(ready, classes=classes))
+    labels = read_json(layout.train_labels)
+    name = min(labels)
+    write_json(layout.train_labels, dict(labels, **{name: [20]}))
+    with pytest.raises(UserError, match=name + ".png was estimated with other labels than .*: run est_voc_train_masks"):
+        voc_samples(layout, ready)
+    write_json(layout.train_labels, labels)
+    os.remove(layout.train_masks + ".json")
+    with caplog.at_level("WARNING"):
+        assert voc_samples(layout, ready)
+    assert "final_voc_masks.json is missing: nothing tells what the masks beside it" in caplog.text
+
+
+def test_web_masks_of_other_classes_do_not_train(tiny, sample):
+    layout = Layout(tiny)
+    create_dataset(tiny, 1)
+    note = os.path.join(layout.web_cache, "origin.json")
+    write_json(note, {"settings": {"classes": list(tiny.classes[:20])}})  # the last one has come since
+    write_lines(layout.web_list, [name for name in read_list(layout.web_list) if not name.startswith("20_")])
+    assert web_samples(layout, tiny)
+    write_json(note, {"settings": {"classes": list(tiny.classes[:1] + tiny.classes[:0:-1])}})
+    with pytest.raises(UserError, match=r"\d_000000.jpg was of class \w+ when its mask was made, and class \d+ is \w+ now"):
+        web_samples(layout, tiny)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"snapshot_sha256": "a", "labels": []}', "{", '{"a.jpg": ["mug"]}'])
+def test_a_note_that_is_none_of_this_program_is_named_and_stays(ready, content):
+    path = Layout(ready).train_masks + ".json"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    write_text(path, content)
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="final_voc_masks.json is damaged, or not of this program"):
+            estimate_train_masks(ready, 1, CPU, overwrite=overwrite)
+    with open(path) as file:
+        assert file.read() == content
 
 
 def test_eval_loop_killed_goes_on_to_the_same_ranking(ready, tmp_path):

@@ -128,6 +128,25 @@ def test_a_download_ends_in_time_with_its_reason(get, server, path, error, reaso
     assert server.streamed < 30000000  # what the sockets' buffers took beyond the limit
 
 
+@pytest.mark.parametrize("path", ["drip/x", "drip-headers/x"])
+def test_a_download_by_a_proxy_ends_in_time_too(get, server, path, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, server.url(""))
+    monkeypatch.delenv("no_proxy", raising=False)
+    start = time.monotonic()
+    with pytest.raises(Failed, match="took more than 5 s"):
+        get("http://example.test/" + path)
+    assert time.monotonic() - start < 10
+
+
+def test_no_new_attempt_starts_after_the_time_is_over(config, server):
+    start = time.monotonic()
+    with contextlib.closing(Downloader(changed(config, web_rate=0.1))) as downloader:
+        with pytest.raises(Failed, match="took more than 5 s"):
+            downloader.get(server.url("status/500"))
+    assert sum(server.hits.values()) == 1 and time.monotonic() - start < 15
+
+
 def test_redirects_are_followed_but_only_to_http(get, server):
     assert get(server.url("to/x?" + server.url("ok", 2))) == get(server.url("to/x?/ok/2")) == encoded(picture(2))
     assert get(server.url("to-endless/x")) == encoded(picture(1)) and server.streamed < 30000000

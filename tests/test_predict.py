@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from conftest import largest_file, run_script
+import core.inference
 from core.backend import mx
 from core.errors import UserError
-from core.files import read_image, read_mask
+from core.files import locked, read_image, read_mask
 from core.inference import Segmenter
 from core.layout import Layout
 from core.media import Video, find_media, read_picture, video_writer
@@ -210,18 +211,53 @@ def test_two_videos_with_one_result_are_named(untrained, tmp_path):
 
 
 def test_a_killed_run_goes_on_after_the_last_finished_file(untrained, tmp_path, image):
-    for name in ("a", "b", "c"):
+    for name in ("a", "b", "c", "d"):
         save(tmp_path / "in" / (name + ".png"), image)
+    save_video(tmp_path / "in" / "v.mp4", [image] * 2, "mp4v")
     (tmp_path / "in" / "c.png").write_bytes(b"")
-    with pytest.raises(UserError, match="1 of 3"):
-        run(untrained, [tmp_path / "in"], tmp_path / "out")
-    os.remove(str(tmp_path / "out" / "masks" / "a.png"))
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="1 of 5"):
+        run(untrained, [tmp_path / "in"], out)
+    results = [out / "masks" / "a.png", out / "overlays" / "a.jpg", out / "overlays" / "v.mp4", out / "masks" / "d.png"]
+    then = [path.stat().st_mtime_ns for path in results]
+    os.remove(str(out / "overlays" / "d.jpg"))
     save(tmp_path / "in" / "c.png", image)
     save(tmp_path / "in" / "b.png", image[:20])  # another picture now
-    found = run(untrained, [tmp_path / "in"], tmp_path / "out")
-    assert sorted(found) == ["a", "b", "c"] and found["b"]["height"] == 20
-    assert sorted(os.listdir(str(tmp_path / "out" / "masks"))) == ["b.png", "c.png"]  # a.png was not made again
-    assert not (tmp_path / "out" / "progress.jsonl").exists()
+    found = run(untrained, [tmp_path / "in"], out)
+    assert sorted(found) == ["a", "b", "c", "d", "v.mp4"] and found["b"]["height"] == 20
+    assert [path.stat().st_mtime_ns == time for path, time in zip(results, then)] == [True] * 3 + [False]
+    assert sorted(os.listdir(str(out / "overlays"))) == ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "v.mp4"]
+    assert not (out / "progress.jsonl").exists()
+
+
+def test_pictures_that_need_more_memory_than_is_free_are_left_out(untrained, tmp_path, image, monkeypatch):
+    save(tmp_path / "in" / "small.png", image)
+    save(tmp_path / "in" / "large.png", np.repeat(image, 9, 0))
+    save_video(tmp_path / "in" / "v.mp4", [np.repeat(image, 9, 0)] * 2, "mp4v")
+    monkeypatch.setattr(core.inference, "free_memory", lambda: 3000000)
+    with pytest.raises(UserError, match="2 of 3 files could not be segmented: .*pixels: at scale 1 that takes about"):
+        run(untrained, [tmp_path / "in"], tmp_path / "out")
+    assert os.listdir(str(tmp_path / "out" / "masks")) == ["small.png"]
+
+
+def test_two_runs_into_one_folder_are_not_mixed(untrained, tmp_path, image):
+    save(tmp_path / "in.png", image)
+    with locked(str(tmp_path / "out" / ".lock"), "segmentation"):
+        with pytest.raises(UserError, match="segmentation into .*out is under way"):
+            run(untrained, [tmp_path / "in.png"], tmp_path / "out")
+
+
+def test_true_masks_are_not_written_over(untrained, tmp_path, image):
+    mask = tmp_path / "data" / "masks" / "x.png"
+    save(tmp_path / "x.png", image)
+    save(mask, image)
+    place = Layout(untrained).val_masks
+    os.makedirs(place)
+    os.symlink(str(mask), os.path.join(place, "any.png"))
+    content = mask.read_bytes()
+    with pytest.raises(UserError, match="masks/x.png is a true mask"):
+        run(untrained, [tmp_path / "x.png"], tmp_path / "data")
+    assert mask.read_bytes() == content
 
 
 @pytest.mark.parametrize("name, code", [("v.mp4", "mp4v"), ("v.avi", "MJPG")])

@@ -290,6 +290,19 @@ def test_a_second_evaluation_waits_and_takes_up_the_first_ones_result(begun, mes
     assert read_json(path)["confusion"] == first["confusion"]
 
 
+def test_estimation_anew_that_is_killed_goes_on_with_the_same_command(begun):
+    flags, folder = ("--gpu", "cpu", "--epoch", "2", "--jobs", "1", "--overwrite"), Layout(begun).train_masks
+    times = {name: os.stat(os.path.join(folder, name)).st_mtime_ns for name in os.listdir(folder)}
+    killed(begun, "after:2012_000003.png", *flags, script="est_voc_train_masks.py")
+    made = {name: os.stat(os.path.join(folder, name)).st_mtime_ns for name in os.listdir(folder)}
+    assert 0 < len(made) < len(times) and not set(made.items()) & set(times.items())
+    estimate_train_masks(begun, 2, CPU, overwrite=True)
+    assert len(os.listdir(folder)) == len(times)
+    assert all(os.stat(os.path.join(folder, name)).st_mtime_ns == time for name, time in made.items())
+    estimate_train_masks(begun, 2, CPU, overwrite=True)  # that one has come to its end, and this is another
+    assert not any(os.stat(os.path.join(folder, name)).st_mtime_ns == time for name, time in made.items())
+
+
 def test_evaluation_and_estimation_that_are_killed_go_on_to_the_same_files(begun):
     flags = ("--gpu", "cpu", "--epoch", "2", "--jobs", "1")
     smooth, layout = elsewhere(begun, "smooth"), Layout(begun)
