@@ -50,6 +50,7 @@ def main():
 
     from core.backend import resolve_devices  # after the flags: importing mxnet takes seconds
     from core.evaluate import NO_MASKS, evaluate, evaluation_options, find_epoch
+    from core.snapshots import load_snapshot
     epoch = find_epoch(config, args.model, args.epoch)
     places = {"list": args.list, "images": args.images, "masks": args.masks, "output": args.output}
     if args.voc_test:
@@ -58,6 +59,8 @@ def main():
         places = {name: places[name] or default for name, default in defaults.items()}
     options = evaluation_options(config, args.model, epoch, args.ms, args.crf, args.savemask or bool(args.submission),
                                  args.savescoremap, args.flip, **places)
+    if args.submission:
+        check_submission(args.submission, load_snapshot(layout, args.model, epoch, config)[0])  # with its classes
     evaluate(config, args.model, epoch, resolve_devices(args.gpu), options, args.jobs)
     if args.submission:
         pack_submission(args.submission, read_list(options.list), masks_folder(options.output), options.images)

@@ -35,8 +35,7 @@ def main():
     from inference import random_parameters
     from core.backend import mx
     from core.cpus import cpu_flags
-    from core.evaluate import scored_images
-    from core.inference import Segmenter
+    from core.inference import Segmenter, scored_images
 
     config, model = Config(), "init" if args.estimate else "final"
     if args.plain_threads:  # MXNet has read the variable in this process

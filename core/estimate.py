@@ -7,9 +7,8 @@ import os
 from core.backend import resolve_dtype
 from core.config import network_settings
 from core.errors import UserError
-from core.evaluate import scored_images
 from core.files import cached_digest, locked, read_json, read_list, read_mask, read_note, remove, write_json
-from core.inference import Segmenter
+from core.inference import Segmenter, scored_images
 from core.layout import Layout, check_no_true_mask, check_pairs, folder_lock, image_path, mask_path, stems
 from core.logs import logger, progress
 from core.parallel import ordered_map, process_pool

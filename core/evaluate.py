@@ -1,5 +1,4 @@
 """Stages 3 and 6: evaluate snapshots on images with masks."""
-import collections
 import contextlib
 import functools
 import hashlib
@@ -11,15 +10,14 @@ import time
 import numpy as np
 
 from core.backend import resolve_dtype
-from core.config import network_settings
 from core.errors import UserError
-from core.files import cached_digest, locked, read_image, read_json, read_list, read_mask, write_json
-from core.inference import Segmenter
+from core.files import cached_digest, locked, read_json, read_list, read_mask, write_json
+from core.inference import Segmenter, scored_images
 from core.layout import Layout, check_no_true_mask, check_pairs, image_path, mask_path
 from core.logs import logger, progress, versions
 from core.metrics import image_iou, summarise
 from core.parallel import ordered_map, process_pool
-from core.predictions import EvaluationOptions, Scored, compare, masks_folder, predict, scores_path
+from core.predictions import EvaluationOptions, compare, masks_folder, predict, scores_path, scoring_settings
 from core.reports import Example, best_and_worst, write_report
 from core.results import ResultFolder, identity, report
 from core.snapshots import load_identified
@@ -155,32 +153,6 @@ def _examples(config, options, segmenter, names):
     return examples
 
 
-def scored_images(segmenter, names, folder, scales, flip=False):
-    """Yield a `predictions.Scored` for each name, in order; images are read when they are needed."""
-    def pairs():
-        for name in names:
-            path = image_path(folder, name)
-            image = read_image(path)
-            segmenter.check_memory(path, image.shape[:2], scales)
-            yield name, image
-
-    return score_pairs(segmenter, pairs(), scales, flip)
-
-
-def score_pairs(segmenter, pairs, scales, flip=False):
-    """Yield a `predictions.Scored` for each (name, image) pair, in order; pairs are taken when they are needed."""
-    under_way = collections.deque()
-
-    def images():
-        for name, image in pairs:
-            under_way.append((name, image))
-            yield image
-
-    for scores in segmenter.scores_of(images(), scales, flip):
-        name, image = under_way.popleft()
-        yield Scored(name, image, scores)
-
-
 def evaluate_all(config, model, devices, ms=False, crf=False, wait_hours=None, jobs=1, flip=False):
     """Evaluate every snapshot of `model` that has no result with these settings yet, then rank them.
 
@@ -287,17 +259,3 @@ def _settings(config, digest, options, keys, dtype):
     names, data = (hashlib.sha256("\n".join(values).encode("utf-8")).hexdigest() for values in (keys, keys.values()))
     return dict(scoring_settings(config, digest, options.scales, options.crf, dtype, options.flip),
                 images=options.images, masks=options.masks, names_sha256=names, data_sha256=data)
-
-
-def scoring_settings(config, digest, scales, crf, dtype="float32", flip=False):
-    """What decides the prediction of an image, as JSON keeps it.
-
-    float32 and no flip go without saying, as in old results.
-
-    Args:
-        digest: SHA-256 of the snapshot.
-    """
-    values = {name: value for name, value in vars(config).items() if name.startswith("crf_")}
-    return {**({} if dtype == "float32" else {"dtype": dtype}), **({"flip": True} if flip else {}),
-            "snapshot_sha256": digest, "scales": list(scales), "crf": values if crf else None,
-            **network_settings(config)}

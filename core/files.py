@@ -376,7 +376,8 @@ def read_image(path):
     except cv2.error as error:
         raise UserError("%s can't be decoded: %s" % (path, error.err)) from error
     if image is None:
-        raise UserError("%s can't be decoded: the file is damaged, truncated, or no picture" % path)
+        raise UserError("%s can't be decoded: the file is damaged, truncated, or no picture of a format that is known "
+                        "here" % path)
     return image
 
 

@@ -1,4 +1,5 @@
 """From an image to the scores of the classes at its pixels: for evaluation, mask estimation and the demo alike."""
+import collections
 import itertools
 
 import cv2
@@ -8,8 +9,11 @@ from core.backend import amp, mx
 from core.config import STRIDE
 from core.cpus import free_memory
 from core.errors import UserError
+from core.files import read_image
 from core.interpolation import combine_scales
+from core.layout import image_path
 from core.network import branches_symbol, fold_batch_norms, inference_symbol
+from core.predictions import Scored
 from core.samples import subtract_mean
 
 _TOGETHER, _PIXELS_TOGETHER = 8, 1 << 22  # images for each device, and their pixels, scored shape by shape
@@ -94,6 +98,32 @@ class Segmenter:
         for scores in mirrored:  # after the upsampling, as the padding lies on the right in both views
             plain += scores[:, :, ::-1]
         return plain
+
+
+def scored_images(segmenter, names, folder, scales, flip=False):
+    """Yield a `predictions.Scored` for each name, in order; images are read when they are needed."""
+    def pairs():
+        for name in names:
+            path = image_path(folder, name)
+            image = read_image(path)
+            segmenter.check_memory(path, image.shape[:2], scales)
+            yield name, image
+
+    return score_pairs(segmenter, pairs(), scales, flip)
+
+
+def score_pairs(segmenter, pairs, scales, flip=False):
+    """Yield a `predictions.Scored` for each (name, image) pair, in order; pairs are taken when they are needed."""
+    under_way = collections.deque()
+
+    def images():
+        for name, image in pairs:
+            under_way.append((name, image))
+            yield image
+
+    for scores in segmenter.scores_of(images(), scales, flip):
+        name, image = under_way.popleft()
+        yield Scored(name, image, scores)
 
 
 def branch_scores(config, parameters, image, device):

@@ -12,7 +12,8 @@ from PIL import Image, ImageOps  # noqa: E402
 from core.errors import UserError  # noqa: E402
 from core.files import read_image, replacing, walk  # noqa: E402
 
-PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
+PLAIN_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
+PICTURES = PLAIN_PICTURES + (".gif",)  # which `files.read_image` does not read
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 _USUAL_RATE = 25.0  # frames a second of a video that does not tell
 _MOST_TICKS = 65535  # a second, of MPEG-4: the numerator of a rate that is written as a decimal fraction

@@ -13,7 +13,7 @@ from core.classes import BACKGROUND
 from core.errors import UserError
 from core.files import list_folder, read_bytes, read_json, read_text, walk
 from core.logs import logger
-from core.media import PICTURES
+from core.media import PLAIN_PICTURES
 
 OwnImages = collections.namedtuple("OwnImages", "train_images train_labels val_images val_masks max_side",
                                    defaults=(None,) * 4 + (500,))
@@ -174,7 +174,7 @@ def _find(folder, image, place):
     path = os.path.normpath(os.path.join(folder, image))
     if image and os.path.isfile(path):
         return path
-    matches = [path + ending for ending in PICTURES if image and os.path.isfile(path + ending)]
+    matches = [path + ending for ending in PLAIN_PICTURES if image and os.path.isfile(path + ending)]
     if len(matches) != 1:
         raise UserError("%s: %s" % (place, "%s and %s: which one is meant?" % tuple(matches[:2]) if matches
                                     else "the image %s is missing" % path))
@@ -186,7 +186,7 @@ def _pictures(folder):
     paths, others = [], []
     for place, names in walk(folder):
         for path in (os.path.join(place, name) for name in names):
-            known = path.lower().endswith(PICTURES) and (os.path.isfile(path) or not os.path.exists(path))
+            known = path.lower().endswith(PLAIN_PICTURES) and (os.path.isfile(path) or not os.path.exists(path))
             (paths if known else others).append(path)
     if others:
         logger.warning("%s: %d files are left out, such as %s: they have not the ending of a readable picture, or are "

@@ -38,7 +38,7 @@ def ordered_map(function, items, executor=None, ahead=1):
         function: picklable, from a module that does not import mxnet.
         items: iterable, read no further than `ahead` items before the one whose result comes next.
         executor: anything with the interface of concurrent.futures.Executor; None works in this process.
-        ahead: items under way at once.
+        ahead: items under way beside the one whose result comes next.
 
     Raises:
         UserError: a worker died.

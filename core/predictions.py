@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from core.classes import BACKGROUND, IGNORE_LABEL
+from core.config import network_settings
 from core.crf import SMALLEST_SCORE, refine
 from core.files import read_mask, write_array, write_image, write_mask
 from core.layout import mask_path
@@ -152,3 +153,17 @@ def masks_folder(output):
 def scores_path(output, name):
     """Where an evaluation keeps the scores of an image."""
     return os.path.join(output, "scoremaps", name + ".npy")
+
+
+def scoring_settings(config, digest, scales, crf, dtype="float32", flip=False):
+    """What decides the prediction of an image, as JSON keeps it.
+
+    float32 and no flip go without saying, as in old results.
+
+    Args:
+        digest: SHA-256 of the snapshot.
+    """
+    values = {name: value for name, value in vars(config).items() if name.startswith("crf_")}
+    return {**({} if dtype == "float32" else {"dtype": dtype}), **({"flip": True} if flip else {}),
+            "snapshot_sha256": digest, "scales": list(scales), "crf": values if crf else None,
+            **network_settings(config)}

@@ -26,6 +26,7 @@ class Regions:
         boundary: (n, n) float64, length of the common boundary in pixels, symmetric.
         edge: (n, n) float64, mean gradient of the lightness along that boundary.
         border: (4, n) float64, pixels of each region along the top, bottom, left and right border of the image.
+        gradient_x, gradient_y, magnitude: (h, w) float32, gradient of the lightness.
     """
 
     def __init__(self, image, side, regions):
@@ -64,7 +65,8 @@ class Regions:
         return np.bincount(self.labels.ravel(), np.ravel(values), minlength=self.count) / self.area
 
     def histogram(self, codes, bins, weights=None):
-        """(n, bins) float64 counts, or sums of weights, of (h, w) integer codes per pixel of each region."""
+        """(n, bins) float64 histograms of (h, w) integer codes over each region: shares of its pixels, or means of the
+        weights that its pixels of a code have."""
         flat = self.labels.ravel() * bins + np.ravel(codes)
         weights = None if weights is None else np.ravel(weights)
         counts = np.bincount(flat, weights, minlength=self.count * bins)

@@ -102,7 +102,7 @@ def write_comparison(path, sources):
         sources: list of `Source`.
 
     Returns:
-        path of the PNG, or None where there is nothing to draw.
+        path of the PNG.
 
     Raises:
         UserError: there is nothing to report, or a file is damaged.

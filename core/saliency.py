@@ -31,9 +31,11 @@ class ColourGraph:
     """What the cues share: adjacency, colour distances and the regions at the border.
 
     Attributes:
+        regions: Regions.
         distance: (n, n) float64 distances of mean Lab colours.
         near: (n, n) bool, adjacent.
         at_border: (n,) bool.
+        slack: mean distance of a region to its nearest neighbour, below which colours count as one.
     """
 
     def __init__(self, regions):

@@ -6,15 +6,15 @@ import os
 
 from core.classes import BACKGROUND
 from core.errors import UserError
-from core.evaluate import score_pairs, scoring_settings
 from core.files import locked, write_json
-from core.inference import Segmenter
+from core.inference import Segmenter, score_pairs
 from core.layout import Layout, check_no_true_mask, mask_path
 from core.logs import logger, progress, versions
 from core.media import Video, is_video, read_picture, shown, shrink, video_writer
 from core.parallel import ordered_map, process_pool
 from core.pictures import overlay
-from core.predictions import LONGEST_JPEG, Picture, masks_folder, overlay_path, scores_path, segment
+from core.predictions import (LONGEST_JPEG, Picture, masks_folder, overlay_path, scores_path, scoring_settings,
+                              segment)
 from core.results import Journal
 from core.snapshots import load_identified
 

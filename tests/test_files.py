@@ -7,8 +7,8 @@ from PIL import Image
 
 from core.classes import voc_palette
 from core.errors import UserError
-from core.files import (list_folder, read_image, read_list, read_mask, replacing, walk, write_json, write_lines,
-                        write_mask)
+from core.files import (list_folder, read_image, read_list, read_mask, replacing, walk, write_image, write_json,
+                        write_lines, write_mask)
 
 
 def save_jpeg(path, image=None):
@@ -118,6 +118,12 @@ def test_a_file_that_fails_midway_leaves_the_old_one_and_nothing_else(tmp_path):
             1 / 0
     assert os.listdir(str(tmp_path)) == ["a.json"]
     assert "1" in (tmp_path / "a.json").read_text()
+
+
+def test_a_picture_that_no_jpeg_can_hold_is_told(tmp_path):
+    with pytest.raises(UserError, match="a picture of 65501 x 1 pixels can't be encoded as .jpg"):
+        write_image(str(tmp_path / "a.jpg"), np.zeros((1, 65501, 3), np.uint8))
+    assert os.listdir(str(tmp_path)) == []
 
 
 def test_folders_are_walked_in_order_and_links_lead_nowhere_twice(tmp_path):

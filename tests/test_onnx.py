@@ -78,5 +78,10 @@ def test_pictures_are_checked_and_the_example_segments_one(untrained, tmp_path):
 
 
 def test_a_mistake_leaves_no_file(untrained, tmp_path):
-    assert "epochs there: 2" in run_script(tmp_path, "export_onnx.py", "out.onnx", "--epoch", "7", status=2)
-    assert not (tmp_path / "out.onnx").exists()
+    snapshot = os.path.relpath(Layout(untrained).snapshot("final", 2), str(tmp_path))
+    before = (tmp_path / snapshot).read_bytes()
+    for flags, message in ((("out.onnx", "--epoch", "7"), "epochs there: 2"),
+                           (("out.onnx", "--check", "nix.jpg"), "nix.jpg can't be read"),
+                           ((snapshot,), "the name of the file to write ends in .onnx")):
+        assert message in run_script(tmp_path, "export_onnx.py", *flags, status=2)
+    assert not (tmp_path / "out.onnx").exists() and (tmp_path / snapshot).read_bytes() == before

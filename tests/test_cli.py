@@ -1,0 +1,75 @@
+"""What all scripts do with flags that are wrong, with an interruption and without a console."""
+import os
+import subprocess
+import sys
+
+import pytest
+
+import core.cpus
+from conftest import ROOT
+from core.cli import Parser, run
+from core.errors import UserError
+
+
+@pytest.mark.parametrize("flags, message", [
+    (("--output", ""), "--output is empty"), (("--output=",), "--output is empty"), (("",), "an argument is empty"),
+    (("a", "--outptu", "b"), "did you mean --output?"), (("--", ""), None)])
+def test_wrong_flags_are_told_in_one_line(capsys, flags, message):
+    parser = Parser("x.py")
+    parser.add_argument("--output")
+    parser.add_argument("paths", nargs="*")
+    if message is None:
+        assert parser.parse_args(flags).paths == [""]
+        return
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(flags)
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.count("\n") == 1 and message in told
+
+
+@pytest.mark.parametrize("way_on", [(), ("--resume goes on",)])
+def test_an_interruption_tells_the_way_on(capsys, way_on):
+    def main():
+        raise KeyboardInterrupt
+    with pytest.raises(SystemExit) as ended:
+        run(main, *way_on)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted; %s\n" % (way_on or ("the same command goes on from here",))
+
+
+def test_a_mistake_is_told_where_standard_output_is_closed(capsys, monkeypatch):
+    def main():
+        raise UserError("the mistake")
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    assert ended.value.code == 2 and "error: the mistake" in capsys.readouterr().err
+
+
+def test_training_tells_that_it_needs_resume():
+    code = "import sys, core.cli\ncore.cli.run = lambda main, way_on: print(way_on)\n" \
+           "exec(compile(open('train_seg_model.py').read(), 'x', 'exec'), {'__name__': '__main__'})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, universal_newlines=True)
+    assert "--resume" in done.stdout
+
+
+@pytest.mark.parametrize("script, flags", [("launch.py", ("--hosts", "", "--", "true")),
+                                           ("create_dataset.py", ("--train-images", ""))])
+def test_an_unset_variable_of_the_shell_does_not_change_what_runs(tmp_path, script, flags):
+    done = subprocess.run([sys.executable, os.path.join(ROOT, script), *flags], stderr=subprocess.PIPE,
+                          universal_newlines=True, cwd=str(tmp_path))
+    assert done.returncode == 2 and "%s is empty" % flags[0] in done.stderr
+
+
+@pytest.mark.parametrize("files, expected", [
+    ({"memory.max": "max\n", "memory.current": "5\n"}, 1024000),
+    ({"memory.max": "700000\n", "memory.current": "100000\n"}, 600000),
+    ({"memory/memory.limit_in_bytes": "700000\n", "memory/memory.usage_in_bytes": "800000\n"}, 0)])
+def test_free_memory_is_what_the_control_group_leaves(monkeypatch, files, expected):
+    files = {"/proc/meminfo": "MemFree: 3 kB\nMemAvailable:    1000 kB\n",
+             **{"/sys/fs/cgroup/" + name: text for name, text in files.items()}}
+
+    def numbers(path, pattern):
+        return [int(found) for found in core.cpus.re.findall(pattern, files.get(path, ""))]
+    monkeypatch.setattr(core.cpus, "_numbers", numbers)
+    assert core.cpus.free_memory() == expected
