@@ -73,15 +73,24 @@ class Model:
             device: "cpu" or the number of a GPU.
         """
         layout = Layout(config)
-        epoch = find_epoch(config, name, "best" if os.path.exists(layout.ranking(name)) else "newest")
+        try:
+            epoch = find_epoch(config, name, "best")
+        except UserError:  # no ranking, or one of snapshots that were trained anew
+            epoch = find_epoch(config, name, "newest")
         self.path = layout.snapshot(name, epoch)
         self.config, self.parameters = load_snapshot(layout, name, epoch, config)
-        self.device, = resolve_devices(device)
+        self.device = resolve_devices(device)[0]
         self.segmenter = Segmenter(self.config, name, self.parameters, [self.device])
 
 
 def show(rows, titles, height=190):
-    """Show pictures, (h, w, 3) uint8 RGB, in rows and columns; the titles stand above the columns."""
+    """Show pictures, (h, w, 3) uint8 RGB, in rows and columns; the titles stand above the columns.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not any(rows):
+        raise UserError("there are no pictures to show")
     display(Image(data=encode_image(side_by_side(rows, titles, height), ".png")))
 
 

@@ -19,6 +19,7 @@ import tour
 from core.classes import VOC_CLASSES
 from core.config import Config
 from core.errors import UserError
+from core.files import read_list, read_mask, write_mask
 from core.results import ResultFolder
 
 
@@ -53,7 +54,7 @@ def execute(project, **variables):
     notebook = nbformat.read(str(project / "demo" / "Demo.ipynb"), 4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for name, value in variables.items():
-        cells[0].source, count = re.subn(r"(?m)^%s = \w+" % name, "%s = %r" % (name, value), cells[0].source)
+        cells[0].source, count = re.subn(r"(?m)^%s = \S+" % name, "%s = %r" % (name, value), cells[0].source)
         assert count == 1
     client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3",
                                      resources={"metadata": {"path": str(project / "demo")}})
@@ -93,6 +94,24 @@ def test_the_tour_shows_every_step_of_the_sample(project):
     assert len(re.findall(r"\| [01]\.[0-9]{2} \|", tables[5])) == 8
 
     assert "| final | 2 | 3 | yes | " in tables[9]
+
+
+def test_a_val_image_without_counted_pixels_and_a_list_without_web_images_stop_no_tour(project):
+    dataset = project / "demo" / "work" / "dataset"
+    report, mask = dataset / "web_report.csv", dataset / "val_masks" / (read_list(str(dataset / "val_list.txt"))[0] + ".png")
+    target, before = os.readlink(str(mask)), report.read_text()
+    report.write_text(re.sub("(?m)^(.*?,.*?),1,", r"\1,0,", before))
+    shape = read_mask(str(mask), 21).shape
+    mask.unlink()
+    write_mask(str(mask), np.full(shape, 255, np.uint8))
+    try:
+        texts, _, pictures = execute(project, device="cpu:2")
+    finally:
+        report.write_text(before)
+        mask.unlink()
+        os.symlink(target, str(mask))
+    assert texts[1] == "This step is left out: there are no pictures to show\n"
+    assert texts[7].count("CRF: \u2013") == 2 and len(pictures[7]) == 1
 
 
 def test_it_names_what_is_missing(project):
