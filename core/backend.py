@@ -130,13 +130,17 @@ def _parse_devices(text):
 
 
 @contextlib.contextmanager
-def told_memory():
-    """Raise UserError where MXNet runs out of memory in the block: its own errors are pages of C++ calls."""
+def told_memory(mend):
+    """Raise UserError where MXNet runs out of memory in the block: its own errors are pages of C++ calls.
+
+    Args:
+        mend: what needs less, for the message.
+    """
     try:
         yield
     except RuntimeError as error:  # MXNetError is one, and simple_bind raises a plain one in its place
         if re.search("out of memory|Failed to allocate|could not create a primitive", str(error), re.IGNORECASE):
-            raise UserError("the memory of the device ran out: lower --batch-size or --crop-size") from error
+            raise UserError("the memory of the device ran out: " + mend) from error
         raise
 
 

@@ -5,7 +5,7 @@ import itertools
 import cv2
 import numpy as np
 
-from core.backend import amp, mx
+from core.backend import amp, mx, told_memory
 from core.config import STRIDE
 from core.cpus import free_memory
 from core.errors import UserError
@@ -19,6 +19,7 @@ from core.samples import subtract_mean
 _TOGETHER, _PIXELS_TOGETHER = 8, 1 << 22  # images for each device, and their pixels, scored shape by shape
 _BYTES_PER_CHANNEL = 20  # of memory, for each pixel and channel of conv1: measured, 1300 bytes with 64 channels
 _SCORE_COPIES = 4  # of the scores at the image's size, alive at once
+_LESS_MEMORY = "leave out the largest of --scales, or shrink the images"
 
 
 class Segmenter:
@@ -71,7 +72,8 @@ class Segmenter:
         """
         started = []
         for group, error in _groups(images, len(self._networks)):
-            finished, started = started, self._start(group, scales, flip)  # networks run on while results are fetched
+            with told_memory(_LESS_MEMORY):
+                finished, started = started, self._start(group, scales, flip)  # networks run on while results are fetched
             yield from itertools.starmap(self._finish, finished)
         yield from itertools.starmap(self._finish, started)
         if error is not None:
@@ -92,6 +94,7 @@ class Segmenter:
                 for found, own, image in zip(outputs, sizes, images)]
 
     @staticmethod
+    @told_memory(_LESS_MEMORY)
     def _finish(outputs, scaled_sizes, size):
         plain, *mirrored = (combine_scales([output.asnumpy()[0] for output in view], scaled_sizes, size)
                             for view in outputs)

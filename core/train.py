@@ -50,7 +50,7 @@ def train(config, model, devices, start_epoch=None, resume=False, keep=None, sto
         _train(config, layout, model, devices, start_epoch, resume, keep, store)
 
 
-@told_memory()
+@told_memory("lower --batch-size or --crop-size")
 def _train(config, layout, model, devices, start_epoch, resume, keep, store):
     rank, workers = (store.rank, store.num_workers) if store else (0, 1)
     total = len(devices) * workers

@@ -207,3 +207,16 @@ def test_images_are_read_a_few_ahead_and_bound_shape_by_shape(rng, monkeypatch):
     big = segmenter.scores_of((read.append(None) or np.zeros((1100, 2000, 3), np.uint8) for _ in range(9)), (0.02,))
     next(big)
     assert len(read) == 16 + 4
+
+
+def test_memory_that_runs_out_is_told_with_what_needs_less(rng, monkeypatch):
+    config = Config(**SMALL)
+    parameters = tuple({name: mx.nd.array(value) for name, value in part.items()}
+                       for part in random_parameters("init", config, rng))
+    segmenter = Segmenter(config, "init", parameters, [mx.cpu()])
+
+    def forward(self, data):
+        raise mx.MXNetError("cudaMalloc retry failed: out of memory")
+    monkeypatch.setattr(Network, "forward", forward)
+    with pytest.raises(UserError, match="memory of the device ran out: leave out the largest of --scales"):
+        segmenter.scores(np.zeros((24, 32, 3), np.uint8))

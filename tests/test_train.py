@@ -178,13 +178,13 @@ def test_a_batch_that_can_not_be_shared_evenly_is_refused(prepared):
 
 @pytest.mark.parametrize("text", ["Failed to allocate CPU Memory", "cudaMalloc retry failed: out of memory"])
 def test_memory_that_runs_out_is_told_in_one_line(text):
-    with pytest.raises(UserError, match="lower --batch-size or --crop-size"), told_memory():
+    with pytest.raises(UserError, match="lower --batch-size or --crop-size"), told_memory("lower --batch-size or --crop-size"):
         raise mx.MXNetError("Traceback (most recent call last): %s" % text)
-    with pytest.raises(mx.MXNetError), told_memory():
+    with pytest.raises(mx.MXNetError), told_memory("lower --batch-size or --crop-size"):
         raise mx.MXNetError("another error")
 
 
 def test_a_network_that_no_memory_holds_is_told_in_one_line():
     network = mx.sym.exp(mx.sym.Variable("data"))
-    with pytest.raises(UserError, match="lower --batch-size or --crop-size"), told_memory():
+    with pytest.raises(UserError, match="lower --batch-size or --crop-size"), told_memory("lower --batch-size or --crop-size"):
         network.simple_bind(mx.cpu(), data=(1 << 15, 1 << 15, 1 << 15))  # 128 TiB
