@@ -128,10 +128,11 @@ def web_class(name, num_classes):
 def check_no_true_mask(folder, names, *places):
     """Raise UserError if <name>.png in `folder` is, links followed, a mask of one of the folders `places`."""
     true = {os.path.realpath(mask_path(place, name)) for place in places for name in stems(place, ".png")}
+    real = os.path.realpath(folder)
     for name in names:
-        path = mask_path(os.path.realpath(folder), name)
-        if path in true:
-            raise UserError("%s is a true mask, and a result would take its place: choose another --output" % path)
+        if mask_path(real, name) in true:
+            raise UserError("%s is a true mask, and a result would take its place: choose another --output"
+                            % mask_path(real, name))
 
 
 def check_pairs(names, *places):

@@ -75,8 +75,11 @@ def _check_origin(layout, config, names):
     if (note.get("network") or {}).get("classes", list(config.classes)) != list(config.classes):
         raise UserError("%s tells of other classes than the setting classes has now: run est_voc_train_masks.py with "
                         "--overwrite" % path)
-    then = note.get("labels") or {}
-    now = read_json(layout.train_labels) if then and os.path.exists(layout.train_labels) else {}
+    then, now = note.get("labels") or {}, {}
+    if then and os.path.exists(layout.train_labels):
+        now = read_json(layout.train_labels)
+    if not isinstance(now, dict):
+        raise UserError("%s is damaged: run create_dataset.py" % layout.train_labels)
     for name in names:
         if name in now and then.get(name, now[name]) != now[name]:
             raise UserError("%s was estimated with other labels than %s has now: run est_voc_train_masks.py again"
