@@ -13,7 +13,6 @@ a class: n images take O(n). A process holds one image at a time, the main proce
 appears whole; whatever is there is not made again.
 """
 import collections
-import contextlib
 import csv
 import functools
 import hashlib
@@ -33,8 +32,8 @@ from core.contact_sheet import write_sheets
 from core.cues import region_cues
 from core.descriptors import activations_path, describe, describe_foregrounds
 from core.errors import UserError
-from core.files import (list_folder, locked, read_array, read_bytes, read_image, read_json, write_array, write_bytes,
-                        write_lines, write_mask, write_text)
+from core.files import (list_folder, locked, read_array, read_bytes, read_image, read_json, remove, write_array,
+                        write_bytes, write_lines, write_mask, write_text)
 from core.graphcut import cut_prior, views
 from core.layout import Layout, folder_lock, image_path, mask_path, stems, web_class
 from core.logs import logger, progress
@@ -395,8 +394,7 @@ def _conclude(layout, config, names):
         logger.info("%-12s %5d images, %5d kept, mean score %.2f", config.classes[index], len(own),
                     sum(result.kept for result in own), np.mean([result.score for result in own]))
     if not kept:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(layout.web_list)  # an earlier run's
+        remove(layout.web_list, missing_ok=True)  # an earlier run's
         reason, count = collections.Counter(result.reason.split(":")[0] for result in results).most_common(1)[0]
         raise UserError("no web image is kept, %d of %d for: %s; %s has all reasons: change the settings web_min_* and "
                         "pass --overwrite, or bring other images" % (count, len(results), reason, layout.web_report))

@@ -7,12 +7,13 @@ import os
 from core.backend import resolve_dtype
 from core.config import network_settings
 from core.errors import UserError
-from core.files import cached_digest, locked, read_json, read_list, read_mask, read_note, remove, write_json
+from core.files import cached_digest, locked, read_list, read_mask, read_note, remove, settle_note, write_json
 from core.inference import Segmenter, scored_images
 from core.layout import Layout, check_no_true_mask, check_pairs, folder_lock, image_path, mask_path, stems
 from core.logs import logger, progress
 from core.parallel import ordered_map, process_pool
 from core.predictions import estimate, shown_labels
+from core.samples import read_labels
 from core.snapshots import load_identified
 
 
@@ -69,9 +70,7 @@ def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, job
         for name in filter(done.__contains__, names):
             mask = read_mask(mask_path(folder, name), config.num_classes)
             shown.update(shown_labels(mask, labels[name]))
-        if overwrite:
-            note = read_json(folder + ".json")
-            write_json(folder + ".json", {key: value for key, value in note.items() if key != "overwriting"})
+        settle_note(folder + ".json")
     logger.info("masks of %d training images are in %s", len(names), folder)
     _log_shown(shown, collections.Counter(label for values in labels.values() for label in values), config)
 
@@ -84,33 +83,6 @@ def _log_shown(shown, labelled, config):
     if lost:
         logger.warning("no mask shows %s, so nothing can be learned of it from them: look at the model's own evaluation; "
                        "longer training or better web images may mend it", ", ".join(lost))
-
-
-def read_labels(path, names, config):
-    """Image-level labels.
-
-    Args:
-        path: JSON file, from id to a list of class indices.
-        names: ids that must be in it.
-
-    Returns:
-        dict from id to list of int.
-
-    Raises:
-        UserError: the file is missing or wrong, lacks an id, or has a label out of range.
-    """
-    labels = read_json(path)
-    if not isinstance(labels, dict):
-        raise UserError("%s: a JSON object from image ids to lists of class indices is expected" % path)
-    for name in names:
-        if name not in labels:
-            raise UserError("%s has no labels for %s: run create_dataset.py" % (path, name))
-        values = labels[name]
-        if not isinstance(values, list) or not all(
-                type(value) is int and 1 <= value < config.num_classes for value in values):
-            raise UserError("%s: the labels of %s are %s; a list of class indices 1..%d is expected"
-                            % (path, name, values, config.num_classes - 1))
-    return {name: labels[name] for name in names}
 
 
 def _masks_there(folder, origin, labels, images, overwrite):
@@ -131,10 +103,10 @@ def _masks_there(folder, origin, labels, images, overwrite):
     if foreign and not os.path.exists(note):
         raise UserError("%s is no mask of a training image: choose a folder of its own for the masks"
                         % mask_path(folder, min(foreign)))
-    known = read_note(note, snapshot_sha256=str, labels=(dict, type(None)), images=(dict, type(None)))
+    known = read_note(note, ["snapshot_sha256"], snapshot_sha256=str, labels=dict, images=dict)
     if known is None or not there:
         known = {}
-    noted = [known.pop("labels", None) or {}, known.pop("images", None) or {}]
+    noted = [known.pop(key, {}) for key in ("labels", "images")]
     begun = known.pop("overwriting", False) and known == origin  # and killed: its masks need not be made again
     if there and not overwrite and known != origin:
         raise UserError("%s holds masks of another snapshot or of other settings: pass --overwrite to make them anew, "

@@ -66,7 +66,7 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
     _check_list(options.list, layout)
     names = read_list(options.list)
     if options.save_masks:
-        check_no_true_mask(masks_folder(options.output), names, layout.val_masks, options.masks or layout.val_masks)
+        check_no_true_mask(masks_folder(options.output), names, *{layout.val_masks, options.masks or layout.val_masks})
     check_pairs(names, (image_path, options.images, "run create_dataset.py, or see --images"))
     if options.masks is not None:
         check_pairs(names, (mask_path, options.masks, "run create_dataset.py, or see --masks; --masks %s only predicts"

@@ -149,8 +149,11 @@ def write_mask(path, mask):
     write_bytes(path, encode_mask(mask))
 
 
-def remove(path):
+def remove(path, missing_ok=False):
     """Delete a file.
+
+    Args:
+        missing_ok: whether it may be gone already.
 
     Raises:
         UserError: it is none, or its folder can't be written to.
@@ -158,6 +161,8 @@ def remove(path):
     try:
         os.remove(path)
     except OSError as error:
+        if missing_ok and isinstance(error, FileNotFoundError):
+            return
         raise UserError("%s can't be removed: %s" % (path, error.strerror or error)) from error
 
 
@@ -301,11 +306,12 @@ def read_json(path):
         raise UserError("%s is nested too deeply" % path) from error
 
 
-def read_note(path, **kinds):
+def read_note(path, required=(), **kinds):
     """Object of a JSON file that a script keeps for itself, or None where there is no such file.
 
     Args:
-        kinds: types of the values that it must have.
+        required: names of values that it must have.
+        kinds: types of its values, where it has them.
 
     Raises:
         UserError: the file is damaged, or none of that script's.
@@ -316,9 +322,17 @@ def read_note(path, **kinds):
         note = read_json(path)
     except UserError:
         note = None
-    if not isinstance(note, dict) or not all(isinstance(note.get(name), kind) for name, kind in kinds.items()):
+    if not isinstance(note, dict) or not all(
+            isinstance(note[name], kind) if name in note else name not in required for name, kind in kinds.items()):
         raise UserError("%s is damaged, or not of this program: remove it, or move it away" % path)
     return note
+
+
+def settle_note(path):
+    """Take "overwriting" out of a note: what --overwrite was to make anew is made, and would be made anew again."""
+    note = read_note(path)
+    if note and note.pop("overwriting", False):
+        write_json(path, note)
 
 
 def _unique_keys(pairs):

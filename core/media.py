@@ -10,7 +10,7 @@ import numpy as np  # noqa: E402
 from PIL import Image, ImageOps  # noqa: E402
 
 from core.errors import UserError  # noqa: E402
-from core.files import read_image, replacing, walk  # noqa: E402
+from core.files import read_image, remove, replacing, walk  # noqa: E402
 
 PLAIN_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
 PICTURES = PLAIN_PICTURES + (".gif",)  # which `files.read_image` does not read
@@ -160,7 +160,7 @@ def video_writer(path, rate):
     writer, count = cv2.VideoWriter(), 0
     with replacing(path) as temporary, contextlib.ExitStack() as stack:
         part = temporary + ".mp4"  # the ending tells OpenCV the container
-        stack.callback(_remove, part)
+        stack.callback(remove, part, missing_ok=True)
         stack.callback(writer.release)
 
         def add(frame):
@@ -178,11 +178,6 @@ def video_writer(path, rate):
             raise UserError("%s can't be written: OpenCV wrote less than its %d frames; is the disk full?"
                             % (path, count))
         os.replace(part, temporary)
-
-
-def _remove(path):
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(path)
 
 
 def _files(path, leave_out):

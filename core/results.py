@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 
 from core.errors import UserError
-from core.files import read_bytes, read_json, write_json, write_lines
+from core.files import read_bytes, read_json, remove, write_json, write_lines
 from core.logs import logger
 
 
@@ -132,8 +132,7 @@ class Journal:
 
     def remove(self):
         """Delete the file: the work is finished."""
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(self._path)
+        remove(self._path, missing_ok=True)
 
     def _encode(self, value):
         return value

@@ -16,7 +16,7 @@ import os
 from core.backend import mx
 from core.config import TRAINING_SETTINGS, network_settings
 from core.errors import UserError
-from core.files import file_digest, read_json
+from core.files import file_digest, read_json, remove
 from core.logs import logger
 from core.snapshots import (adopt_recorded, load_snapshot, parameters_digest, read_arrays, read_record, save_snapshot,
                             write_arrays)
@@ -62,7 +62,7 @@ def save_checkpoint(layout, model, config, symbol, checkpoint, keep=None):
     epoch, (args, aux) = checkpoint.epoch, checkpoint.parameters
     for later in layout.epochs(model, "states"):
         if later > epoch:  # of an earlier run, which this one replaces
-            _remove(layout.state(model, later))
+            remove(layout.state(model, later), missing_ok=True)
     record = dict(checkpoint.record, parameters_sha256=parameters_digest(args, aux))
     values = {"momentum:" + name: value for name, value in checkpoint.momentum.items()}
     values["record:" + json.dumps(record)] = mx.nd.zeros(1)  # an empty array can't be saved
@@ -71,12 +71,12 @@ def save_checkpoint(layout, model, config, symbol, checkpoint, keep=None):
 
     for earlier in layout.epochs(model, "states"):
         if earlier <= epoch - min(_STATES_KEPT, keep or _STATES_KEPT):
-            _remove(layout.state(model, earlier))
+            remove(layout.state(model, earlier), missing_ok=True)
     if keep:
         best = _best_epoch(layout, model)
         for earlier in layout.epochs(model):
             if record["start_epoch"] < earlier <= epoch - keep and earlier != best:
-                _remove(layout.snapshot(model, earlier))
+                remove(layout.snapshot(model, earlier), missing_ok=True)
     return path
 
 
@@ -168,8 +168,3 @@ def _best_epoch(layout, model):
         return read_json(layout.ranking(model))["ranking"][0]["epoch"]
     except (UserError, KeyError, IndexError, TypeError):
         return None
-
-
-def _remove(path):
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(path)

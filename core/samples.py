@@ -38,8 +38,8 @@ def web_samples(layout, config):
             masks were made.
     """
     names = read_list(layout.web_list, "run create_web_masks.py, or create_dataset.py where there are masks")
-    origin = read_note(os.path.join(layout.web_cache, "origin.json"), settings=(dict, type(None))) or {}
-    then = dict(enumerate((origin.get("settings") or {}).get("classes", config.classes)))
+    origin = read_note(os.path.join(layout.web_cache, "origin.json"), settings=dict) or {}
+    then = dict(enumerate(origin.get("settings", {}).get("classes", config.classes)))
     for name in names:
         index = web_class(name, config.num_classes)
         if then.get(index) != config.classes[index]:
@@ -68,22 +68,46 @@ def voc_samples(layout, config):
 def _check_origin(layout, config, names):
     """Raise UserError if the masks' note tells of other classes, or of other labels of an image, than there are now."""
     path = layout.train_masks + ".json"
-    note = read_note(path, network=(dict, type(None)), labels=(dict, type(None)))
+    note = read_note(path, network=dict, labels=dict)
     if note is None:
         logger.warning("%s is missing: nothing tells what the masks beside it were estimated with", path)
         return
-    if (note.get("network") or {}).get("classes", list(config.classes)) != list(config.classes):
+    if note.get("network", {}).get("classes", list(config.classes)) != list(config.classes):
         raise UserError("%s tells of other classes than the setting classes has now: run est_voc_train_masks.py with "
                         "--overwrite" % path)
-    then, now = note.get("labels") or {}, {}
-    if then and os.path.exists(layout.train_labels):
-        now = read_json(layout.train_labels)
-    if not isinstance(now, dict):
-        raise UserError("%s is damaged: run create_dataset.py" % layout.train_labels)
+    then = note.get("labels", {})
+    now = read_labels(layout.train_labels, names, config) if os.path.exists(layout.train_labels) else then
     for name in names:
-        if name in now and then.get(name, now[name]) != now[name]:
+        if name in then and then[name] != now[name]:
             raise UserError("%s was estimated with other labels than %s has now: run est_voc_train_masks.py again"
                             % (mask_path(layout.train_masks, name), layout.train_labels))
+
+
+def read_labels(path, names, config):
+    """Image-level labels.
+
+    Args:
+        path: JSON file, from id to a list of class indices.
+        names: ids that must be in it.
+
+    Returns:
+        dict from id to list of int.
+
+    Raises:
+        UserError: the file is missing or wrong, lacks an id, or has a label out of range.
+    """
+    labels = read_json(path)
+    if not isinstance(labels, dict):
+        raise UserError("%s: a JSON object from image ids to lists of class indices is expected" % path)
+    for name in names:
+        if name not in labels:
+            raise UserError("%s has no labels for %s: run create_dataset.py" % (path, name))
+        values = labels[name]
+        if not isinstance(values, list) or not all(
+                type(value) is int and 1 <= value < config.num_classes for value in values):
+            raise UserError("%s: the labels of %s are %s; a list of class indices 1..%d is expected"
+                            % (path, name, values, config.num_classes - 1))
+    return {name: labels[name] for name in names}
 
 
 def training_samples(model, layout, config):

@@ -5,7 +5,7 @@ import stat
 
 from core.config import network_settings
 from core.errors import UserError
-from core.files import file_digest, read_note, remove, write_json
+from core.files import file_digest, read_note, remove, settle_note, write_json
 from core.layout import image_path, mask_path, stems
 
 SETTINGS = ("web_side", "web_regions", "web_rounds", "web_sample_images", "web_threshold", "web_uncertain",
@@ -27,7 +27,7 @@ def claim(layout, config, kind, overwrite):
     if kind == "resnet":
         origin["base_model_sha256"] = file_digest(layout.base_model)
     note = _note(layout)
-    found = read_note(note, settings=dict, format=int)
+    found = read_note(note, ["settings", "format"], settings=dict, format=int)
     if overwrite:
         origin["overwriting"] = True
         if found != origin:
@@ -44,9 +44,7 @@ def claim(layout, config, kind, overwrite):
 
 def settle(layout):
     """Note that all is made: --overwrite would make it anew."""
-    found = read_note(_note(layout))
-    if found and found.pop("overwriting", False):
-        write_json(_note(layout), found)
+    settle_note(_note(layout))
 
 
 def forget_changed(layout, names):
@@ -75,8 +73,7 @@ def forget_changed(layout, names):
     for name in changed:
         made = [os.path.join(folder, name + ending) for folder in folders for ending in (".npz", ".npy", ".json")]
         for file in made + [mask_path(layout.web_masks, name)]:
-            if os.path.exists(file):
-                remove(file)
+            remove(file, missing_ok=True)
     if now != known:
         write_json(path, now)
 

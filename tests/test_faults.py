@@ -28,7 +28,7 @@ from core.backend import mx
 from core.config import Config, make_config
 from core.dataset import create_dataset
 from core.errors import UserError
-from core.estimate import estimate_train_masks, read_labels
+from core.estimate import estimate_train_masks
 from core.evaluate import evaluate, evaluate_all, evaluation_options, find_epoch
 from core.files import read_image, read_json, read_list, read_mask, write_json, write_lines, write_mask, write_text
 from core.layout import Layout, image_path, mask_path
@@ -36,7 +36,7 @@ from core.logs import logger, start_log
 from core.metrics import summarise
 from core.network import parameter_shapes, training_symbol
 from core.results import ResultFolder
-from core.samples import BatchLoader, voc_samples, web_samples
+from core.samples import BatchLoader, read_labels, voc_samples, web_samples
 from core.sbd_masks import read_sbd_mask
 from core.snapshots import load_snapshot, read_parameters, save_snapshot
 
