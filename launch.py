@@ -44,4 +44,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "with --resume in its command, training goes on after the last snapshot")
