@@ -4,8 +4,8 @@ import os
 
 from core.cli import make_parser, non_negative, parse_config, run
 from core.errors import UserError
-from core.layout import Layout
-from core.logs import start_log
+from core.io.logs import start_log
+from core.paths import Layout
 
 
 def main():
@@ -26,7 +26,7 @@ def main():
         raise UserError("%s is there already: pass --overwrite to replace it, or choose another --output" % output)
     start_log(Layout(config).log("convert_base_model"), config)
 
-    from core.base_models import convert_base_model  # after the flags: importing mxnet takes seconds
+    from core.network.base_model import convert_base_model  # after the flags: importing mxnet takes seconds
     convert_base_model(config, args.source, output, args.epsilon, args.channels)
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Check images, of PASCAL VOC 2012 and SBD or your own, and lay them out for training and evaluation."""
 from core.cli import add_jobs, make_parser, parse_config, positive, run
-from core.dataset import create_dataset
-from core.layout import Layout
-from core.logs import start_log
-from core.own_images import OwnImages
+from core.dataset.create import create_dataset
+from core.dataset.own_images import OwnImages
+from core.io.logs import start_log
+from core.paths import Layout
 
 
 def main():

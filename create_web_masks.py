@@ -3,8 +3,8 @@
 import functools
 
 from core.cli import add_jobs, make_parser, parse_config, run
-from core.layout import Layout
-from core.logs import start_log
+from core.io.logs import start_log
+from core.paths import Layout
 
 
 def main():
@@ -22,12 +22,12 @@ def main():
     config = parse_config(args)
     start_log(Layout(config).log("create_web_masks"), config)
 
-    from core.cosegment import cosegment  # after the flags: importing scikit-learn takes a second
+    from core.cosegmentation.cosegment import cosegment  # after the flags: importing scikit-learn takes a second
     cosegment(config, args.jobs, args.scheduler, args.features, functools.partial(_device, args.gpu), args.overwrite)
 
 
 def _device(text):
-    from core.backend import resolve_devices
+    from core.runtime.mxnet_backend import resolve_devices
     return resolve_devices(text)[0]
 
 

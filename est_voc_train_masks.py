@@ -2,8 +2,8 @@
 """Estimate masks for the training images with a trained model, limited to their image-level labels."""
 from core.cli import add_flip, add_jobs, make_parser, parse_config, run
 from core.config import MODELS
-from core.layout import Layout
-from core.logs import start_log
+from core.io.logs import start_log
+from core.paths import Layout
 
 
 def main():
@@ -24,9 +24,9 @@ def main():
     config = parse_config(args)
     start_log(Layout(config).log("est_voc_train_masks"), config)
 
-    from core.backend import resolve_devices  # after the flags: importing mxnet takes seconds
-    from core.estimate import estimate_train_masks
-    from core.evaluate import find_epoch
+    from core.evaluation.evaluate import find_epoch
+    from core.inference.estimate_masks import estimate_train_masks
+    from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
     estimate_train_masks(config, find_epoch(config, args.model, args.epoch), resolve_devices(args.gpu), args.crf,
                          args.overwrite, args.jobs, args.model, args.flip, args.output)
 

@@ -2,8 +2,8 @@
 """Evaluate every snapshot that has no result yet, wait for more, and rank them when no more come."""
 from core.cli import add_flip, add_jobs, check_scales, hours, make_parser, parse_config, run
 from core.config import MODELS
-from core.layout import Layout
-from core.logs import start_log
+from core.io.logs import start_log
+from core.paths import Layout
 
 
 def main():
@@ -23,8 +23,8 @@ def main():
     config = parse_config(args)
     start_log(Layout(config).log("eval_model"), config)
 
-    from core.backend import resolve_devices  # after the flags: importing mxnet takes seconds
-    from core.evaluate import evaluate_all
+    from core.evaluation.evaluate import evaluate_all
+    from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
     evaluate_all(config, args.model, resolve_devices(args.gpu), args.ms, args.crf, None if args.once else args.wait,
                  args.jobs, args.flip)
 

@@ -5,11 +5,11 @@ import os
 from core.cli import add_flip, add_jobs, check_scales, make_parser, parse_config, run
 from core.config import MODELS
 from core.errors import UserError
-from core.files import read_list
-from core.layout import Layout
-from core.logs import start_log
-from core.predictions import masks_folder
-from core.submission import check_submission, pack_submission
+from core.evaluation.submission import check_submission, pack_submission
+from core.inference.postprocess import masks_folder
+from core.io.files import read_list
+from core.io.logs import start_log
+from core.paths import Layout
 
 
 def main():
@@ -48,9 +48,9 @@ def main():
         raise UserError("%s is missing: unpack VOC2012test.tar, from the VOC evaluation server, over VOC 2012"
                         % layout.voc_test_list)
 
-    from core.backend import resolve_devices  # after the flags: importing mxnet takes seconds
-    from core.evaluate import NO_MASKS, evaluate, evaluation_options, find_epoch
-    from core.snapshots import load_snapshot
+    from core.evaluation.evaluate import NO_MASKS, evaluate, evaluation_options, find_epoch
+    from core.network.snapshots import load_snapshot
+    from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
     epoch = find_epoch(config, args.model, args.epoch)
     places = {"list": args.list, "images": args.images, "masks": args.masks, "output": args.output}
     if args.voc_test:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Compare masks of web images with true ones: share of pixels right (P) and Jaccard index (J) per class."""
 from core.cli import make_parser, parse_config, run
-from core.evaluate_web import evaluate_web_masks
-from core.layout import Layout
-from core.logs import start_log
+from core.cosegmentation.evaluate_masks import evaluate_web_masks
+from core.io.logs import start_log
+from core.paths import Layout
 
 
 def main():

@@ -3,8 +3,8 @@
 from core.cli import make_parser, parse_config, run
 from core.config import MODELS
 from core.errors import UserError
-from core.layout import Layout
-from core.logs import logger, start_log
+from core.io.logs import logger, start_log
+from core.paths import Layout
 
 _DIFFERENT = 1e-3  # share of pixels: rounding may turn a tie, no more
 
@@ -25,12 +25,12 @@ def main():
     layout = Layout(config)
     start_log(layout.log("export_onnx"), config)
 
-    from core.backend import resolve_devices  # after the flags: importing mxnet takes seconds
-    from core.evaluate import find_epoch
-    from core.inference import Segmenter
-    from core.media import read_any_image
-    from core.onnx_export import agreement, export, open_session
-    from core.snapshots import load_snapshot
+    from core.evaluation.evaluate import find_epoch
+    from core.inference.media import read_any_image
+    from core.inference.onnx_export import agreement, export, open_session
+    from core.inference.segmenter import Segmenter
+    from core.network.snapshots import load_snapshot
+    from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
     epoch = find_epoch(config, args.model, args.epoch)
     pictures = {path: read_any_image(path) for path in args.check}  # what is wrong with them is told before the work
     export(config, args.model, epoch, args.output)

@@ -8,13 +8,13 @@ import contextlib
 import os
 import sys
 
-from core import web_sources
 from core.cli import make_parser, parse_config, run
-from core.download import Downloader
 from core.errors import UserError
-from core.fetch import fetch_web_images
-from core.layout import Layout
-from core.logs import start_log
+from core.io.logs import start_log
+from core.paths import Layout
+from core.web import sources as web_sources
+from core.web.collect import fetch_web_images
+from core.web.downloader import Downloader
 
 SETTINGS = ("voc_dir", "web_images_per_class", "web_longest_side", "web_shortest_side", "web_aspect_ratio",
             "web_hash_distance", "web_pixels", "web_bytes", "web_threads", "web_rate", "web_timeout", "web_total_time",

@@ -13,7 +13,7 @@ MXNet's servers have no passwords: use them in a trusted network only.
 import argparse
 
 from core.cli import Parser, positive, run
-from core.cluster import launch, run_node, serve
+from core.training.cluster import launch, run_node, serve
 
 
 def main():

@@ -2,8 +2,8 @@
 """Segment pictures and videos of your own with a trained model: palette masks, overlays, and what is in them."""
 from core.cli import add_jobs, check_scales, make_parser, parse_config, positive, run
 from core.config import MODELS
-from core.layout import Layout
-from core.logs import start_log
+from core.io.logs import start_log
+from core.paths import Layout
 
 
 def main():
@@ -33,11 +33,11 @@ def main():
     layout = Layout(config)
     start_log(layout.log("predict"), config)
 
-    from core.backend import resolve_devices  # after the flags: importing mxnet takes seconds
-    from core.evaluate import find_epoch
-    from core.media import find_media
-    from core.predictions import SegmentationOptions
-    from core.segment import segment_media
+    from core.evaluation.evaluate import find_epoch
+    from core.inference.media import find_media
+    from core.inference.postprocess import SegmentationOptions
+    from core.inference.predict_media import segment_media
+    from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
     output = args.output or layout.predictions
     media = find_media(args.paths, leave_out=[output])
     options = SegmentationOptions(output=output, scales=config.scales if args.ms else (1.0,), crf=args.crf,

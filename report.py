@@ -4,9 +4,9 @@ import os
 
 from core.cli import make_parser, parse_config, run
 from core.errors import UserError
-from core.layout import Layout
-from core.logs import logger, start_log
-from core.reports import find_source, write_comparison
+from core.evaluation.report import find_source, write_comparison
+from core.io.logs import logger, start_log
+from core.paths import Layout
 
 
 def main():

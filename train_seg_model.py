@@ -4,8 +4,8 @@ import os
 
 from core.cli import make_parser, parse_config, positive, run
 from core.config import MODELS
-from core.layout import Layout
-from core.logs import start_log
+from core.io.logs import start_log
+from core.paths import Layout
 
 
 def main():
@@ -30,8 +30,11 @@ def main():
     args = parser.parse_args()
     config = parse_config(args, **{args.model + "_epoch_size": args.epoch_size})
 
-    from core.backend import joined_cluster, resolve_devices  # after the flags: importing mxnet takes seconds
-    from core.train import train
+    from core.runtime.mxnet_backend import (  # after the flags: importing mxnet takes seconds
+        joined_cluster,
+        resolve_devices,
+    )
+    from core.training.train import train
     with joined_cluster(config.kv_store) as store:
         if store is None or store.rank == 0:
             start_log(Layout(config).log("train_%s_model" % args.model), config)

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""The dense CRF of core/crf.py against the plain one: all labels in the mean field."""
+"""The dense CRF of core/inference/crf.py against the plain one: all labels in the mean field."""
 import glob
 import os
 
 import numpy as np
 import pydensecrf.densecrf as densecrf
-
 from measure import alternate, draw, draw_scores, make_parser
+
 from core.classes import BACKGROUND, IGNORE_LABEL
 from core.config import Config
-from core.crf import refine
-from core.files import read_image, read_mask
-from core.parallel import process_pool
+from core.inference.crf import refine
+from core.io.files import read_image, read_mask
+from core.runtime.parallel import process_pool
 
 
 def plain(scores, image, config):
@@ -70,7 +70,7 @@ def main():
             print("%d objects and the background; %d more classes are plausible" % (3, plausible))
         equal = [(plain(*case, config).argmax(0) == refine(*case, config).argmax(0)).mean() for case in cases]
         alternate({"plain": lambda: [plain(*case, config) for case in cases],
-                   "core/crf.py": lambda: [refine(*case, config) for case in cases]},
+                   "core/inference/crf.py": lambda: [refine(*case, config) for case in cases]},
                   args.repeats, "an image", len(cases))
         print("pixels unchanged: %.4f %%, in the image with most changes %.4f %%"
               % (100 * np.mean(equal), 100 * min(equal)))

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Scores of images by core/inference.py against the plain way: Module.reshape for every image and scale, batch norms
+"""Scores of images by core/inference/segmenter.py against the plain way: Module.reshape for every image and scale, batch norms
 as layers, upsampling in the network and resizing class by class. Random weights; MXNet runs on the same threads in
 both."""
 import cv2
 import numpy as np
-
 from measure import alternate, draw, make_parser
-from core.backend import mx
+
 from core.config import MODELS, Config
-from core.cpus import cpu_flags
-from core.inference import Segmenter, prepare
-from core.network import inference_symbol, parameter_shapes
+from core.inference.segmenter import Segmenter, prepare
+from core.network.fcn import inference_symbol, parameter_shapes
+from core.runtime.hardware import cpu_flags
+from core.runtime.mxnet_backend import mx
 
 
 class PlainSegmenter:
@@ -77,7 +77,7 @@ def main():
     images = [draw(rng, size)[0] for size in [args.size] * 3 + [args.size[::-1]]]
     plain = PlainSegmenter(config, args.model, parameters)
     ways = {"plain": lambda: [plain.scores(image, scales) for image in images]}
-    ways.update(("core/inference.py, %s" % dtype, lambda one=one: list(one.scores_of(images, scales)))
+    ways.update(("core/inference/segmenter.py, %s" % dtype, lambda one=one: list(one.scores_of(images, scales)))
                 for dtype, one in ours.items())
     alternate(ways, args.repeats, "an image", len(images))
     expected = ways.pop("plain")()

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""The training loader of core/samples.py against the plain iterator: one thread, float32 from the start."""
+"""The training loader of core/dataset/samples.py against the plain iterator: one thread, float32 from the start."""
 import os
 import tempfile
 
 import cv2
 import numpy as np
+from measure import alternate, draw, make_parser
 from PIL import Image
 
-from measure import alternate, draw, make_parser
 from core.config import Config
-from core.cpus import available_cpus
-from core.files import write_image, write_mask
-from core.samples import BatchLoader, Sample
+from core.dataset.samples import BatchLoader, Sample
+from core.io.files import write_image, write_mask
+from core.runtime.hardware import available_cpus
 
 
 class PlainIterator:
@@ -67,7 +67,7 @@ def main():
         plain = PlainIterator(samples, configs[0])
         ways = {"plain": lambda: [plain.next() for _ in range(4)]}
         for count, feed in zip(workers, feeds):
-            ways["core/samples.py, %d threads" % count] = lambda feed=feed: [next(feed) for _ in range(4)]
+            ways["core/dataset/samples.py, %d threads" % count] = lambda feed=feed: [next(feed) for _ in range(4)]
         alternate(ways, args.repeats, "an image", 4 * configs[0].batch_size)
         for feed in feeds:
             feed.close()

@@ -8,9 +8,10 @@ other seeds show. A run that was stopped goes on with the same command.
 import functools
 
 from sample_runs import Runs, at_once, runs_parser
+
 from core.cli import parse_config, run
-from core.files import read_list
-from core.layout import web_class
+from core.io.files import read_list
+from core.paths import web_class
 
 FEW_EVERY, FEW_SHARE = 3, 4  # every third class keeps a fourth of its web images
 CONSTANT = ("--learning-rate-decay", "none")

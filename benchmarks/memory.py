@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Resident memory while core/inference.py, and the plain way, score images of many sizes; each in a process of its own.
+"""Resident memory while core/inference/segmenter.py, and the plain way, score images of many sizes; each in a process of its own.
 
 The plain way is that of inference.py: one Module, reshaped for every image."""
 import argparse
@@ -7,16 +7,16 @@ import multiprocessing
 import resource
 
 import numpy as np
-
 from measure import draw, positive
 
 
 def run(way, args, pipe):
     """Score the images one way; sends (images so far, resident MiB) now and then, then (None, peak MiB)."""
     from inference import PlainSegmenter, random_parameters
-    from core.backend import mx
+
     from core.config import Config
-    from core.inference import Segmenter
+    from core.inference.segmenter import Segmenter
+    from core.runtime.mxnet_backend import mx
     config = Config(width=args.width)
     parameters = random_parameters("final", config)
     rng = np.random.default_rng(0)
@@ -51,11 +51,11 @@ def main():
                         help="channels of conv1; 64 is the full network (default: %(default)s)")
     parser.add_argument("--ms", action="store_true", help="three scales")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
-                        help="of core/inference.py (default: %(default)s)")
+                        help="of core/inference/segmenter.py (default: %(default)s)")
     args = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     peaks = {}
-    for way in ("plain", "core/inference.py"):
+    for way in ("plain", "core/inference/segmenter.py"):
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=run, args=(way, args, sender))
         process.start()

@@ -10,15 +10,15 @@ import os
 import tempfile
 
 import numpy as np
-
 from measure import alternate, draw, draw_scores, make_parser
+
 from core.cli import positive
 from core.config import Config
-from core.files import read_array, read_image, read_mask, write_array, write_image, write_mask
-from core.layout import image_path, mask_path, stems
-from core.metrics import confusion_matrix
-from core.parallel import ordered_map, process_pool
-from core.predictions import EvaluationOptions, compare, estimate, scores_path
+from core.evaluation.metrics import confusion_matrix
+from core.inference.postprocess import EvaluationOptions, compare, estimate, scores_path
+from core.io.files import read_array, read_image, read_mask, write_array, write_image, write_mask
+from core.paths import image_path, mask_path, stems
+from core.runtime.parallel import ordered_map, process_pool
 
 LABELS = [1, 2]  # image-level labels of every image, in mask estimation
 
@@ -33,9 +33,10 @@ def main():
                         "(default: as in ours; MXNet by itself takes half of the cores)")
     args = parser.parse_args()
     from inference import random_parameters
-    from core.backend import mx
-    from core.cpus import cpu_flags
-    from core.inference import Segmenter, scored_images
+
+    from core.inference.segmenter import Segmenter, scored_images
+    from core.runtime.hardware import cpu_flags
+    from core.runtime.mxnet_backend import mx
 
     config, model = Config(), "init" if args.estimate else "final"
     if args.plain_threads:  # MXNet has read the variable in this process

@@ -13,9 +13,9 @@ import numpy as np
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 sys.path.insert(0, ROOT)
 from core.cli import make_parser, positive  # noqa: E402
-from core.cpus import available_cpus  # noqa: E402
 from core.errors import UserError  # noqa: E402
-from core.files import read_json, write_lines  # noqa: E402
+from core.io.files import read_json, write_lines  # noqa: E402
+from core.runtime.hardware import available_cpus  # noqa: E402
 
 FINAL = ("--crop-size", "144", "--lr", "0.02")  # as demo/run.sh trains the final model
 _WEB_LIST = "web_train_list.txt"

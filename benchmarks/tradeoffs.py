@@ -18,11 +18,11 @@ import os
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
-
 from sample_runs import Runs, at_once, runs_parser
+
 from core.cli import non_negative, parse_config, run
-from core.files import read_list, read_mask, write_bytes
-from core.layout import mask_path, stems, web_class
+from core.io.files import read_list, read_mask, write_bytes
+from core.paths import mask_path, stems, web_class
 
 FILTERS = {"all": "all images", "filtered": "noise filter", "right": "right images only"}
 _LOOKS = {"all": ("#d55e00", "s"), "filtered": ("#0072b2", "o"), "right": ("#666666", "^")}  # colour-blind safe

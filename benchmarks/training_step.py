@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""A training step as core/train.py makes it, in float32, against the same step with bfloat16 convolutions."""
+"""A training step as core/training/train.py makes it, in float32, against the same step with bfloat16 convolutions."""
 import numpy as np
-
-from measure import alternate, make_parser
 from inference import random_parameters
-from core.backend import amp, mx
+from measure import alternate, make_parser
+
 from core.config import MODELS, Config
-from core.network import training_symbol
+from core.network.fcn import training_symbol
+from core.runtime.mxnet_backend import amp, mx
 
 
 def main():

@@ -1,18 +1,15 @@
-"""What the scripts at the top of the project share.
+"""The method, one package per part of the paper.
 
-Arrows point down only:
+    web              collect web images and clean them
+    cosegmentation   masks for the web images, learned from no mask
+    dataset          images and image-level labels, of VOC and SBD or of the user's own
+    network          the ResNet-50 FCN and its parameter files
+    training         train the init and the final model
+    inference        segment with a trained model; masks for the training images
+    evaluation       mean IoU, rankings, reports
 
-    stages   fetch, cosegment, evaluate_web, dataset, train, evaluate, estimate, segment (pictures of the user's own)
-    parts    of fetch: web_sources, download, near_duplicates
-             of cosegment: regions, saliency, graphcut, cues, descriptors, activations, self_training, class_check,
-             model_files, contact_sheet, web_cache, crew (processes, or a Dask cluster)
-             of dataset: own_images, sbd_masks
-             of train: samples, resume, cluster (several machines)
-             of all that predicts: inference, predictions, crf, results, reports (pages, curves, pictures), submission
-             of all that has a network: network, snapshots, base_models (weight_files, torch_files), onnx_export
-             small ones: metrics, interpolation, mean_field and permutohedral (of crf), params_files, media
-    base     cli, config, classes, layout, files, logs, errors, parallel, cpus, gpu_libraries, compilation, backend (the
-             one module that imports mxnet)
+Imports point down only: errors, classes < io < config, paths < runtime < web, dataset, network < training, inference
+< cosegmentation, evaluation < scripts.
 """
 import importlib.util
 import sys

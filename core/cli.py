@@ -6,8 +6,8 @@ import re
 import sys
 
 from core.config import FIELDS, item_type, make_config
-from core.cpus import available_cpus
 from core.errors import UserError
+from core.runtime.hardware import available_cpus
 
 
 class Parser(argparse.ArgumentParser):

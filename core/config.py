@@ -15,8 +15,7 @@ from typing import FrozenSet, Tuple
 
 from core.classes import IGNORE_LABEL, VOC_CLASSES
 from core.errors import UserError
-from core.files import read_yaml
-
+from core.io.files import read_yaml
 
 STRIDE = 8  # input pixels per cell of the network's score maps
 MODELS = ("init", "final")

@@ -13,10 +13,11 @@ import sys
 import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from make_sample import box, checks, disc, rings, stripes, voc_picture, web_picture  # noqa: E402
+
 from core.classes import BACKGROUND, IGNORE_LABEL  # noqa: E402
 from core.cli import positive, run  # noqa: E402
-from core.files import write_image, write_lines, write_mask  # noqa: E402
-from make_sample import box, checks, disc, rings, stripes, voc_picture, web_picture  # noqa: E402
+from core.io.files import write_image, write_lines, write_mask  # noqa: E402
 
 CLASSES = ("background", "mug", "spoon", "key")
 FIGURES = {

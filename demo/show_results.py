@@ -6,10 +6,10 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from core.cli import make_parser, parse_config, run  # noqa: E402
 from core.errors import UserError  # noqa: E402
-from core.files import read_image, read_list, read_mask, write_image  # noqa: E402
-from core.layout import Layout, image_path, mask_path  # noqa: E402
-from core.pictures import colour_mask, side_by_side  # noqa: E402
-from core.results import ResultFolder  # noqa: E402
+from core.evaluation.results import ResultFolder  # noqa: E402
+from core.io.drawing import colour_mask, side_by_side  # noqa: E402
+from core.io.files import read_image, read_list, read_mask, write_image  # noqa: E402
+from core.paths import Layout, image_path, mask_path  # noqa: E402
 
 ROWS = (("init", "init", 1, False), ("final", "final", 1, False), ("final + ms", "final", 3, False),
         ("final + ms + crf", "final", 3, True))  # title, model, number of scales, CRF
@@ -21,10 +21,10 @@ def main():
     args = parser.parse_args()
     config = parse_config(args)
 
-    from core.backend import resolve_devices  # after the flags: importing mxnet takes seconds
-    from core.evaluate import find_epoch
-    from core.inference import Segmenter
-    from core.snapshots import load_snapshot
+    from core.evaluation.evaluate import find_epoch
+    from core.inference.segmenter import Segmenter
+    from core.network.snapshots import load_snapshot
+    from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
     layout = Layout(config)
     epochs = {model: find_epoch(config, model, "best") for model in ("init", "final")}
     print("\n%-18s %5s  %s" % ("model", "epoch", "mean IoU on %d val images" % len(read_list(layout.val_list))))

@@ -8,18 +8,18 @@ import cv2
 import numpy as np
 from IPython.display import Image, Markdown, display
 
-from core.backend import resolve_devices
 from core.config import make_config
-from core.contact_sheet import outlined
+from core.cosegmentation.contact_sheet import outlined
 from core.errors import UserError
-from core.evaluate import find_epoch
-from core.files import encode_image, read_image, read_mask, read_text
-from core.inference import Segmenter
-from core.layout import Layout, image_path, mask_path
-from core.pictures import side_by_side
-from core.reports import find_source
-from core.results import ResultFolder
-from core.snapshots import load_snapshot
+from core.evaluation.evaluate import find_epoch
+from core.evaluation.report import find_source
+from core.evaluation.results import ResultFolder
+from core.inference.segmenter import Segmenter
+from core.io.drawing import side_by_side
+from core.io.files import encode_image, read_image, read_mask, read_text
+from core.network.snapshots import load_snapshot
+from core.paths import Layout, image_path, mask_path
+from core.runtime.mxnet_backend import resolve_devices
 
 
 def find_run(config_file=None):

@@ -7,7 +7,7 @@ import sys
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(FOLDER, ".."))
 import core.config  # noqa: E402
-from core.files import write_text  # noqa: E402
+from core.io.files import write_text  # noqa: E402
 
 PATH = os.path.join(FOLDER, "configuration.md")
 HEAD = """# Settings

@@ -14,8 +14,9 @@ sys.path[:0] = [ROOT, os.path.join(ROOT, "demo")]
 sys.path.append(os.path.join(ROOT, "benchmarks"))
 
 import make_sample  # noqa: E402
+
 from core.config import Config  # noqa: E402
-from core.logs import logger  # noqa: E402
+from core.io.logs import logger  # noqa: E402
 
 TINY = {"width": 4, "units": (1, 1, 1, 1), "head_channels": 8, "head_dilation": 2, "global_channels": 8, "dropout": 0.0,
         "crop_size": 32, "batch_size": 4, "init_epoch_size": 3, "final_epoch_size": 3, "max_epoch": 3,
@@ -76,10 +77,10 @@ def untrained(tiny):
 
 def save_untrained(config):
     """Save a snapshot of epoch 2 of both models whose random weights tell classes apart."""
-    from core.backend import mx
-    from core.layout import Layout
-    from core.network import inference_symbol, parameter_shapes
-    from core.snapshots import save_snapshot
+    from core.network.fcn import inference_symbol, parameter_shapes
+    from core.network.snapshots import save_snapshot
+    from core.paths import Layout
+    from core.runtime.mxnet_backend import mx
     rng = np.random.default_rng(3)
     for model in ("init", "final"):
         parts = parameter_shapes(model, config)

@@ -4,4 +4,4 @@ set -eu
 cd "$(dirname "$0")/.."
 . ./environment.sh
 make_environment dependencies.txt export-dependencies.txt tests/dependencies.txt
-exec python -m pytest tests "$@"
+exec python -m pytest "$@"

@@ -4,9 +4,9 @@ import subprocess
 import sys
 
 import pytest
-
-import core.cpus
 from conftest import ROOT
+
+import core.runtime.hardware
 from core.cli import Parser, run
 from core.errors import UserError
 
@@ -70,6 +70,6 @@ def test_free_memory_is_what_the_control_group_leaves(monkeypatch, files, expect
              **{"/sys/fs/cgroup/" + name: text for name, text in files.items()}}
 
     def numbers(path, pattern):
-        return [int(found) for found in core.cpus.re.findall(pattern, files.get(path, ""))]
-    monkeypatch.setattr(core.cpus, "_numbers", numbers)
-    assert core.cpus.free_memory() == expected
+        return [int(found) for found in core.runtime.hardware.re.findall(pattern, files.get(path, ""))]
+    monkeypatch.setattr(core.runtime.hardware, "_numbers", numbers)
+    assert core.runtime.hardware.free_memory() == expected

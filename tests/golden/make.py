@@ -118,6 +118,7 @@ def keras_features():
 
 def save_torch_tensors():
     import collections
+
     import torch
     counts = torch.arange(24, dtype=torch.float32)
     state = collections.OrderedDict(

@@ -1,0 +1,92 @@
+"""Whether what was found in an image looks like its class, in the eyes of the other images: the check for noise.
+
+A logistic regression tells the classes apart by one descriptor of each image's foreground. It sees no mask and no image
+that it judges: images are dealt into folds as in `core.cosegmentation.region_classifier`.
+"""
+import io
+import warnings
+
+import numpy as np
+import scipy.special
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from core.cosegmentation.region_classifier import FOLDS
+
+FEWEST_IMAGES = 10  # of a class in the folds learned from, two thirds of them; smaller classes are not judged
+_STRENGTH = 75.0    # of the fit, scikit-learn's C, for descriptors of unit length
+_ITERATIONS = 200
+
+
+def fit_check(descriptors, classes, folds):
+    """One classifier for each fold, fitted to the images of the other folds.
+
+    Args:
+        descriptors: (m, d) float32 of unit length, `descriptors.describe_foregrounds` of m images.
+        classes, folds: (m,) int.
+
+    Returns:
+        bytes for `likeness`: an .npz of classes (k,), weights (FOLDS, k, d) and offsets (FOLDS, k); NaN where a fold
+        has too few images to tell. O(m d k).
+    """
+    known = np.unique(classes)
+    weights = np.full((FOLDS, len(known), descriptors.shape[1]), np.nan, np.float32)
+    offsets = np.full((FOLDS, len(known)), np.nan, np.float32)
+    for fold in range(FOLDS):
+        apart = folds != fold
+        enough = [index for index in known if (classes[apart] == index).sum() >= FEWEST_IMAGES]
+        rows = apart & np.isin(classes, enough)
+        if len(enough) < 2:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the last digits don't matter
+            fitted = LogisticRegression(C=_STRENGTH, max_iter=_ITERATIONS, class_weight="balanced")
+            fitted.fit(descriptors[rows], classes[rows])
+        coefficients, intercepts = fitted.coef_, fitted.intercept_
+        if len(enough) == 2:  # scikit-learn then keeps the difference of the two alone
+            coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
+            intercepts = np.append(0.0, intercepts)
+        places = np.searchsorted(known, fitted.classes_)
+        weights[fold, places], offsets[fold, places] = coefficients, intercepts
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, classes=known, weights=weights, offsets=offsets)
+    return buffer.getvalue()
+
+
+def unjudged_classes(check):
+    """Indices of the classes of which at least one fold has too few images in the other folds to tell."""
+    return check["classes"][np.isnan(check["offsets"]).any(0)].tolist()
+
+
+def log_odds(check, fold, descriptors, index):
+    """Logarithms of the odds that foregrounds are of class `index` rather than of an average other one.
+
+    Args:
+        check: dict of arrays, as `fit_check` stores them.
+        descriptors: (n, d) float32.
+
+    Returns:
+        (n,) float64, or None where the other images are too few to tell.
+    """
+    scores = descriptors @ check["weights"][fold].T + check["offsets"][fold]
+    own = check["classes"] == index
+    if not own.any() or np.isnan(scores[:, own]).any():
+        return None
+    others = scores[:, ~own & ~np.isnan(scores[0])] - scores[:, own]
+    return -scipy.special.logsumexp(others.astype(float), axis=1) + np.log(others.shape[1])
+
+
+def likeness(check, fold, descriptor, index):
+    """Probability that an image's foreground is of class `index` rather than of an average other one, in [0, 1].
+
+    It is 0.5 where the classifier gives the class no more than its share by chance, so a threshold means the same
+    whatever the number of classes.
+
+    Args:
+        check, fold, index: as for `log_odds`. descriptor: (d,) float32 of the image.
+
+    Returns:
+        float; 1 where the other images are too few to tell.
+    """
+    odds = log_odds(check, fold, descriptor[None], index)
+    return 1.0 if odds is None else float(scipy.special.expit(odds[0]))

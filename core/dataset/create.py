@@ -1,0 +1,226 @@
+"""Stage 1: check the images, of PASCAL VOC and SBD or of the user's own, and lay them out for training and evaluation.
+
+Of the training masks nothing but the image-level labels is kept: no pixel of them reaches training.
+"""
+import collections
+import contextlib
+import functools
+import json
+import os
+import shutil
+
+import cv2
+import numpy as np
+
+from core.classes import BACKGROUND, IGNORE_LABEL
+from core.dataset.own_images import Source, own_sources
+from core.dataset.sbd_masks import read_sbd_mask
+from core.errors import UserError
+from core.inference.media import shrink
+from core.io.files import (
+    encode_image,
+    encode_mask,
+    read_bytes,
+    read_image,
+    read_list,
+    read_mask,
+    remove,
+    replacing,
+    write_bytes,
+    write_lines,
+    write_text,
+)
+from core.io.logs import logger, progress
+from core.paths import Layout, check_pairs, image_path, mask_path, stems, web_class
+from core.runtime.parallel import ordered_map, process_pool
+
+Checked = collections.namedtuple("Checked", "labels size")  # image-level labels, (h, w)
+
+
+def create_dataset(config, jobs, copy=False, own=None):
+    """Check everything, then write dataset/{train_images,val_images,val_masks}, the lists and the labels.
+
+    Args:
+        jobs: processes that check.
+        copy: copy images and masks instead of linking to them.
+        own: own_images.OwnImages to take instead of VOC and SBD.
+
+    Raises:
+        UserError: a folder or file is missing, an image is unreadable, a mask has another size than its image or a
+            label out of range, or one would be written over another. Nothing is written then.
+    """
+    layout = Layout(config)
+    train, val = own_sources(own, config) if own else voc_sources(layout)
+    web = web_names(layout, config)
+    pairs = [Source(name, image_path(layout.web_images, name), mask_path(layout.web_masks, name)) for name in web]
+    sources = train + val + pairs
+    with process_pool(jobs) if jobs > 1 else contextlib.nullcontext() as pool:
+        check = functools.partial(_check, num_classes=config.num_classes)
+        checked = [found for _, found in progress(ordered_map(check, sources, pool, 8 * jobs), len(sources),
+                                                  "checking images and masks")]
+        large, whole = [], []
+        for folder, first, part in ((layout.train_images, 0, train), (layout.val_images, len(train), val)):
+            for source, (_, size) in zip(part, checked[first:]):
+                places = whole if not own or max(size) <= own.max_side else large
+                places.append((source.image, image_path(folder, source.name)))
+                if part is val:
+                    places.append((source.mask, mask_path(layout.val_masks, source.name)))
+        _keep_sources(whole, large)
+        logger.info("everything is in order: writing")
+        for place in whole:
+            _put(*place, copy)
+        store = functools.partial(_store_shrunk, num_classes=config.num_classes, max_side=own and own.max_side)
+        for _ in progress(ordered_map(store, large, pool, 2 * jobs), len(large), "scaling down"):
+            pass
+    _write_lists(layout, train, val, web, [found.labels for found in checked[:len(train)]])
+    if large:
+        logger.info("images of more than %d pixels are stored scaled down, with their masks (--max-side)",
+                    own.max_side)
+    _report(layout, config, train, val, web, checked)
+
+
+def _write_lists(layout, train, val, web, train_labels):
+    if val:
+        write_lines(layout.val_list, [source.name for source in val])
+    elif os.path.exists(layout.val_list):
+        remove(layout.val_list)
+        logger.warning("%s, of an earlier run, is removed: there are no val images now", layout.val_list)
+    rows = ["%s: %s" % (json.dumps(source.name), json.dumps(values)) for source, values in zip(train, train_labels)]
+    write_text(layout.train_labels, "{\n" + ",\n".join(rows) + "\n}\n")
+    write_lines(layout.train_list, [source.name for source in train])
+    if web and not os.path.exists(layout.web_list):
+        write_lines(layout.web_list, web)
+
+
+def _report(layout, config, train, val, web, checked):
+    counts = collections.Counter(label for found in checked[:len(train)] for label in found.labels)
+    logger.info("%d training images, %d val images, %d web images in %s", len(train), len(val), len(web),
+                os.path.dirname(layout.train_list))
+    logger.info("training images with each class: %s", ", ".join(
+        "%s %d" % (name, counts[index]) for index, name in enumerate(config.classes) if index != BACKGROUND))
+    if not val:
+        logger.info("there are no val images: choose epochs by number, or --epoch newest")
+
+
+def voc_sources(layout):
+    """Training images (SBD's that are not in VOC's segmentation lists, then VOC's) and val images.
+
+    Returns:
+        two lists of Source.
+
+    Raises:
+        UserError: a list, an image or a mask is missing.
+    """
+    for folder, what in ((layout.voc, "PASCAL VOC 2012"), (layout.sbd, "the Semantic Boundaries Dataset")):
+        if not os.path.isdir(folder):
+            raise UserError("%s is missing: unpack %s there, see dataset/README.md" % (folder, what))
+    lists = os.path.join(layout.voc, "ImageSets", "Segmentation")
+    voc_train, voc_val = (read_list(os.path.join(lists, part + ".txt")) for part in ("train", "val"))
+    both = set(voc_train) & set(voc_val)
+    if both:
+        raise UserError("%s is in both %s/train.txt and val.txt" % (min(both), lists))
+    in_voc = set(voc_train) | set(voc_val)
+    sbd_names = [name for part in ("train", "val") for name in read_list(os.path.join(layout.sbd, part + ".txt"))]
+    sbd_names = [name for name in dict.fromkeys(sbd_names) if name not in in_voc]
+
+    sbd = _sources(sbd_names, (image_path, os.path.join(layout.sbd, "img")),
+                   (_mat_path, os.path.join(layout.sbd, "cls")))
+    voc_places = ((image_path, layout.voc_images),
+                  (mask_path, os.path.join(layout.voc, "SegmentationClass")))
+    return sbd + _sources(voc_train, *voc_places), _sources(voc_val, *voc_places)
+
+
+def web_names(layout, config):
+    """Ids of the web images: those of the list where there is one, else of all pairs of image and mask.
+
+    Raises:
+        UserError: a name has no valid class index, or a listed image or mask is missing.
+    """
+    if os.path.exists(layout.web_list):
+        names = read_list(layout.web_list)
+        remedy = "take it off %s, or bring the file" % layout.web_list
+        check_pairs(names, (image_path, layout.web_images, remedy), (mask_path, layout.web_masks, remedy))
+    else:
+        images, masks = stems(layout.web_images, ".jpg"), stems(layout.web_masks, ".png")
+        names = sorted(images & masks)
+        if images ^ masks:
+            logger.info("left out: %d web images without mask, %d masks without image", len(images - masks),
+                        len(masks - images))
+    for name in names:
+        web_class(name, config.num_classes)
+    return names
+
+
+def present_classes(mask):
+    """Sorted class indices of a mask, without background and 255, as a list of int."""
+    return [int(label) for label in np.unique(mask) if label not in (BACKGROUND, IGNORE_LABEL)]
+
+
+def _check(source, num_classes):
+    """`Checked` of a source, whose image and mask are read and found to be in order."""
+    size = read_image(source.image).shape[:2]
+    if source.mask is None:
+        return Checked(source.labels, size)
+    read = read_sbd_mask if source.mask.endswith(".mat") else read_mask
+    return Checked(present_classes(read(source.mask, num_classes, size)), size)
+
+
+def _store_shrunk(place, num_classes, max_side):
+    """Write the image or mask of a (source, target) pair scaled down, unless it is there already."""
+    source, target = place
+    if target.endswith(".jpg"):
+        content = encode_image(shrink(read_image(source), max_side), ".jpg")
+    else:
+        content = encode_mask(shrink(read_mask(source, num_classes), max_side, cv2.INTER_NEAREST_EXACT))
+    if os.path.islink(target) or not os.path.exists(target) or read_bytes(target) != content:
+        write_bytes(target, content)
+
+
+def _sources(names, *places):
+    check_pairs(names, *((path, folder, "the download is incomplete, see dataset/README.md") for path, folder in places))
+    (image, images), (mask, masks) = places
+    return [Source(name, image(images, name), mask(masks, name)) for name in names]
+
+
+def _mat_path(folder, name):
+    return os.path.join(folder, name + ".mat")
+
+
+def _keep_sources(whole, large):
+    """Raise UserError if one of the (source, target) pairs would be written over a source, or a file beside one."""
+    sources = {os.path.realpath(source) for source, _ in whole + large}
+    folders = {os.path.dirname(source) for source in sources}
+    for pairs, same_will_do in ((whole, True), (large, False)):
+        for source, target in pairs:
+            place = _place(target)
+            beside = os.path.dirname(place) in folders and os.path.isfile(place) and not os.path.islink(place)
+            if (beside or place in sources) and not (same_will_do and place == os.path.realpath(source)):
+                raise UserError("%s lies where the stored form of %s belongs: move your own images and masks out of "
+                                "%s" % (place, source, os.path.dirname(target)))
+
+
+def _place(path):
+    """Where a file written to `path` would really lie: links in its folder are followed, itself is not."""
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
+def _put(source, target, copy):
+    """Make `target` a link to `source`, or a copy; what is right already stays."""
+    if _place(target) == os.path.realpath(source):
+        return
+    if copy:
+        if os.path.islink(target) or not _same_content(source, target):
+            with replacing(target) as temporary:
+                shutil.copy2(source, temporary)
+        return
+    link = os.path.relpath(os.path.realpath(source), os.path.realpath(os.path.dirname(target)))
+    if not (os.path.islink(target) and os.readlink(target) == link):
+        with replacing(target) as temporary:
+            os.symlink(link, temporary)
+
+
+def _same_content(source, target):
+    if not os.path.exists(target):
+        return False
+    a, b = os.stat(source), os.stat(target)
+    return (a.st_size, int(a.st_mtime)) == (b.st_size, int(b.st_mtime))

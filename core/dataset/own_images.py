@@ -1,0 +1,237 @@
+"""Training and val images of the user's own: pictures with image-level labels, and val pictures with masks.
+
+No mask of a training image is looked for: their labels come from a list or from the folders they lie in.
+"""
+import collections
+import csv
+import hashlib
+import io
+import os
+import re
+
+from core.classes import BACKGROUND
+from core.errors import UserError
+from core.inference.media import PLAIN_PICTURES
+from core.io.files import list_folder, read_bytes, read_json, read_text, walk
+from core.io.logs import logger
+
+OwnImages = collections.namedtuple("OwnImages", "train_images train_labels val_images val_masks max_side",
+                                   defaults=(None,) * 4 + (500,))
+OwnImages.__doc__ = """Where they lie.
+
+train_images: folder; without a list it holds a folder for each class. None: the list's folder.
+train_labels: list of images and labels, .csv or .json, or None.
+val_images, val_masks: folders of pictures and of their masks, <same name>.png; None without evaluation.
+max_side: images with a longer side are stored scaled down to it, pixels, with their masks.
+"""
+
+Source = collections.namedtuple("Source", "name image mask labels", defaults=(None,))
+Source.__doc__ = """An image: id, its path, path of its .png or .mat mask or None, class indices without a mask."""
+
+
+def own_sources(own, config):
+    """Training images, with labels and without masks, and val images with masks.
+
+    Args:
+        own: OwnImages.
+
+    Returns:
+        two lists of Source, in the order of the list, or of the files' names.
+
+    Raises:
+        UserError: a list, an image or a mask is missing, a label is no class, two images have one id, or an image is
+            in training and val.
+    """
+    if not own.train_images and not own.train_labels:
+        raise UserError("--val-images and --val-masks need training images: --train-images or --train-labels")
+    if bool(own.val_images) != bool(own.val_masks):
+        raise UserError("--val-images and --val-masks go together: every val image has a mask")
+    for folder in (own.train_images, own.val_images, own.val_masks):
+        if folder and not os.path.isdir(folder):
+            raise UserError("%s is no folder" % folder)
+    train = _from_list(own, config) if own.train_labels else _from_folders(own.train_images, config)
+    val = _val_sources(own) if own.val_images else []
+    _check_ids(train)
+    _check_ids(val)
+    images = {source.image for source in train}
+    for copies in _copies([source.image for source in train + val]):
+        in_train, in_val = [path for path in copies if path in images], [path for path in copies if path not in images]
+        if in_train and in_val:
+            raise UserError("%s and %s are the same picture: one in training can't be in val too"
+                            % (in_train[0], in_val[0]))
+        for path in in_train[1:]:
+            logger.warning("%s and %s are the same picture", in_train[0], path)
+    return train, val
+
+
+def _from_list(own, config):
+    """Sources of a list of images and labels."""
+    folder = own.train_images or os.path.dirname(own.train_labels)
+    rows = (_csv_rows if own.train_labels.lower().endswith(".csv") else _json_rows)(own.train_labels)
+    sources, seen = [], {}
+    for place, image, labels in rows:
+        path = _find(folder, image, place)
+        if path in seen:
+            raise UserError("%s: %s stands there twice, first in %s" % (place, image, seen[path]))
+        seen[path] = place
+        sources.append(Source(_id(folder, path), path, None, sorted({_index(label, place, config)
+                                                                     for label in labels})))
+    if not sources:
+        raise UserError("%s names no image" % own.train_labels)
+    return sources
+
+
+def _csv_rows(path):
+    """Yield (where it stands, image, labels) for the lines of a file that starts with the header image,labels."""
+    text = read_text(path)
+    header = re.match(r'\s*"?image"?\s*([,;\t])\s*"?labels"?\s*$', text.split("\n")[0], re.IGNORECASE)
+    if not header:
+        raise UserError("%s: its first line is expected to be image,labels" % path)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=header.group(1), strict=True)
+    try:
+        next(lines)
+        for row in lines:
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                labels = [label.strip() for cell in cells[1:] for label in re.split("[;,]", cell)]
+                yield "%s, line %d" % (path, lines.line_num), cells[0], list(filter(None, labels))
+    except csv.Error as error:
+        raise UserError("%s, line %d: %s" % (path, lines.line_num, error)) from error
+
+
+def _json_rows(path):
+    """Yield (where it stands, image, labels) for an object from images to lists of class names or indices."""
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise UserError('%s: an object like {"photo.jpg": ["cat", "dog"]} is expected' % path)
+    for image, labels in values.items():
+        labels = [labels] if isinstance(labels, str) else labels
+        if not isinstance(labels, list) or not all(type(label) in (str, int) for label in labels):
+            raise UserError("%s: the labels of %s are a list of class names or indices, not %r"
+                            % (path, image, labels))
+        yield "%s, %s" % (path, image), image, labels
+
+
+def _from_folders(folder, config):
+    """Sources of folder/<class name>/*; a picture that lies in several folders has all their labels."""
+    found, others = collections.OrderedDict(), []
+    for name in list_folder(folder):
+        if name.startswith("."):
+            continue
+        if not os.path.isdir(os.path.join(folder, name)):
+            others.append(name)
+            continue
+        label = _index(name, os.path.join(folder, name), config)
+        paths = _pictures(os.path.join(folder, name))
+        if not paths:
+            raise UserError("%s holds no picture" % os.path.join(folder, name))
+        found.update((path, label) for path in paths)
+    if not found:
+        raise UserError("%s holds no folder for a class: <class name>/*.jpg is expected there, or a list of images "
+                        "and labels, --train-labels" % folder)
+    if others:
+        logger.warning("%s: %d files that lie in no class's folder are left out, such as %s", folder, len(others),
+                       others[0])
+    labels = {path: {label} for path, label in found.items()}
+    for copies in _copies(found):
+        labels[copies[0]] = {found[path] for path in copies}
+        for path in copies[1:]:
+            del labels[path]
+    return [Source(_id(folder, path), path, None, sorted(labels[path])) for path in found if path in labels]
+
+
+def _val_sources(own):
+    """Sources of the val images, each with its mask."""
+    paths = _pictures(own.val_images)
+    if not paths:
+        raise UserError("%s holds no picture" % own.val_images)
+    masks = [os.path.join(own.val_masks, _stem(own.val_images, path) + ".png") for path in paths]
+    missing = [mask for mask in masks if not os.path.isfile(mask)]
+    if missing:
+        raise UserError("%s is missing%s: every val image has a mask, a PNG of the same name"
+                        % (missing[0], ", and %d more" % (len(missing) - 1) if missing[1:] else ""))
+    return [Source(_id(own.val_images, path), path, mask) for path, mask in zip(paths, masks)]
+
+
+def _index(label, place, config):
+    """Class index of a name, or of an index, as number or digits."""
+    if isinstance(label, str) and label not in config.classes and re.fullmatch("[0-9]{1,9}", label):
+        label = int(label)
+    try:
+        index = config.class_index(label) if isinstance(label, str) else label
+    except UserError as error:
+        raise UserError("%s: %s" % (place, error)) from None
+    if index == BACKGROUND:
+        raise UserError("%s: %r is the background, which is in every image; setting classes lists it first, and then "
+                        "the classes" % (place, config.classes[BACKGROUND]))
+    if not 1 <= index < config.num_classes:
+        raise UserError("%s: label %d is out of range: 1..%d are the classes" % (place, index, config.num_classes - 1))
+    return index
+
+
+def _find(folder, image, place):
+    """Path of an image that a list names, with or without its ending."""
+    path = os.path.normpath(os.path.join(folder, image))
+    if image and os.path.isfile(path):
+        return path
+    matches = [path + ending for ending in PLAIN_PICTURES if image and os.path.isfile(path + ending)]
+    if len(matches) != 1:
+        raise UserError("%s: %s" % (place, "%s and %s: which one is meant?" % tuple(matches[:2]) if matches
+                                    else "the image %s is missing" % path))
+    return matches[0]
+
+
+def _pictures(folder):
+    """Pictures in and below a folder, in the order of their paths; tells what else is there."""
+    paths, others = [], []
+    for place, names in walk(folder):
+        for path in (os.path.join(place, name) for name in names):
+            known = path.lower().endswith(PLAIN_PICTURES) and (os.path.isfile(path) or not os.path.exists(path))
+            (paths if known else others).append(path)
+    if others:
+        logger.warning("%s: %d files are left out, such as %s: they have not the ending of a readable picture, or are "
+                       "no regular files", folder, len(others), min(others))
+    return sorted(paths)
+
+
+def _stem(folder, path):
+    """Path below the folder, without ending."""
+    return os.path.splitext(os.path.relpath(path, folder))[0]
+
+
+def _id(folder, path):
+    """Id of an image: its path below the folder, without ending, with _ between the names."""
+    parts = _stem(folder, path).split(os.sep)
+    name = parts[-1] if os.pardir in parts else "_".join(parts)
+    if re.search("[\\\\\ud800-\udfff]", name) or name.splitlines() != [name.strip()]:
+        raise UserError("%r: names of images are UTF-8, free of backslashes, line breaks and spaces at the ends" % path)
+    return name
+
+
+def _check_ids(sources):
+    seen = {}
+    for source in sources:
+        if source.name in seen:
+            raise UserError("%s and %s have the same id, %s: rename one"
+                            % (seen[source.name], source.image, source.name))
+        seen[source.name] = source.image
+
+
+def _copies(paths):
+    """Yield lists of paths whose files hold the same bytes, in the order of the paths."""
+    for same_size in _grouped(paths, _size):
+        yield from _grouped(same_size, lambda path: hashlib.sha256(read_bytes(path)).digest())
+
+
+def _size(path):
+    try:
+        return os.path.getsize(path)
+    except OSError as error:
+        raise UserError("%s can't be read: %s" % (path, error.strerror)) from error
+
+
+def _grouped(paths, key):
+    groups = collections.OrderedDict()
+    for path in paths:
+        groups.setdefault(key(path), []).append(path)
+    return [group for group in groups.values() if group[1:]]

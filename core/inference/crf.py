@@ -1,0 +1,50 @@
+"""Dense CRF: sharpens scores along the edges of the image. Does not import mxnet, so that it runs in workers."""
+import math
+
+import numpy as np
+
+SMALLEST_SCORE = 1e-20  # lower scores, zeros among them, count as this: their logarithm stays finite
+_LARGEST_ROW = 1.5  # of the normalised kernels; on photographs up to 1.1 (smoothness) and 1.35 (appearance)
+
+
+def refine(scores, image, config, minor_odds=None):
+    """Mean-field inference in a fully connected CRF.
+
+    Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials" (NIPS 2011),
+    equation 3: unaries -log(scores), a smoothness kernel over positions and an appearance kernel over positions and
+    colours, both normalised by the square roots of their row sums on both sides.
+
+    Labels that can't matter send no messages. A message is at most S max(Q): S sums the weights of the kernels times
+    their largest row sums after normalisation, Q is the label's marginal. A label is minor if at every pixel its score
+    is at most `minor_odds` = 1 / (e S) times the best label's. In the whole mean field its marginal stays at most 1 / S
+    times the largest one: as long as that holds, its own message is at most 1, the best label's is at least 0, and so
+    the next step makes its marginal at most e minor_odds = 1 / S times the best label's. It wins nowhere, and a step
+    without its message underestimates its odds by a factor of at most e.
+
+    In the same way labels send no more messages once their marginal is at every pixel at most 2 / S times the largest
+    one, where that leaves fewer channels to filter. The message left out is at most 2 then; later steps have no bound.
+
+    Args:
+        scores: (classes, h, w) float32, not negative; need not add up to 1.
+        image: (h, w, 3) uint8 RGB.
+        minor_odds: largest odds of a minor label against the best one, in [0, 0.1]; 0 leaves out no messages.
+
+    Returns:
+        (classes, h, w) float32 marginals; they add up to 1 at each pixel.
+    """
+    from core.inference.mean_field import mean_field  # imports numba, which takes half a second
+
+    if minor_odds is None:
+        minor_odds = 1 / (math.e * largest_message(config))
+    odds = np.maximum(scores, np.float32(SMALLEST_SCORE), dtype=np.float32, order="C").reshape(len(scores), -1)
+    odds /= odds.max(0)
+    minor = odds.max(1) <= minor_odds
+    marginals, factors = mean_field(odds[~minor], odds[minor].sum(0), image, config, 2 * math.e * minor_odds)
+    odds[~minor] = marginals
+    odds[minor] *= factors
+    return odds.reshape((-1,) + image.shape[:2])
+
+
+def largest_message(config):
+    """S of `refine`, at least 4: also where messages hardly count, labels left out must be well below the best."""
+    return max(4, _LARGEST_ROW * (config.crf_gaussian_compat + config.crf_bilateral_compat))

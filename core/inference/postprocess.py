@@ -1,0 +1,169 @@
+"""What becomes of the scores of an image: CRF, mask, files, comparison. Does not import mxnet: it runs in workers."""
+import collections
+import os
+
+import cv2
+import numpy as np
+
+from core.classes import BACKGROUND, IGNORE_LABEL
+from core.config import network_settings
+from core.evaluation.metrics import confusion_matrix
+from core.inference.crf import SMALLEST_SCORE, refine
+from core.inference.media import read_any_image
+from core.io.drawing import overlay
+from core.io.files import read_mask, write_array, write_image, write_mask
+from core.paths import mask_path
+
+LONGEST_JPEG = 65500  # pixels of a side that OpenCV's encoder takes
+
+Scored = collections.namedtuple("Scored", "name image scores")  # id, (h, w, 3) uint8 RGB, (classes, h, w) float32
+
+Picture = collections.namedtuple("Picture", "name path size")
+Picture.__doc__ = """A picture of the user's own: name of its results; file, or None for a frame of a video; (h, w)."""
+
+EvaluationOptions = collections.namedtuple("EvaluationOptions",
+                                           "list images masks output scales crf save_masks save_scores flip")
+EvaluationOptions.__doc__ = """What to evaluate and what to keep.
+
+list, images, masks: file of the ids, folders of their images and masks; without masks (None) images are predicted
+    and nothing is measured.
+output: folder for result.json, masks/ and scoremaps/.
+scales: factors whose scores add up.
+crf: whether the dense CRF refines the scores.
+save_masks, save_scores: whether to keep predictions as masks/<id>.png and scoremaps/<id>.npy.
+flip: whether the scores of the mirrored images add up too.
+"""
+
+SegmentationOptions = collections.namedtuple("SegmentationOptions", "output scales crf save_scores allowed max_side")
+SegmentationOptions.__doc__ = """How to segment and what to keep.
+
+output: folder for masks/, overlays/, scoremaps/ and predictions.json.
+scales: factors whose scores add up.
+crf: whether the dense CRF refines the scores.
+save_scores: whether to keep scoremaps/<name>.npy.
+allowed: names of the classes that may occur besides the background, with commas between, or None for all.
+max_side: pixels of the longer side above which a picture is scaled down for the network.
+"""
+
+
+def predict(scored, config, crf, allowed=None):
+    """Mask of an image from its scores.
+
+    Args:
+        scored: Scored.
+        crf: whether the dense CRF refines the scores.
+        allowed: indices of the classes that may occur, besides the background; None allows all.
+
+    Returns:
+        (h, w) uint8 class indices, and (allowed classes, h, w) float32: the CRF's marginals, else the logarithm of the
+        scores.
+    """
+    scores = scored.scores
+    if allowed is not None:
+        allowed = sorted({BACKGROUND, *allowed})
+        scores = scores[allowed]
+    if crf:
+        values = refine(scores, scored.image, config)
+    else:
+        values = np.log(np.maximum(scores, SMALLEST_SCORE))
+    mask = values.argmax(0).astype(np.uint8)
+    return (mask if allowed is None else np.array(allowed, np.uint8)[mask]), values
+
+
+def compare(scored, config, options):
+    """Predict an image, keep what the options ask for, and count its pixels, if there are masks.
+
+    Args:
+        options: EvaluationOptions.
+
+    Returns:
+        (classes, classes) int64 confusion matrix, of zeros without masks.
+
+    Raises:
+        UserError: the true mask is missing or wrong, or a file can't be written.
+    """
+    mask, values = predict(scored, config, options.crf)
+    truth = np.full(mask.shape, IGNORE_LABEL, np.uint8)
+    if options.masks is not None:
+        truth = read_mask(mask_path(options.masks, scored.name), config.num_classes, mask.shape)
+    if options.save_scores:
+        write_array(scores_path(options.output, scored.name), values)
+    if options.save_masks:
+        write_mask(mask_path(masks_folder(options.output), scored.name), mask)
+    return confusion_matrix(truth, mask, config.num_classes)
+
+
+def estimate(scored, config, crf, labels, folder):
+    """Predict an image with its image-level labels only and write its mask.
+
+    Args:
+        labels: dict from id to class indices.
+        folder: where the mask goes.
+
+    Returns:
+        those of the labels that the mask shows, a list.
+    """
+    mask, _ = predict(scored, config, crf, labels[scored.name])
+    write_mask(mask_path(folder, scored.name), mask)
+    return shown_labels(mask, labels[scored.name])
+
+
+def shown_labels(mask, labels):
+    """Those of the labels, class indices, that stand anywhere in a mask, (h, w) uint8: list of int."""
+    return [label for label in labels if (mask == label).any()]
+
+
+def segment(scored, config, options):
+    """Predict a picture of the user's own, in its own size, and keep what the options ask for.
+
+    Args:
+        scored: Scored; its name is a `Picture`, its image the picture scaled down to what the network is given.
+        options: SegmentationOptions.
+
+    Returns:
+        dict from class index to its share of the pixels, for those there are, and the (h, w) uint8 mask.
+
+    Raises:
+        UserError: a file can't be written.
+    """
+    name, path, size = scored.name
+    mask, values = predict(scored, config, options.crf, options.allowed)
+    if options.save_scores:
+        write_array(scores_path(options.output, name), values)
+    if mask.shape != size:
+        mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
+    write_mask(mask_path(masks_folder(options.output), name), mask)
+    if path is not None:
+        image = scored.image if scored.image.shape[:2] == size else read_any_image(path)
+        write_image(overlay_path(options.output, name, size), overlay(image, mask))
+    indices, pixels = np.unique(mask, return_counts=True)
+    return {int(index): count / mask.size for index, count in zip(indices, pixels.tolist())}, mask
+
+
+def overlay_path(output, name, size):
+    """Where the overlay of an (h, w) picture goes: a JPEG, or a PNG where a side is too long for JPEG."""
+    return os.path.join(output, "overlays", name + (".jpg" if max(size) <= LONGEST_JPEG else ".png"))
+
+
+def masks_folder(output):
+    """Where an evaluation keeps its predictions."""
+    return os.path.join(output, "masks")
+
+
+def scores_path(output, name):
+    """Where an evaluation keeps the scores of an image."""
+    return os.path.join(output, "scoremaps", name + ".npy")
+
+
+def scoring_settings(config, digest, scales, crf, dtype="float32", flip=False):
+    """What decides the prediction of an image, as JSON keeps it.
+
+    float32 and no flip go without saying, as in old results.
+
+    Args:
+        digest: SHA-256 of the snapshot.
+    """
+    values = {name: value for name, value in vars(config).items() if name.startswith("crf_")}
+    return {**({} if dtype == "float32" else {"dtype": dtype}), **({"flip": True} if flip else {}),
+            "snapshot_sha256": digest, "scales": list(scales), "crf": values if crf else None,
+            **network_settings(config)}

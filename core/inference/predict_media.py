@@ -1,0 +1,228 @@
+"""Pictures and videos of the user's own: masks, overlays, scores, and what is in them."""
+import collections
+import contextlib
+import functools
+import os
+
+from core.classes import BACKGROUND
+from core.errors import UserError
+from core.evaluation.results import Journal
+from core.inference.media import Video, is_video, read_picture, shown, shrink, video_writer
+from core.inference.postprocess import (
+    LONGEST_JPEG,
+    Picture,
+    masks_folder,
+    overlay_path,
+    scores_path,
+    scoring_settings,
+    segment,
+)
+from core.inference.segmenter import Segmenter, score_pairs
+from core.io.drawing import overlay
+from core.io.files import locked, write_json
+from core.io.logs import logger, progress, versions
+from core.network.snapshots import load_identified
+from core.paths import Layout, check_no_true_mask, mask_path
+from core.runtime.parallel import ordered_map, process_pool
+
+
+def segment_media(config, model, epoch, devices, media, options, jobs=1):
+    """Segment pictures and videos; write palette masks and overlays of their own size, and predictions.json.
+
+    A file that can't be decoded is reported, and the others go on. A killed run goes on after the last finished file.
+
+    Args:
+        devices: list of mxnet.Context.
+        media: list of `media.Medium`.
+        jobs: processes that run the CRF.
+
+    Returns:
+        dict from the name of the results to what predictions.json tells of it.
+
+    Raises:
+        UserError: the snapshot is missing or wrong, a result would replace one of the files, a true mask or another
+            result, another process fills the folder, a result can't be written; or, at the end, a file could not be
+            segmented.
+    """
+    _check_apart(media, options.output)
+    check_no_true_mask(masks_folder(options.output), [medium.name for medium in media], Layout(config).val_masks)
+    with locked(os.path.join(options.output, ".lock"), "segmentation into %s" % options.output):
+        return _segment_media(config, model, epoch, devices, media, options, jobs)
+
+
+def _segment_media(config, model, epoch, devices, media, options, jobs):
+    layout = Layout(config)
+    config, parameters, digest = load_identified(layout, model, epoch, config)
+    if options.allowed:
+        options = options._replace(allowed=allowed_classes(config, options.allowed))
+    settings = dict(scoring_settings(config, digest, options.scales, options.crf), model=model, epoch=epoch,
+                    max_side=options.max_side, scoremaps=options.save_scores,
+                    labels=[config.classes[index] for index in options.allowed] if options.allowed else None)
+    journal = Journal(os.path.join(options.output, "progress.jsonl"), settings)
+    states = {medium.name: _state(medium.path) for medium in media}
+    rest = [medium for medium in media if journal.done.get(medium.name, {}).get("state") != states[medium.name]
+            or not all(map(os.path.exists, _results(medium, journal.done[medium.name], options)))]
+    if len(rest) < len(media):
+        logger.info("going on after %d of %d files", len(media) - len(rest), len(media))
+
+    logger.info("%s model, epoch %d: %s", model, epoch, layout.snapshot(model, epoch))
+    work = _Work(config, options, Segmenter(config, model, parameters, devices), jobs)
+    many = len(rest) > 1 or any(is_video(medium.path) for medium in rest)
+    with journal, process_pool(jobs) if options.crf and jobs > 1 and many else contextlib.nullcontext() as pool:
+        for medium, found in progress(work.results(rest, pool), len(rest), "segmentation"):
+            journal.done[medium.name] = dict(found, state=states[medium.name])
+            journal.add(medium.name, journal.done[medium.name])
+            logger.info("%s: %d x %d pixels%s: %s", shown(medium.path), found["width"], found["height"],
+                        ", %d frames" % found["frames"] if "frames" in found else "", shares_text(found["shares"]))
+
+    found = {medium.name: {key: value for key, value in journal.done[medium.name].items() if key != "state"}
+             for medium in media if medium.path not in work.failures}
+    path = os.path.join(options.output, "predictions.json")
+    write_json(path, {"settings": settings, "versions": versions(), "files": found, "failures": work.failures})
+    logger.info("%d of %d files are segmented: masks/, overlays/ and predictions.json in %s", len(found), len(media),
+                options.output)
+    if work.failures:
+        first = next(iter(work.failures.values()))
+        raise UserError("%d of %d files could not be segmented: %s%s" % (
+            len(work.failures), len(media), first, "; the log names the others" if len(work.failures) > 1 else ""))
+    journal.remove()
+    return found
+
+
+def shares_text(shares):
+    """Classes and their shares of the pixels, the largest first: "background 80.0 %, cat 20.0 %"."""
+    rows = sorted(shares.items(), key=lambda row: -row[1])
+    return ", ".join("%s %.1f %%" % (name, 100 * share) for name, share in rows)
+
+
+class _Work:
+    """The way of every file from decoding to its results.
+
+    Attributes:
+        failures: dict from path to message, of the files that can't be decoded.
+    """
+
+    def __init__(self, config, options, segmenter, jobs):
+        self.failures = {}
+        self._config = config
+        self._options = options
+        self._segmenter = segmenter
+        self._ahead = 2 * jobs
+
+    def results(self, media, pool):
+        """Yield (medium, dict for predictions.json) for every file that can be decoded: pictures, then videos."""
+        pictures = {medium.name: medium for medium in media if not is_video(medium.path)}
+        for name, (shares, _), size in self._segment(self._pictures(pictures.values()), pool):
+            yield pictures[name], self._entry(pictures[name], size, shares)
+        for medium in media:
+            if is_video(medium.path):
+                with self._reporting(medium):
+                    yield medium, self._video(medium, pool)
+
+    def _segment(self, pairs, pool):
+        """Yield (name, what `predictions.segment` gives, (h, w)) for each (Picture, image)."""
+        run = functools.partial(segment, config=self._config, options=self._options)
+        scored = score_pairs(self._segmenter, pairs, self._options.scales)
+        for done, result in ordered_map(run, scored, pool, self._ahead):
+            yield done.name.name, result, done.name.size
+
+    def _pictures(self, media):
+        for medium in media:
+            with self._reporting(medium):
+                image, size = read_picture(medium.path, self._options.max_side)
+                if image.shape[:2] != size:
+                    logger.info("%s: %d x %d pixels, scaled down to %d x %d for the network; see --max-side",
+                                shown(medium.path), *size[::-1], *image.shape[1::-1])
+                self._segmenter.check_memory(medium.path, image.shape[:2], self._options.scales)
+                yield Picture(medium.name, medium.path, size), image
+
+    def _video(self, medium, pool):
+        """Write the masks of all frames, and the video with their overlays; returns its dict for predictions.json."""
+        video = Video(medium.path)
+        under_way = collections.deque()
+
+        def frames():
+            for number, frame in enumerate(video.frames(), 1):
+                under_way.append(frame)
+                image = shrink(frame, self._options.max_side)
+                self._segmenter.check_memory(medium.path, image.shape[:2], self._options.scales)
+                yield Picture("%s/%06d" % (medium.name, number), None, frame.shape[:2]), image
+
+        total = collections.Counter()
+        count = 0
+        with video_writer(video_path(self._options.output, medium.name), video.rate) as add:
+            segmented = self._segment(frames(), pool)
+            for _, (shares, mask), size in progress(segmented, video.announced or None, medium.name):
+                add(overlay(under_way.popleft(), mask))
+                total.update(shares)
+                count += 1
+        if video.announced and count < video.announced:
+            logger.warning("%s announces %d frames, %d could be decoded", shown(medium.path), video.announced, count)
+        return dict(self._entry(medium, size, {index: share / count for index, share in total.items()}),
+                    frames=count, frames_per_second=video.rate)
+
+    def _entry(self, medium, size, shares):
+        classes = self._config.classes
+        return {"file": medium.path, "width": size[1], "height": size[0],
+                "shares": {classes[index]: round(share, 6) for index, share in sorted(shares.items())}}
+
+    @contextlib.contextmanager
+    def _reporting(self, medium):
+        """Note down that a file can't be decoded, instead of ending."""
+        try:
+            yield
+        except UserError as error:
+            if not str(error).startswith(medium.path):  # not about the file, but about a result of it
+                raise
+            self.failures[medium.path] = str(error)
+            logger.error("left out: %s", shown(str(error)))
+
+
+def allowed_classes(config, text):
+    """Indices of the classes that a flag names, as "cat,dog"; the background may always occur.
+
+    Raises:
+        UserError: there is no such class.
+    """
+    return sorted({config.class_index(name.strip()) for name in text.split(",")} | {BACKGROUND})
+
+
+def video_path(output, name):
+    """Where the overlays of a video's frames go."""
+    return os.path.join(output, "overlays", name if name.lower().endswith(".mp4") else name + ".mp4")
+
+
+def _results(medium, entry, options):
+    """Paths that a finished file's results have; of a video's masks and score maps, the last ones."""
+    name = medium.name
+    paths = [video_path(options.output, name)] if is_video(medium.path) else [
+        overlay_path(options.output, name, (entry["height"], entry["width"]))]
+    name = "%s/%06d" % (name, entry["frames"]) if "frames" in entry else name
+    return paths + [mask_path(masks_folder(options.output), name)] + [
+        scores_path(options.output, name)] * options.save_scores
+
+
+def _check_apart(media, output):
+    """Raise UserError if a result would take the place of one of the files, or of another's result."""
+    inputs = {os.path.realpath(medium.path) for medium in media} | {medium.path for medium in media}
+    owners = {}
+    for medium in media:
+        results = [video_path(output, medium.name)] if is_video(medium.path) else [
+            mask_path(masks_folder(output), medium.name)] + [overlay_path(output, medium.name, (side, side))
+                                                             for side in (1, LONGEST_JPEG + 1)]
+        for path in results:
+            if os.path.abspath(path) in inputs or os.path.realpath(path) in inputs:
+                raise UserError("the result %s would take the place of a file to segment: choose another --output"
+                                % path)
+            if path in owners:
+                raise UserError("%s and %s have the same result, %s: rename one" % (owners[path], medium.path, path))
+            owners[path] = medium.path
+
+
+def _state(path):
+    """What changes when a file does: path, size and time of its last change."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return [path]
+    return [path, status.st_size, status.st_mtime_ns]

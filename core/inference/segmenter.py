@@ -1,0 +1,209 @@
+"""From an image to the scores of the classes at its pixels: for evaluation, mask estimation and the demo alike."""
+import collections
+import itertools
+
+import cv2
+import numpy as np
+
+from core.config import STRIDE
+from core.dataset.samples import subtract_mean
+from core.errors import UserError
+from core.inference.postprocess import Scored
+from core.inference.upsampling import combine_scales
+from core.io.files import read_image
+from core.network.fcn import branches_symbol, fold_batch_norms, inference_symbol
+from core.paths import image_path
+from core.runtime.hardware import free_memory
+from core.runtime.mxnet_backend import amp, mx, told_memory
+
+_TOGETHER, _PIXELS_TOGETHER = 8, 1 << 22  # images for each device, and their pixels, scored shape by shape
+_BYTES_PER_CHANNEL = 20  # of memory, for each pixel and channel of conv1: measured, 1300 bytes with 64 channels
+_SCORE_COPIES = 4  # of the scores at the image's size, alive at once
+_LESS_MEMORY = "leave out the largest of --scales, or shrink the images"
+
+
+class Segmenter:
+    """A trained network on one or more devices."""
+
+    def __init__(self, config, model, parameters, devices, dtype="float32"):
+        """
+        Args:
+            model: "init" or "final".
+            parameters: (args, aux) as `snapshots.load_snapshot` gives them.
+            devices: list of mxnet.Context; images go to them in turn.
+            dtype: what `backend.resolve_dtype` gives; scores are float32 in any case.
+        """
+        self._config = config
+        self._on_cpu = any(device.device_type == "cpu" for device in devices)
+        symbol, args = inference_symbol(model, config, folded=True), fold_batch_norms(*parameters)
+        if dtype != "float32":
+            symbol, args, _ = amp.convert_model(symbol, args, {}, target_dtype=dtype)
+        self._networks = [Network(symbol, args, device) for device in devices]
+
+    def check_memory(self, path, size, scales):
+        """Raise UserError, naming `path`, if the scores of an image of (h, w) pixels exceed the free memory.
+
+        Without this the system would end the process, and maybe others, without a word. GPUs are not checked.
+        """
+        free = free_memory()
+        pixels = size[0] * size[1]
+        needed = pixels * (_BYTES_PER_CHANNEL * self._config.width * max(scales) ** 2
+                           + _SCORE_COPIES * 4 * self._config.num_classes)
+        if self._on_cpu and free is not None and needed > free:
+            raise UserError("%s is %d x %d pixels: at scale %g that takes about %.1f GiB of memory, and %.1f GiB are "
+                            "free; shrink it (a lower --max-side of predict.py; elsewhere with its mask), or give lower "
+                            "--scales"
+                            % (path, size[1], size[0], max(scales), needed / 2 ** 30, free / 2 ** 30))
+
+    def scores(self, image, scales=(1.0,), flip=False):
+        """Scores of one image; see `scores_of`."""
+        return next(self.scores_of([image], scales, flip))
+
+    def scores_of(self, images, scales=(1.0,), flip=False):
+        """Scores of images, in order.
+
+        Args:
+            images: iterable of (h, w, 3) uint8 RGB.
+            scales: factors by which each image is resized; the scores add up over them.
+            flip: add at every scale the scores of the mirrored image, mirrored back.
+
+        Yields:
+            (classes, h, w) float32, class probabilities summed over the scales, and over both views with `flip`.
+        """
+        started = []
+        for group, error in _groups(images, len(self._networks)):
+            with told_memory(_LESS_MEMORY):
+                finished, started = started, self._start(group, scales, flip)  # networks run on while results are fetched
+            yield from itertools.starmap(self._finish, finished)
+        yield from itertools.starmap(self._finish, started)
+        if error is not None:
+            raise error
+
+    def _start(self, images, scales, flip):
+        """Start the networks on a few images, shape by shape, as each change of shape costs time."""
+        outputs = [{} for _ in images]
+        sizes = [[(max(1, int(image.shape[0] * scale)), max(1, int(image.shape[1] * scale))) for scale in scales]
+                 for image in images]
+        for scaled, number in sorted({(scaled, number) for number, own in enumerate(sizes) for scaled in own}):
+            network = self._networks[number % len(self._networks)]
+            image = images[number]
+            for view in (image, cv2.flip(image, 1)) if flip else (image,):
+                outputs[number].setdefault(scaled, []).append(
+                    network.forward(prepare(view, scaled, self._config.mean_rgb)))
+        return [([[found[scaled][view] for scaled in own] for view in range(1 + flip)], own, image.shape[:2])
+                for found, own, image in zip(outputs, sizes, images)]
+
+    @staticmethod
+    @told_memory(_LESS_MEMORY)
+    def _finish(outputs, scaled_sizes, size):
+        plain, *mirrored = (combine_scales([output.asnumpy()[0] for output in view], scaled_sizes, size)
+                            for view in outputs)
+        for scores in mirrored:  # after the upsampling, as the padding lies on the right in both views
+            plain += scores[:, :, ::-1]
+        return plain
+
+
+def scored_images(segmenter, names, folder, scales, flip=False):
+    """Yield a `predictions.Scored` for each name, in order; images are read when they are needed."""
+    def pairs():
+        for name in names:
+            path = image_path(folder, name)
+            image = read_image(path)
+            segmenter.check_memory(path, image.shape[:2], scales)
+            yield name, image
+
+    return score_pairs(segmenter, pairs(), scales, flip)
+
+
+def score_pairs(segmenter, pairs, scales, flip=False):
+    """Yield a `predictions.Scored` for each (name, image) pair, in order; pairs are taken when they are needed."""
+    under_way = collections.deque()
+
+    def images():
+        for name, image in pairs:
+            under_way.append((name, image))
+            yield image
+
+    for scores in segmenter.scores_of(images(), scales, flip):
+        name, image = under_way.popleft()
+        yield Scored(name, image, scores)
+
+
+def branch_scores(config, parameters, image, device):
+    """What the two branches of the final model say about an image, each by itself.
+
+    Args:
+        parameters: (args, aux) as `snapshots.load_snapshot` gives them.
+        image: (h, w, 3) uint8 RGB.
+        device: mxnet.Context.
+
+    Returns:
+        (classes, h, w) float32 class probabilities of the pixels without the image-level scores, and (classes,) float32
+        probabilities that the image shows each class.
+    """
+    size = image.shape[:2]
+    executor = branches_symbol(config, folded=True).bind(
+        device, dict(fold_batch_norms(*parameters), data=mx.nd.array(prepare(image, size, config.mean_rgb)[None])),
+        grad_req="null")
+    cells, image_level = (output.asnumpy()[0] for output in executor.forward(is_train=False))
+    return combine_scales([cells], [size], size), image_level.ravel()
+
+
+def prepare(image, size, mean_rgb):
+    """Network input of an image.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+        size: (h, w) to resize it to.
+
+    Returns:
+        (3, H, W) float32 minus the mean; H and W are the next multiples of 8, zeros fill the right and the bottom.
+    """
+    if image.shape[:2] != size:
+        image = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    padded = np.zeros((3, -(-size[0] // STRIDE) * STRIDE, -(-size[1] // STRIDE) * STRIDE), np.float32)
+    subtract_mean(image, mean_rgb, padded)
+    return padded
+
+
+def _groups(images, devices):
+    """Yield (list of consecutive images, None), and at last (list, error in reading the next image, or None)."""
+    group, error = [], None
+    try:
+        for image in images:
+            group.append(image)
+            pixels = sum(image.shape[0] * image.shape[1] for image in group)
+            if len(group) == _TOGETHER * devices or pixels > _PIXELS_TOGETHER * devices:
+                yield group, None
+                group = []
+    except Exception as caught:  # the images before it have their results first
+        error = caught
+    yield group, error
+
+
+class Network:
+    """The network on one device, bound for the last input shape.
+
+    Binding takes 20 to 80 ms. On the CPU every bound shape has its own copy of all weights, as oneDNN orders them:
+    more than one would take more memory than the published way.
+    """
+
+    def __init__(self, symbol, args, device):
+        self._symbol = symbol
+        self._device = device
+        self._args = {name: value.as_in_context(device) for name, value in args.items()}
+        self._shape = self._executor = None
+
+    def forward(self, data):
+        """Start the network on (3, h, w) float32; returns an NDArray (1, classes, h/8, w/8) to come."""
+        if data.shape != self._shape:
+            self._bind(data.shape)
+        self._executor.forward(is_train=False, data=mx.nd.array(data[None], ctx=self._device))
+        return self._executor.outputs[0].copy()
+
+    def _bind(self, shape):
+        if self._executor is not None:  # what is still to run would keep its copy of the weights
+            self._executor.outputs[0].wait_to_read()
+        self._executor = self._symbol.bind(self._device, dict(self._args, data=mx.nd.empty((1,) + shape, self._device)),
+                                           grad_req="null", shared_exec=self._executor)
+        self._shape = shape

@@ -1,0 +1,224 @@
+"""Snapshots of a network: <model>_fcn_resnet50-<epoch>.params, in MXNet's format.
+
+The settings that the parameters fit travel inside the file, as the name of one more array: "settings:" and a JSON
+object. MXNet and the published implementation take names that start with "arg:" and "aux:" only. A file without that
+record, as the published ones are, fits the settings that it is used with.
+"""
+import collections
+import errno
+import hashlib
+import json
+import os
+
+import numpy as np
+
+from core.config import adopt_settings, network_settings
+from core.errors import UserError
+from core.io.files import file_digest, replacing, write_text
+from core.io.logs import logger
+from core.network.fcn import parameter_shapes
+from core.network.params_files import check_params_file
+from core.runtime.mxnet_backend import mx
+
+_DISK_FULL = "the disk is full, or a quota or a limit on the size of files is reached"
+
+Parameters = collections.namedtuple("Parameters", "args aux settings")
+Parameters.__doc__ = """Content of a .params file.
+
+args, aux: dicts from parameter name to mxnet.nd.NDArray on the CPU.
+settings: dict from the name of a setting to its value, as the file records them; empty where it records none.
+"""
+
+
+def save_snapshot(layout, model, epoch, config, symbol, args, aux):
+    """Write the parameters after `epoch`, and the network beside them.
+
+    Args:
+        args, aux: dicts from parameter name to mxnet.nd.NDArray.
+
+    Returns:
+        path of the parameters.
+    """
+    write_text(layout.symbol(model), symbol.tojson())
+    path = layout.snapshot(model, epoch)
+    write_parameters(path, Parameters(args, aux, network_settings(config)))
+    return path
+
+
+def write_parameters(path, parameters):
+    """Write `Parameters` as a .params file.
+
+    Raises:
+        UserError: the folder can't be written to, or the disk is full.
+    """
+    values = {"arg:" + name: value for name, value in parameters.args.items()}
+    values.update(("aux:" + name, value) for name, value in parameters.aux.items())
+    values["settings:" + json.dumps(parameters.settings)] = mx.nd.zeros(1)  # an empty array can't be saved
+    write_arrays(path, values)
+
+
+def write_arrays(path, values):
+    """Write a dict from name to mxnet.nd.NDArray in MXNet's format, whole or not at all.
+
+    Raises:
+        UserError: the folder can't be written to, or the disk is full.
+    """
+    with replacing(path) as temporary:
+        try:
+            mx.nd.save(temporary, values)
+        except mx.MXNetError as error:
+            if "Write incomplete" in str(error):
+                raise OSError(errno.ENOSPC, _DISK_FULL) from error
+            raise UserError("%s can't be written: %s" % (path, _last_line(error))) from error
+        # MXNet overlooks a disk that fills up with the last kilobytes. The file ends with the last array's name.
+        name = list(values)[-1].encode("utf-8")
+        with open(temporary, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - len(name)))
+            if file.read() != name:
+                raise OSError(errno.ENOSPC, _DISK_FULL)
+
+
+def read_parameters(path):
+    """`Parameters` of a .params file.
+
+    Raises:
+        UserError: the file is missing, damaged, holds no named parameters, or some that are not finite, which a ReLU
+            turns into zeros that nobody notices.
+    """
+    values = read_arrays(path)
+    parts = {"arg": {}, "aux": {}}
+    settings = {}
+    for key, value in values.items():
+        kind, _, name = key.partition(":")
+        if kind in parts:
+            if not np.isfinite(value.asnumpy()).all():
+                raise UserError("%s: %s holds numbers that are not finite: the file is damaged, or its training had "
+                                "diverged" % (path, name))
+            parts[kind][name] = value
+        elif kind == "settings":
+            settings = read_record(name, path)
+    return Parameters(parts["arg"], parts["aux"], settings)
+
+
+def read_arrays(path):
+    """Content of a file in MXNet's format.
+
+    Returns:
+        dict from name to mxnet.nd.NDArray on the CPU.
+
+    Raises:
+        UserError: the file is missing, damaged, or its arrays have no names.
+    """
+    check_params_file(path)
+    try:
+        values = mx.nd.load(path)
+    except (mx.MXNetError, UnicodeDecodeError) as error:
+        raise UserError("%s is damaged or no MXNet parameter file" % path) from error
+    if not isinstance(values, dict):
+        raise UserError("%s holds arrays without names: it is no snapshot" % path)
+    return values
+
+
+def read_record(text, path):
+    """The JSON object that the name of an array holds, as a dict.
+
+    Raises:
+        UserError: it is none; `path` is named.
+    """
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise UserError("%s is damaged: its record of settings is no JSON object" % path)
+    return record
+
+
+def parameters_digest(args, aux):
+    """SHA-256 of parameters, whatever file they are in, as hexadecimal text.
+
+    Args:
+        args, aux: dicts from parameter name to mxnet.nd.NDArray.
+    """
+    digest = hashlib.sha256()
+    for part in (args, aux):
+        for name in sorted(part):
+            digest.update(name.encode("utf-8"))
+            digest.update(part[name].asnumpy().tobytes())
+    return digest.hexdigest()
+
+
+def adopt_recorded(config, path, recorded):
+    """Config with the settings that the parameter file `path` records; those that change are logged.
+
+    Raises:
+        UserError: as `config.adopt_settings`.
+    """
+    adopted = adopt_settings(config, recorded, path)
+    changes = ["%s=%s" % (name, getattr(adopted, name)) for name in recorded
+               if getattr(adopted, name) != getattr(config, name)]
+    if changes:
+        logger.info("settings from %s: %s", path, "; ".join(changes))
+    return adopted
+
+
+def load_snapshot(layout, model, epoch, config):
+    """Parameters of a snapshot, checked against the network that it was trained for.
+
+    Returns:
+        (config, (args, aux)): config with the settings that the snapshot records; dicts with just the network's
+        parameters, for a published snapshot's fixed upsampling weights and other extras are left out.
+
+    Raises:
+        UserError: the snapshot is missing or damaged, lacks a parameter, has one of another shape, or records another
+            value of a setting than a flag or the --config file gave.
+    """
+    path = layout.snapshot(model, epoch)
+    epochs = layout.epochs(model)
+    if epoch not in epochs:
+        raise UserError("%s is missing; %s" % (path, "epochs there: " + ", ".join(map(str, epochs)) if epochs
+                                               else "train it with: train_seg_model.py --model %s" % model))
+    parameters = read_parameters(path)
+    config = adopt_recorded(config, path, parameters.settings)
+    checked = []
+    for found, shapes in zip((parameters.args, parameters.aux), parameter_shapes(model, config)):
+        for name, shape in shapes.items():
+            if name not in found:
+                raise UserError("%s lacks the parameter %s: it is no snapshot of the %s model" % (path, name, model))
+            if found[name].shape != shape:
+                raise UserError("%s: %s has shape %s, the %s model wants %s; use the --config it was trained with"
+                                % (path, name, found[name].shape, model, shape))
+            if found[name].dtype != np.float32:
+                raise UserError("%s: %s is of type %s; float32 is expected"
+                                % (path, name, np.dtype(found[name].dtype).name))
+        checked.append({name: found[name] for name in shapes})
+    return config, tuple(checked)
+
+
+def load_identified(layout, model, epoch, config):
+    """`load_snapshot`, and the digest of the very file that it read, also when a new one takes its place meanwhile.
+
+    Returns:
+        (config, (args, aux), SHA-256 as hexadecimal text).
+    """
+    path = layout.snapshot(model, epoch)
+    while True:
+        before = _identity(path)
+        config_then, parameters = load_snapshot(layout, model, epoch, config)
+        digest = file_digest(path)
+        if _identity(path) == before:
+            return config_then, parameters, digest
+
+
+def _identity(path):
+    """Changes when another file takes the place of this one."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _last_line(error):
+    return str(error).strip().splitlines()[-1]

@@ -1,0 +1,152 @@
+"""Where every stage finds and leaves its files: the stages know each other by these names only."""
+import os
+import re
+
+from core.errors import UserError
+from core.io.files import list_folder
+
+
+class Layout:
+    """Paths below `config.root`."""
+
+    def __init__(self, config):
+        path = config.path
+        self.root = path(".")
+        self.voc = path(config.voc_dir)
+        self.voc_images = os.path.join(self.voc, "JPEGImages")
+        self.voc_test_list = os.path.join(self.voc, "ImageSets", "Segmentation", "test.txt")
+        self.sbd = path(config.sbd_dir)
+
+        self.web_images = path("dataset", "web_images")
+        self.web_manifest = path("dataset", "web_manifest.jsonl")
+        self.web_masks = path("dataset", "web_labels")
+        self.web_list = path("dataset", "web_train_list.txt")
+        self.web_report = path("dataset", "web_report.csv")
+        self.web_sheets = path("dataset", "web_sheets")
+        self.web_cache = path("cache", "web_masks")
+        self.train_images = path("dataset", "train_images")
+        self.train_list = path("dataset", "train_list.txt")
+        self.train_labels = path("dataset", "train_labels.json")
+        self.train_masks = path("cache", "final_voc_masks")
+        self.val_images = path("dataset", "val_images")
+        self.val_masks = path("dataset", "val_masks")
+        self.val_list = path("dataset", "val_list.txt")
+
+        self.base_model = path(config.base_model)
+        self.snapshots = path("snapshots")
+        self.outputs = path("outputs")
+        self.logs = path("log")
+
+    def snapshot_prefix(self, model):
+        return os.path.join(self.snapshots, "%s_fcn_resnet50" % model)
+
+    def snapshot(self, model, epoch):
+        """Parameters of `model` after `epoch`."""
+        return "%s-%d.params" % (self.snapshot_prefix(model), epoch)
+
+    def state(self, model, epoch):
+        """What training needs beside the snapshot of `epoch` to go on as if it had never stopped."""
+        return "%s-%d.states" % (self.snapshot_prefix(model), epoch)
+
+    def symbol(self, model):
+        return self.snapshot_prefix(model) + "-symbol.json"
+
+    def epochs(self, model, ending="params"):
+        """Epochs of the finished snapshots of `model`, or of its "states", in rising order.
+
+        Files still being written do not count.
+        """
+        pattern = re.compile(r"%s-(0|[1-9][0-9]*)\.%s" % (re.escape(os.path.basename(self.snapshot_prefix(model))),
+                                                          ending))
+        return sorted(int(match.group(1)) for match in map(pattern.fullmatch, list_folder(self.snapshots)) if match)
+
+    def unfinished(self, model):
+        """Paths of what a killed training run of `model` left behind half-written."""
+        start = ".%s-" % os.path.basename(self.snapshot_prefix(model))
+        return [os.path.join(self.snapshots, name) for name in list_folder(self.snapshots)
+                if name.startswith(start) and name.endswith(".tmp")]
+
+    def training_lock(self, model):
+        return os.path.join(self.snapshots, ".%s.lock" % os.path.basename(self.snapshot_prefix(model)))
+
+    def output(self, model, epoch):
+        """Folder of an evaluation of `model` after `epoch`."""
+        return os.path.join(self.outputs, "%s_fcn_resnet50_epoch%d" % (model, epoch))
+
+    def test_output(self, model, epoch):
+        """Folder of the predictions of `model` after `epoch` on VOC test."""
+        return self.output(model, epoch) + "_test"
+
+    def ranking(self, model):
+        """Epochs of `model` in the order of their mean IoU, as eval_loop.py found them."""
+        return os.path.join(self.outputs, "%s_ranking.json" % model)
+
+    @property
+    def predictions(self):
+        """Folder of predict.py's results."""
+        return os.path.join(self.outputs, "predictions")
+
+    def log(self, name):
+        return os.path.join(self.logs, name + ".log")
+
+
+def image_path(folder, name):
+    return os.path.join(folder, name + ".jpg")
+
+
+def mask_path(folder, name):
+    return os.path.join(folder, name + ".png")
+
+
+def folder_lock(folder):
+    """Lock of a folder that one process fills; it lies beside it."""
+    above, name = os.path.split(folder)
+    return os.path.join(above, ".%s.lock" % name)
+
+
+def stems(folder, ending):
+    """Names, without the ending, of the finished files of a folder; an empty set where there is no folder."""
+    return {name[:-len(ending)] for name in list_folder(folder) if name.endswith(ending) and not name.startswith(".")}
+
+
+def web_class(name, num_classes):
+    """Class index that the name of a web image starts with: 7 for "7_000123".
+
+    Raises:
+        UserError: the name does not start with a class index and an underscore, or can't stand in a list.
+    """
+    if name.strip().splitlines() != [name] or re.search("[\\\\\ud800-\udfff]", name):
+        raise UserError("web image %r: rename it, for no list can hold such a name: it is one line of UTF-8 without "
+                        "backslash and without spaces at its ends" % name)
+    match = re.match(r"([0-9]{1,3})_", name)
+    if not match or not 1 <= int(match.group(1)) < num_classes:
+        raise UserError("web image %s: its name must start with a class index 1..%d and an underscore, as 7_000123"
+                        % (name, num_classes - 1))
+    return int(match.group(1))
+
+
+def check_no_true_mask(folder, names, *places):
+    """Raise UserError if <name>.png in `folder` is, links followed, a mask of one of the folders `places`."""
+    true = {os.path.realpath(mask_path(place, name)) for place in places for name in stems(place, ".png")}
+    real = os.path.realpath(folder)
+    for name in names:
+        if mask_path(real, name) in true:
+            raise UserError("%s is a true mask, and a result would take its place: choose another --output"
+                            % mask_path(real, name))
+
+
+def check_pairs(names, *places):
+    """Check that every name has its file in every place.
+
+    Args:
+        places: (path function, folder, what should make the file) triples.
+
+    Raises:
+        UserError: files are missing; the first is named, the others counted.
+    """
+    for path, folder, remedy in places:
+        present = set(list_folder(folder))
+        missing = [name for name in names if os.path.basename(path(folder, name)) not in present]
+        if missing:
+            raise UserError("%s is missing%s: %s" % (path(folder, missing[0]),
+                                                    ", and %d more" % (len(missing) - 1) if missing[1:] else "", remedy))

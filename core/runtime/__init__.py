@@ -1,0 +1,1 @@
+"""What the work runs on: MXNet, GPU libraries, CPU cores and memory, worker processes."""

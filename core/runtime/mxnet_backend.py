@@ -1,0 +1,182 @@
+"""The one module that imports mxnet, and the choice of devices.
+
+MXNet 1.9.1, the last release, was written for older numpy and Python: numpy.bool is gone since numpy 1.24, distutils
+since Python 3.12 (setuptools carries it on). Only one thread may call MXNet.
+"""
+import atexit
+import contextlib
+import ctypes
+import os
+import re
+import sys
+
+import numpy as np
+
+from core.config import CLUSTER_STORES
+from core.errors import UserError
+from core.io.logs import logger
+from core.runtime.gpu_libraries import check_capabilities, has_gpu, prepare_gpu_build
+from core.runtime.hardware import cpu_flags, physical_cores
+
+if "bool" not in vars(np):
+    np.bool = np.bool_
+os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
+# Each device steps by itself and keeps its momentum where core.training.checkpoint can read it, and no pickle goes to servers.
+os.environ["MXNET_UPDATE_ON_KVSTORE"] = "0"
+# Unset, MXNet takes half of the cores that it sees, for fear of hyper-threads.
+os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
+
+# Linux on x86-64, the only system whose CPU flags name AMX (arch/x86/include/uapi/asm/prctl.h).
+_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18
+
+
+def _enable_amx(flags):
+    """Let oneDNN use the tile registers for bfloat16, where the CPU has them and Linux grants them.
+
+    Without the grant the first tile instruction would end the process (SIGILL).
+    """
+    if not {"amx_tile", "amx_bf16"} <= flags:
+        return
+    libc = ctypes.CDLL(None)
+    if libc.syscall(_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA) == 0:
+        os.environ.setdefault("DNNL_MAX_CPU_ISA", "AVX512_CORE_AMX")
+
+
+_enable_amx(cpu_flags())
+prepare_gpu_build()
+try:
+    import mxnet as mx  # noqa: E402
+    import setuptools  # noqa: F401  makes distutils importable on Python 3.12
+    from mxnet.contrib import amp  # noqa: E402,F401
+except ImportError as error:
+    raise UserError("%s; the packages are installed by: pip install -r dependencies.txt" % error) from error
+except OSError as error:  # a library that MXNet's own one needs
+    raise UserError("MXNet can't be loaded: %s; for GPUs: pip install -r dependencies-gpu.txt" % error) from error
+
+
+@contextlib.contextmanager
+def joined_cluster(kv_store):
+    """Give the mxnet.kvstore.KVStore that connects the workers of launch.py, or None for a process by itself.
+
+    A worker that ends the block with an error leaves at once; after a good end, workers wait for each other.
+
+    Args:
+        kv_store: setting of that name.
+
+    Raises:
+        UserError: kv_store does not suit how the process was started.
+    """
+    role = os.environ.get("DMLC_ROLE")
+    if kv_store not in CLUSTER_STORES:
+        if role == "worker":
+            raise UserError("launch.py started this, and kv_store is %s, with which each worker would train by "
+                            "itself: give --kv-store dist_sync" % kv_store)
+        yield None
+        return
+    if role != "worker":
+        raise UserError("kv_store %s is for several workers; start them with: launch.py --workers N -- python "
+                        "train_seg_model.py ..." % kv_store)
+    store = mx.kv.create(kv_store)
+    try:
+        yield store
+    except BaseException as error:
+        # To close the store would be to wait for the others. The argument keeps it open until then.
+        atexit.register(_leave, store, 2 if isinstance(error, UserError) else 1)
+        raise
+
+
+def _leave(_, status):
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def resolve_devices(text):
+    """MXNet contexts for a device flag.
+
+    Args:
+        text: GPU numbers such as "0" or "0,1,2,3"; "cpu"; or "cpu:N" for N data-parallel CPU contexts.
+
+    Returns:
+        list of mxnet.Context. Where MXNet has no usable GPU, GPU numbers become the CPU, which is logged.
+
+    Raises:
+        UserError: the text is none of these, or names a GPU that this machine lacks.
+    """
+    devices = _parse_devices(text.strip())
+    logger.info("device: %s", ", ".join(map(str, devices)))
+    return devices
+
+
+def _parse_devices(text):
+    cpus = re.fullmatch(r"cpu(?::([1-9][0-9]?))?", text)
+    if cpus:
+        return [mx.cpu(i) for i in range(int(cpus.group(1) or 1))]
+    if not re.fullmatch(r"[0-9]+(,[0-9]+)*", text):
+        raise UserError("device %r: expected GPU numbers such as 0 or 0,1,2,3, or cpu, or cpu:2" % text)
+    numbers = [int(number) for number in text.split(",")]
+    if len(set(numbers)) < len(numbers):
+        raise UserError("device %r names a GPU twice" % text)
+    available = _gpus()
+    if not available:
+        hint = " (the GPU of this machine needs the build of dependencies-gpu.txt)" if has_gpu() else ""
+        logger.info("no usable GPU for this build of MXNet: using the CPU%s", hint)
+        return [mx.cpu()]
+    missing = [number for number in numbers if number >= available]
+    if missing:
+        raise UserError("there is no GPU %d; this machine has %d, numbered from 0" % (missing[0], available))
+    check_capabilities(numbers)
+    return [mx.gpu(number) for number in numbers]
+
+
+@contextlib.contextmanager
+def told_memory(mend):
+    """Raise UserError where MXNet runs out of memory in the block: its own errors are pages of C++ calls.
+
+    Args:
+        mend: what needs less, for the message.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # MXNetError is one, and simple_bind raises a plain one in its place
+        if re.search("out of memory|Failed to allocate|could not create a primitive", str(error), re.IGNORECASE):
+            raise UserError("the memory of the device ran out: " + mend) from error
+        raise
+
+
+def resolve_dtype(text, devices):
+    """Type that the network computes in, for a setting "auto", "float32", "bfloat16" or "float16"; it is logged.
+
+    Args:
+        devices: list of mxnet.Context.
+
+    Returns:
+        "float32", "bfloat16" or "float16"; auto is float32, whose results do not depend on the machine's abilities.
+
+    Raises:
+        UserError: MXNet can't compute in that type on these devices.
+    """
+    on_cpu = any(device.device_type == "cpu" for device in devices)
+    flags = cpu_flags()
+    fast = bool(flags & {"avx512_bf16", "amx_bf16"})
+    if text == "float16" and on_cpu:
+        raise UserError("--dtype float16 is for GPUs; on a CPU choose float32 or bfloat16")
+    if text == "bfloat16" and not on_cpu:
+        raise UserError("--dtype bfloat16 is for CPUs; on a GPU choose float32 or float16")
+    if text == "bfloat16" and "avx512bw" not in flags:
+        raise UserError("--dtype bfloat16 needs a CPU with AVX-512; choose float32")
+    if text == "auto":
+        logger.info("computing in float32, so that no result moves%s",
+                    "; this CPU is faster with --dtype bfloat16" if on_cpu and fast else "")
+        return "float32"
+    why = "" if text != "bfloat16" or fast else "; this CPU has no bfloat16 instructions: float32 would be faster"
+    logger.info("computing in %s, as set%s", text, why)
+    return text
+
+
+def _gpus():
+    try:
+        return mx.context.num_gpus()
+    except mx.MXNetError as error:
+        logger.info("MXNet can't ask for GPUs: %s", str(error).strip().splitlines()[-1])
+        return 0

@@ -1,0 +1,177 @@
+"""What lets a training run go on as if it had never stopped: <model>_fcn_resnet50-<epoch>.states beside the snapshot.
+
+A state holds the momentum of every parameter and, as the name of one more array, "record:" and a JSON object: the
+settings of the run, digests of its list and of its start, and the digest of the parameters that it belongs to. The
+rest needs no file: samples and random numbers depend on the seed, the epoch and the position in the run alone.
+
+It is written before its snapshot, so that a snapshot of a run that was killed between the two never lacks its state.
+MXNet's own optimizer states are pickles, which execute what a file says, and are not read.
+"""
+import collections
+import contextlib
+import hashlib
+import json
+import os
+
+from core.config import TRAINING_SETTINGS, network_settings
+from core.errors import UserError
+from core.io.files import file_digest, read_json, remove
+from core.io.logs import logger
+from core.network.snapshots import (
+    adopt_recorded,
+    load_snapshot,
+    parameters_digest,
+    read_arrays,
+    read_record,
+    save_snapshot,
+    write_arrays,
+)
+from core.runtime.mxnet_backend import mx
+
+_STATES_KEPT = 2  # the last one, and one more in case that its snapshot gets damaged
+
+Checkpoint = collections.namedtuple("Checkpoint", "epoch parameters momentum record")
+Checkpoint.__doc__ = """Where a run stands.
+
+epoch: the last finished one.
+parameters: (args, aux), dicts from name to mxnet.nd.NDArray on the CPU.
+momentum: dict from parameter name to mxnet.nd.NDArray; empty without momentum.
+record: dict, as `run_record` makes it.
+"""
+
+
+def run_record(model, config, names, start_epoch, start_file, devices):
+    """What a run was started with, as JSON keeps it.
+
+    Args:
+        names: ids of the training samples, in the order of the list.
+        start_epoch, start_file: epoch and path of the parameters that it started from; a missing file is from scratch.
+        devices: number of devices, of all machines.
+    """
+    settings = TRAINING_SETTINGS + (model + "_epoch_size",)
+    if config.learning_rate_decay != "none":
+        settings += ("max_epoch",)  # it decides the learning rate
+    return {"settings": network_settings(config, settings), "start_epoch": start_epoch,
+            "start_sha256": file_digest(start_file) if os.path.exists(start_file) else None,
+            "list_sha256": hashlib.sha256("\n".join(names).encode("utf-8")).hexdigest(), "devices": devices}
+
+
+def save_checkpoint(layout, model, config, symbol, checkpoint, keep=None):
+    """Write state and snapshot, then remove what is no longer needed.
+
+    Args:
+        checkpoint: Checkpoint.
+        keep: number of the run's last snapshots that stay, beside the best one of eval_loop.py's ranking; None: all.
+
+    Returns:
+        path of the snapshot.
+    """
+    epoch, (args, aux) = checkpoint.epoch, checkpoint.parameters
+    for later in layout.epochs(model, "states"):
+        if later > epoch:  # of an earlier run, which this one replaces
+            remove(layout.state(model, later), missing_ok=True)
+    record = dict(checkpoint.record, parameters_sha256=parameters_digest(args, aux))
+    values = {"momentum:" + name: value for name, value in checkpoint.momentum.items()}
+    values["record:" + json.dumps(record)] = mx.nd.zeros(1)  # an empty array can't be saved
+    write_arrays(layout.state(model, epoch), values)
+    path = save_snapshot(layout, model, epoch, config, symbol, args, aux)
+
+    for earlier in layout.epochs(model, "states"):
+        if earlier <= epoch - min(_STATES_KEPT, keep or _STATES_KEPT):
+            remove(layout.state(model, earlier), missing_ok=True)
+    if keep:
+        best = _best_epoch(layout, model)
+        for earlier in layout.epochs(model):
+            if record["start_epoch"] < earlier <= epoch - keep and earlier != best:
+                remove(layout.snapshot(model, earlier), missing_ok=True)
+    return path
+
+
+def find_checkpoint(layout, model, config, names, start_epoch, devices):
+    """The last Checkpoint of a run, or None where there is nothing to go on from.
+
+    Args:
+        names: ids of the training samples, in the order of the list.
+        start_epoch: epoch that the run started from, None for any; states of runs with another start are left alone.
+        devices: number of devices, of all machines.
+
+    Returns:
+        (config, Checkpoint): config with the settings of the run.
+
+    Raises:
+        UserError: a file is damaged, or settings, list or start differ from those of the run.
+    """
+    epochs = [epoch for epoch in layout.epochs(model) if epoch > (start_epoch or 0)]
+    states = [epoch for epoch in epochs if os.path.exists(layout.state(model, epoch))]
+    for position, epoch in enumerate(reversed(states), 1):
+        path = layout.state(model, epoch)
+        with _naming_the_way_on(model, epoch, states[-position - 1:-position]):
+            momentum, record = _read_state(path)
+            read_arrays(layout.snapshot(model, epoch))
+        if start_epoch is not None and record["start_epoch"] != start_epoch:
+            continue
+        adopted = adopt_recorded(config, path, record["settings"])
+        adopted, parameters = load_snapshot(layout, model, epoch, adopted)
+        if parameters_digest(*parameters) != record["parameters_sha256"]:
+            logger.warning("%s does not belong to %s: looking at earlier ones", path, layout.snapshot(model, epoch))
+            continue
+        _check_record(layout, model, path, record, adopted, names, devices)
+        return adopted, Checkpoint(epoch, parameters, momentum, record)
+    if epochs and not states and start_epoch is None:
+        raise UserError("%s is missing, so the run can't go on exactly: --epoch %d goes on with fresh momentum, and "
+                        "without --resume training starts anew" % (layout.state(model, epochs[-1]), epochs[-1]))
+    return config, None
+
+
+def start_file(layout, model, start_epoch):
+    """Path of the parameters that a run starts from."""
+    return layout.snapshot(model, start_epoch) if start_epoch else layout.base_model
+
+
+def _check_record(layout, model, path, record, config, names, devices):
+    start = start_file(layout, model, record["start_epoch"])
+    now = run_record(model, config, names, record["start_epoch"], start, devices)
+    if now["list_sha256"] != record["list_sha256"]:
+        raise UserError("%s was trained on another list of %s images: bring that list back, or start anew without "
+                        "--resume" % (path, "web" if model == "init" else "training"))
+    if now["start_sha256"] not in (None, record["start_sha256"]):
+        raise UserError("%s was trained from other parameters than %s holds now: bring those back, or start anew "
+                        "without --resume" % (path, start))
+    if now["devices"] != record["devices"]:
+        logger.warning("%s was trained on %d devices and goes on with %d: the same training, but not to the last bit",
+                       path, record["devices"], now["devices"])
+
+
+def _read_state(path):
+    values = read_arrays(path)
+    momentum, record = {}, None
+    for key, value in values.items():
+        kind, _, name = key.partition(":")
+        if kind == "momentum":
+            momentum[name] = value
+        elif kind == "record":
+            record = read_record(name, path)
+    expected = {"settings": dict, "start_epoch": int, "start_sha256": (str, type(None)), "list_sha256": str,
+                "devices": int, "parameters_sha256": str}
+    if record is None or not all(isinstance(record.get(name), kind) for name, kind in expected.items()):
+        raise UserError("%s is damaged: its record of the run is incomplete" % path)
+    return momentum, record
+
+
+@contextlib.contextmanager
+def _naming_the_way_on(model, epoch, earlier):
+    """Add to the error of a damaged file what to remove so that the run goes on from the epoch before."""
+    try:
+        yield
+    except UserError as error:
+        way = "from epoch %d" % earlier[0] if earlier else "anew"
+        raise UserError("%s; with the files of the %s model's epoch %d moved away, --resume goes on %s"
+                        % (error, model, epoch, way)) from error
+
+
+def _best_epoch(layout, model):
+    """First epoch of eval_loop.py's ranking; None where there is no readable one."""
+    try:
+        return read_json(layout.ranking(model))["ranking"][0]["epoch"]
+    except (UserError, KeyError, IndexError, TypeError):
+        return None

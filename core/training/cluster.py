@@ -1,0 +1,247 @@
+"""Start the scheduler, the servers and the workers of MXNet's parameter server, and end them all when one dies.
+
+    launch.py -+- scheduler                                 (tells the others of each other)
+               +- launch.py --node on each machine -+- servers   (sum the gradients)
+                                                    +- workers   (train)
+
+Every process ends when the one above it does: a node when its standard input is closed, which a connection by ssh or
+srun passes on, or when no sign of life comes through it, as where the network is cut; what runs below a node, and the
+scheduler, by the kernel's parent-death signal. Does not import mxnet.
+"""
+import contextlib
+import ctypes
+import json
+import os
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from core.errors import UserError
+from core.io.files import read_lines
+from core.runtime.hardware import physical_cores
+
+_LAUNCHER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "launch.py")
+_GRACE = 30  # seconds from the good end of the first process to that of the last
+_STOP = 5  # seconds from SIGTERM to SIGKILL
+_LOOK_EVERY = 0.2  # seconds
+_SIGN_EVERY = 5  # seconds between the launcher's signs of life
+_SILENCE = 40  # seconds without one after which a node ends; ssh's limit below, at which the launcher does, is 30
+_PR_SET_PDEATHSIG = 1
+# A host that falls silent ends its connection, and so the job, within 30 seconds.
+_SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=10",
+        "-o", "ServerAliveCountMax=3")
+
+
+def launch(command, hosts_file=None, slurm=False, workers=1, servers=1, address=None):
+    """Run a command as the workers of a job, to its end.
+
+    Args:
+        command: list of the program and its arguments.
+        hosts_file: path of a list of machines that ssh reaches; None with `slurm` unset is this machine alone.
+        slurm: take the machines of the Slurm job that this process runs in.
+        workers, servers: number of processes on each machine.
+        address: address of this machine that the others reach; None finds it.
+
+    Raises:
+        UserError: a process of the job failed or died, or the machines are unknown.
+    """
+    hosts = read_lines(hosts_file) if hosts_file else _slurm_hosts() if slurm else ["localhost"]
+    alone = not (hosts_file or slurm)
+    address = address or ("127.0.0.1" if alone else _address_towards(hosts[0]))
+    environment = {"DMLC_PS_ROOT_URI": address, "DMLC_PS_ROOT_PORT": str(_free_port()),
+                   "DMLC_NUM_WORKER": str(workers * len(hosts)), "DMLC_NUM_SERVER": str(servers * len(hosts))}
+    if alone:
+        environment["DMLC_LOCAL"] = "1"  # sockets in the file system instead of the network
+    if "OMP_NUM_THREADS" in os.environ:  # ssh passes nothing on by itself
+        environment["OMP_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"]
+    node = {"environment": environment, "folder": os.getcwd(), "command": command, "workers": workers,
+            "servers": servers}
+    with _Processes() as processes:
+        processes.start("the scheduler", [sys.executable, _LAUNCHER, "--serve"],
+                        dict(environment, DMLC_ROLE="scheduler", DMLC_NODE_HOST=address), essential=False)
+        for host in hosts:
+            below = [sys.executable, _LAUNCHER, "--node", json.dumps(dict(node, host=host))]
+            if slurm:
+                below = _srun(host) + below
+            elif not alone:
+                below = list(_SSH) + [host, " ".join(map(shlex.quote, below))]
+            processes.start("the part of the job on %s" % host, below, {}, tied=True)
+        processes.watch()
+
+
+def run_node(text):
+    """Run the servers and workers of one machine, until they end, or the launcher is gone or silent.
+
+    Args:
+        text: JSON of what `launch` passes.
+
+    Raises:
+        UserError: a process failed or died.
+    """
+    node = json.loads(text)
+    environment = node["environment"]
+    try:
+        os.chdir(node["folder"])
+    except OSError as error:
+        raise UserError("%s: the folder %s can't be entered: %s"
+                        % (node["host"], node["folder"], error.strerror)) from error
+    shared = dict(environment, DMLC_NODE_HOST=_address_towards(environment["DMLC_PS_ROOT_URI"]),
+                  # so that "python" is the launcher's, also where ssh knows nothing of its virtual environment
+                  PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]))
+    shared.setdefault("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS",
+                                                        str(max(1, physical_cores() // node["workers"]))))
+    with _Processes() as processes:
+        for number in range(node["servers"]):
+            processes.start("server %d on %s" % (number, node["host"]), [sys.executable, _LAUNCHER, "--serve"],
+                            dict(shared, DMLC_ROLE="server"), essential=False)
+        for number in range(node["workers"]):
+            processes.start("worker %d on %s" % (number, node["host"]), node["command"],
+                            dict(shared, DMLC_ROLE="worker"))
+        processes.watch(sys.stdin.fileno())
+
+
+def serve():
+    """Be the scheduler or a server, as the environment says; ends when the workers are finished."""
+    import core.runtime.mxnet_backend  # noqa: F401  MXNet does it all while it is imported
+    raise UserError("the environment has no DMLC_ROLE of a scheduler or server")
+
+
+class _Processes:
+    """Child processes that live and die together. Leaving the block ends those that still run."""
+
+    def __init__(self):
+        self._running = []  # (name, Popen, essential)
+
+    def __enter__(self):
+        self._old = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        return self
+
+    def __exit__(self, *_):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # being ended twice must not leave processes behind
+        for kill, seconds in ((signal.SIGTERM, _STOP), (signal.SIGKILL, None)):
+            for _, process, _ in self._running:
+                if process.stdin:
+                    with contextlib.suppress(OSError):
+                        process.stdin.close()
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, kill)
+            end = time.monotonic() + (seconds or 0)
+            while seconds and time.monotonic() < end and any(child.poll() is None for _, child, _ in self._running):
+                time.sleep(_LOOK_EVERY)
+        for _, process, _ in self._running:
+            process.wait()
+        signal.signal(signal.SIGTERM, self._old)
+
+    def start(self, name, command, environment, essential=True, tied=False):
+        """Start a process in a session of its own.
+
+        Args:
+            name: what it is, for messages.
+            environment: variables in addition to those of this process.
+            essential: whether the job is done when this and the other essential ones are.
+            tied: whether its standard input is a pipe, which brings signs of life and closes when this process ends.
+        """
+        try:
+            process = subprocess.Popen(command, env=dict(os.environ, **environment), start_new_session=True,
+                                       preexec_fn=_die_with_parent,
+                                       stdin=subprocess.PIPE if tied else subprocess.DEVNULL)
+        except OSError as error:
+            raise UserError("%s can't be started: %s: %s" % (name, command[0], error.strerror)) from error
+        if tied:
+            os.set_blocking(process.stdin.fileno(), False)
+        self._running.append((name, process, essential))
+
+    def watch(self, tie=None):
+        """Wait for the good end of all essential processes, and _GRACE seconds at most for the others.
+
+        Args:
+            tie: file descriptor whose end of file, or silence, ends the processes.
+
+        Raises:
+            UserError: a process failed or died, some outlived others for too long, or the tie broke.
+        """
+        first_end = None
+        heard = signed = time.monotonic()
+        while True:
+            if time.monotonic() - signed > _SIGN_EVERY:
+                self._sign()
+                signed = time.monotonic()
+            states = [(name, process.poll(), essential) for name, process, essential in self._running]
+            for name, status, _ in states:
+                if status:
+                    raise UserError("%s %s: the job is ended" % (name, _words(status)))
+            late = [name for name, status, _ in states if status is None]
+            if not late:
+                return
+            if len(late) < len(states):
+                first_end = first_end or time.monotonic()
+                if time.monotonic() - first_end > _GRACE:
+                    essential = [name for name, status, essential in states if essential and status is None]
+                    if essential:
+                        raise UserError("%s still runs %d seconds after others of the job were finished: the job "
+                                        "is ended" % (essential[0], _GRACE))
+                    return
+            if tie is None:
+                time.sleep(_LOOK_EVERY)
+            elif select.select([tie], [], [], _LOOK_EVERY)[0]:
+                if not os.read(tie, 4096):
+                    raise UserError("the launcher is gone: the job is ended")
+                heard = time.monotonic()
+            elif time.monotonic() - heard > _SILENCE:
+                raise UserError("nothing was heard of the launcher for %d seconds: the job is ended" % _SILENCE)
+
+    def _sign(self):
+        """Give a sign of life to all tied processes."""
+        for _, process, _ in self._running:
+            if process.stdin:
+                with contextlib.suppress(OSError):  # gone, or so slow that its pipe is full: both show elsewhere
+                    os.write(process.stdin.fileno(), b".")
+
+
+def _words(status):
+    return "was killed by signal %d" % -status if status < 0 else "ended with status %d" % status
+
+
+def _die_with_parent():
+    """Runs in the child, before the program: SIGKILL for it when the process that started it is gone."""
+    with contextlib.suppress(OSError, AttributeError):  # Linux only
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _slurm_hosts():
+    nodes = os.environ.get("SLURM_JOB_NODELIST")
+    if not nodes:
+        raise UserError("there is no SLURM_JOB_NODELIST: --slurm is for use in a job of sbatch or salloc")
+    try:
+        return subprocess.run(["scontrol", "show", "hostnames", nodes], stdout=subprocess.PIPE, check=True,
+                              universal_newlines=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError("scontrol show hostnames %s failed: %s" % (nodes, error)) from error
+
+
+def _srun(host):
+    command = ["srun", "--nodes=1", "--ntasks=1", "--nodelist=" + host, "--overlap"]
+    cpus = os.environ.get("SLURM_CPUS_PER_TASK")
+    return command + (["--cpus-per-task=" + cpus] if cpus else [])
+
+
+def _address_towards(host):
+    """Address of this machine on the way to another one; nothing is sent."""
+    host = host.split("@")[-1]
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, 9))
+            return probe.getsockname()[0]
+    except OSError as error:
+        raise UserError("the way to %s can't be found (%s): give --address, under which it reaches this machine"
+                        % (host, error.strerror or error)) from error
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]

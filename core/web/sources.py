@@ -1,0 +1,269 @@
+"""Where web images come from: candidates of each class, from folders, lists of addresses, Flickr or a search engine.
+
+A source is a function from a class index to an iterator over Candidate, always in the same order where it can be.
+"""
+import collections
+import difflib
+import functools
+import json
+import logging
+import os
+import pathlib
+import queue
+import types
+import unicodedata
+from urllib.parse import quote, urlencode, urljoin
+
+from core.classes import BACKGROUND
+from core.errors import UserError
+from core.io.files import list_folder, read_lines, read_yaml
+from core.io.logs import logger
+from core.web.downloader import Rejected
+
+# source: "folder", "urls", "flickr" or the engine; query: the words that found it; page: where people see it
+Candidate = collections.namedtuple("Candidate", "class_index source url query page licence", defaults=(None,) * 3)
+
+LICENCES = ("noncommercial", "commercial", "noncommercial,modify", "commercial,modify")
+ENGINES = {"bing": "BingImageCrawler", "baidu": "BaiduImageCrawler"}
+FLICKR = "https://api.flickr.com/services/rest/"
+_RESULTS = 1000  # that a search engine gives
+_FLICKR_PAGES = 8  # of 500: Flickr gives no more than 4,000 results
+_FLICKR_SIZES = "mzclo"  # medium, 640, 800, large, original
+
+
+def read_queries(path, config):
+    """Query words of each class.
+
+    Args:
+        path: YAML file, name of a class -> a query or a list of queries; None, and for classes that are not in it: the
+            name of the class.
+
+    Returns:
+        dict from class index to list of str.
+
+    Raises:
+        UserError: the file is no such mapping, or names an unknown class.
+    """
+    queries = {index: [name] for index, name in enumerate(config.classes) if index != BACKGROUND}
+    if path is None:
+        return queries
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise UserError("%s holds no lines like 'sofa: [sofa, couch]'" % path)
+    for name, words in values.items():
+        if name not in config.classes[1:]:
+            raise UserError("%s: %s" % (path, _no_class(name, config)))
+        words = [words] if isinstance(words, str) else words
+        if not isinstance(words, list) or not words or not all(isinstance(word, str) and word for word in words):
+            raise UserError("%s: the queries of %s are a list of texts, not %r" % (path, name, words))
+        queries[config.classes.index(name)] = words
+    return queries
+
+
+def folder_source(config, folder):
+    """All files of folder/<class name>, in the order of their names.
+
+    Raises:
+        UserError: no class has a folder there.
+    """
+    present = _present(config, folder, "")
+
+    def candidates(class_index):
+        path = present.get(class_index)
+        for name in list_folder(path) if path else ():
+            file = os.path.join(path, name)
+            if os.path.isfile(file) and not name.startswith("."):
+                yield Candidate(class_index, "folder", pathlib.Path(os.path.abspath(file)).as_uri())
+    return candidates
+
+
+def url_source(config, path):
+    """Addresses of a folder's <class name>.txt, one a line, or of a JSON lines file such as web_manifest.jsonl.
+
+    Lines of a .txt that start with # are left out. A JSON line has "class" and "url", and may have "query", "page" and
+    "licence"; with a "status" other than "kept" it is left out.
+
+    Raises:
+        UserError: no class has a list there, or a line is no such JSON.
+    """
+    if os.path.isdir(path):
+        present = _present(config, path, ".txt")
+
+        def from_text(class_index):
+            for line in read_lines(present[class_index]) if class_index in present else ():
+                if not line.startswith("#"):
+                    yield Candidate(class_index, "urls", line)
+        return from_text
+
+    listed = collections.defaultdict(list)
+    for number, line in enumerate(read_lines(path), 1):
+        try:
+            row = json.loads(line)
+            if row["class"] not in config.classes[1:]:
+                raise UserError("%s, line %d: %s" % (path, number, _no_class(row["class"], config)))
+            index = config.classes.index(row["class"])
+            if not isinstance(row["url"], str):
+                raise ValueError("url is no text")
+            if row.get("status", "kept") == "kept":
+                listed[index].append(Candidate(index, "urls", row["url"], row.get("query"), row.get("page"),
+                                               row.get("licence")))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError('%s, line %d: {"class": <name of a class>, "url": ...} is expected (%s: %s)'
+                            % (path, number, type(error).__name__, error)) from error
+    return lambda class_index: iter(listed[class_index])
+
+
+def flickr_source(config, queries, get, key, licence=None, base=FLICKR):
+    """Photos that Flickr finds for the queries, most relevant first, in the smallest size that is large enough.
+
+    Args:
+        get: function from an address to its content; raises Rejected.
+        licence: one of LICENCES, or None for any.
+
+    Raises:
+        UserError: Flickr is not to be reached, or refuses the key.
+    """
+    def ask(method, read, **values):
+        """What `read` finds in the answer."""
+        values.update(method="flickr." + method, api_key=key, format="json", nojsoncallback=1)
+        try:
+            answer = json.loads(get(base + "?" + urlencode(sorted(values.items()))))
+            if answer["stat"] == "ok":
+                return read(answer)
+            reason = "%s (code %s)" % (answer.get("message"), answer.get("code"))
+        except Rejected as error:
+            reason = str(error)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            reason = "it answers with something else than its API's JSON"
+        raise UserError("Flickr can't be asked: %s; check the key and the network, the same command goes on from here"
+                        % reason.replace(key, "<key>"))
+
+    terms = ask("photos.licenses.getInfo", lambda answer: {
+        str(row["id"]): row.get("url") or row.get("name") for row in answer["licenses"]["license"]})
+    allowed = {} if licence is None else {"license": ",".join(
+        number for number, address in sorted(terms.items()) if _permits(address, licence))}
+
+    extras = ",".join(["license"] + ["url_" + size for size in _FLICKR_SIZES])
+
+    def found(answer, class_index, query):
+        """(candidates, number of pages)"""
+        photos = answer["photos"]
+        sized = [(photo, _flickr_size(photo, config.web_longest_side)) for photo in photos["photo"]]
+        return [Candidate(class_index, "flickr", url, query, "https://www.flickr.com/photos/%s/%s"
+                          % (photo.get("owner"), photo.get("id")), terms.get(str(photo.get("license"))))
+                for photo, url in sized if url], int(photos.get("pages", 0))
+
+    def candidates(class_index):
+        for query in queries[class_index]:
+            read = functools.partial(found, class_index=class_index, query=query)
+            for page in range(1, _FLICKR_PAGES + 1):
+                photos, pages = ask("photos.search", read, text=query, media="photos", content_types=0,
+                                    sort="relevance", per_page=500, page=page, extras=extras, **allowed)
+                yield from photos
+                if page >= pages:
+                    break
+    return candidates
+
+
+def _permits(address, licence):
+    """Whether a Creative Commons licence, known by its address, permits what is wanted."""
+    if not address or "creativecommons.org" not in address:
+        return False
+    terms = address.split("creativecommons.org", 1)[1].split("/")
+    terms = terms[2].split("-") if len(terms) > 2 else []
+    return not ("commercial" in licence.split(",") and "nc" in terms or "modify" in licence and "nd" in terms)
+
+
+def _flickr_size(photo, longest_side):
+    sizes = []
+    for size in _FLICKR_SIZES:
+        if photo.get("url_" + size):
+            longest = max(int(photo.get(side + size) or 0) for side in ("width_", "height_"))
+            sizes.append((longest < longest_side, abs(longest - longest_side), photo["url_" + size]))
+    return min(sizes)[2] if sizes else None
+
+
+def search_source(queries, get, engine, licence=None):
+    """Up to 1,000 addresses that a search engine shows for each query; icrawler knows its pages.
+
+    A page is asked for when the addresses of those before it are used up, so a class that is full asks for no more.
+
+    Args:
+        get: function from an address and headers to its content; raises Rejected.
+        engine: key of ENGINES.
+        licence: one of LICENCES, or None for any; Bing only.
+
+    Raises:
+        UserError: icrawler is not installed, the engine knows no licences, or it can't be asked.
+    """
+    try:
+        import icrawler.builtin
+    except ImportError as error:
+        raise UserError("--search needs icrawler: pip install -r dependencies.txt (%s)" % error) from error
+    if licence and engine != "bing":
+        raise UserError("--licence: %s has no filter for it; bing and --flickr have" % engine)
+
+    def candidates(class_index):
+        for query in queries[class_index]:
+            crawler = getattr(icrawler.builtin, ENGINES[engine])(log_level=logging.CRITICAL)
+            for url in _shown(crawler, get, engine, query, {"license": licence} if licence else None):
+                yield Candidate(class_index, engine, url, query)
+    return candidates
+
+
+def _shown(crawler, get, engine, query, filters):
+    """The addresses on an engine's pages for a query, each once, until two pages in a row show no new one."""
+    crawler.feeder.out_queue = queue.SimpleQueue()  # its own blocks when it holds five pages
+    crawler.feeder.feed(quote(query), 0, _RESULTS, filters)
+    seen, barren, reason = set(), 0, "no addresses on its pages"
+    while barren < 2 and not crawler.feeder.out_queue.empty():
+        page = crawler.feeder.out_queue.get()
+        try:
+            content = get(page, dict(crawler.session.headers, Referer=urljoin(page, "/")))
+        except Rejected as error:
+            if not seen:
+                raise UserError("%s can't be asked for %r: %s; check the network, or give lists of your own (--urls); "
+                                "the same command goes on from here" % (engine, query, error)) from error
+            logger.warning("%s stops after %d addresses for %r: %s", engine, len(seen), query, error)
+            return
+        shown = []
+        try:
+            shown.extend(task["file_url"] for task in crawler.parser.parse(types.SimpleNamespace(content=content)))
+        except Exception as error:  # the engine answers with something else than the parser expects
+            reason = "%s: %s" % (type(error).__name__, error)
+        fresh = [url for url in dict.fromkeys(shown) if url not in seen]
+        seen.update(fresh)
+        barren = 0 if fresh else barren + 1
+        yield from fresh
+    if not seen:
+        logger.warning("%s shows nothing for %r (%s): it may have changed its pages (try a newer icrawler) or block "
+                       "this machine; lists of your own, --urls, always work", engine, query, reason)
+
+
+def _no_class(name, config):
+    if name == config.classes[BACKGROUND]:
+        return "%r is the background; setting classes lists it first, and then the classes" % name
+    near = difflib.get_close_matches(str(name), config.classes[1:], 1)
+    return "there is no class %r%s" % (name, "; did you mean %s?" % near[0] if near else "")
+
+
+def _present(config, folder, ending):
+    """Dict from the index of each class to its file or folder, of those that have one."""
+    exists = os.path.isfile if ending else os.path.isdir
+    if not os.path.isdir(folder):
+        raise UserError("%s is no folder; one is expected that holds a folder for each class" % folder)
+    names = {unicodedata.normalize("NFC", name): name for name in list_folder(folder)}
+    paths = {index: os.path.join(folder, names.get(name + ending, name + ending))
+             for index, name in enumerate(config.classes) if index != BACKGROUND}
+    for name in names:
+        label = name[:-len(ending)] if ending else name
+        if name.endswith(ending) and label not in config.classes[1:] and exists(os.path.join(folder, names[name])):
+            logger.warning("%s is left out: %s", os.path.join(folder, names[name]), _no_class(label, config))
+    present = {index: path for index, path in paths.items() if exists(path)}
+    if not present:
+        raise UserError("%s holds none of %s ... %s: one for each class is expected"
+                        % (folder, os.path.basename(paths[1]), os.path.basename(paths[config.num_classes - 1])))
+    if len(present) < len(paths):
+        logger.warning("%s has nothing for: %s", folder,
+                       ", ".join(config.classes[index] for index in sorted(set(paths) - set(present))))
+    return present

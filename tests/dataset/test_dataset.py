@@ -1,0 +1,181 @@
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from core.config import Config
+from core.dataset.create import create_dataset, voc_sources
+from core.errors import UserError
+from core.io.files import read_mask, write_mask
+from core.paths import Layout
+
+
+@pytest.fixture
+def config(sample):
+    return Config(root=str(sample))
+
+
+def voc(sample, *names):
+    return str(sample.joinpath("dataset", "VOCdevkit", "VOC2012", *names))
+
+
+def sbd(sample, *names):
+    return str(sample.joinpath("dataset", "benchmark_RELEASE", "dataset", *names))
+
+
+def lines(sample, name):
+    return (sample / "dataset" / name).read_text().split()
+
+
+def test_lists_links_and_labels(sample, config):
+    create_dataset(config, 1)
+    names = ["2012_%06d" % number for number in range(11)]
+    assert lines(sample, "train_list.txt") == names[:8]
+    assert lines(sample, "val_list.txt") == names[8:]
+    assert len(lines(sample, "web_train_list.txt")) == 10
+    labels = json.loads((sample / "dataset" / "train_labels.json").read_text())
+    assert list(labels) == names[:8]
+    for name in names[4:8]:
+        mask = read_mask(voc(sample, "SegmentationClass", name + ".png"), 21)
+        assert labels[name] == sorted(set(np.unique(mask).tolist()) - {0, 255})
+    assert labels[names[0]] == sorted(set(np.unique(scipy.io.loadmat(sbd(sample, "cls", names[0] + ".mat"))["GTcls"]
+                                                    ["Segmentation"][0, 0]).tolist()) - {0, 255})
+    link = sample / "dataset" / "train_images" / (names[0] + ".jpg")
+    assert link.is_symlink() and os.path.samefile(str(link), sbd(sample, "img", names[0] + ".jpg"))
+    assert os.path.samefile(str(sample / "dataset" / "val_masks" / (names[8] + ".png")),
+                            voc(sample, "SegmentationClass", names[8] + ".png"))
+
+
+def test_no_training_mask_reaches_the_folders_that_training_reads(sample, config):
+    create_dataset(config, 1)
+    train = set(lines(sample, "train_list.txt"))
+    for folder in ("train_images", "val_images", "val_masks", "web_labels"):
+        assert not [name for name in os.listdir(str(sample / "dataset" / folder))
+                    if name.endswith(".png") and name[:-4] in train]
+    assert not (sample / "cache").exists()
+
+
+def test_sbd_images_that_voc_segments_are_not_taken_twice(sample, config):
+    with open(sbd(sample, "train.txt"), "a") as file:
+        file.write("2012_000004\n2012_000009\n")  # of VOC train and VOC val
+    train, val = voc_sources(Layout(config))
+    assert [source.name for source in train] == ["2012_%06d" % number for number in range(8)]
+    assert [source.name for source in val] == ["2012_%06d" % number for number in range(8, 11)]
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_a_second_run_changes_nothing(sample, config, copy):
+    def state():
+        return {str(path): (path.lstat().st_mtime_ns, path.is_symlink())
+                for folder in ("train_images", "val_images", "val_masks")
+                for path in (sample / "dataset" / folder).iterdir()}
+    create_dataset(config, 2, copy)
+    before = state()
+    assert len(before) == 14 and all(link != copy for _, link in before.values())
+    create_dataset(config, 1, copy)
+    assert state() == before
+
+
+def test_copies_replace_links(sample, config):
+    create_dataset(config, 1)
+    create_dataset(config, 1, copy=True)
+    path = sample / "dataset" / "train_images" / "2012_000000.jpg"
+    assert not path.is_symlink()
+    assert path.read_bytes() == open(sbd(sample, "img", "2012_000000.jpg"), "rb").read()
+
+
+def test_pictures_of_voc_in_a_linked_folder_are_not_written_over(sample, config):
+    other = voc(sample, "JPEGImages", "2012_000000.jpg")  # of SBD, but VOC has a picture of it too
+    shutil.copy(sbd(sample, "img", "2012_000000.jpg"), other)
+    for folder in ("train_images", "val_images"):
+        os.symlink(voc(sample, "JPEGImages"), str(sample / "dataset" / folder))
+    with pytest.raises(UserError, match="JPEGImages/2012_000000.jpg lies where the stored form of .*img/2012_000000"):
+        create_dataset(config, 1)
+    os.remove(other)
+    create_dataset(config, 1)
+    assert os.path.islink(other)
+    assert not any(os.path.islink(voc(sample, "JPEGImages", name + ".jpg")) for name in lines(sample, "val_list.txt"))
+
+
+def damage(sample, what):
+    if what == "no VOC":
+        os.rename(voc(sample), voc(sample) + "x")
+        return "VOC2012 is missing"
+    if what == "missing image":
+        os.remove(voc(sample, "JPEGImages", "2012_000009.jpg"))
+        return "2012_000009.jpg is missing"
+    if what == "missing mat":
+        os.remove(sbd(sample, "cls", "2012_000001.mat"))
+        return "2012_000001.mat is missing"
+    if what == "truncated image":
+        path = sbd(sample, "img", "2012_000002.jpg")
+        content = open(path, "rb").read()
+        open(path, "wb").write(content[:len(content) // 2])
+        return "2012_000002.jpg can't be decoded"
+    if what == "label 21":
+        path = voc(sample, "SegmentationClass", "2012_000009.png")
+        mask = read_mask(path, 21)
+        mask[3, 4] = 21
+        write_mask(path, mask)
+        return "2012_000009.png has label 21 at x=4, y=3"
+    if what == "RGB mask":
+        path = voc(sample, "SegmentationClass", "2012_000005.png")
+        Image.open(path).convert("RGB").save(path)
+        return "2012_000005.png is a picture of mode RGB"
+    if what == "other size":
+        write_mask(voc(sample, "SegmentationClass", "2012_000005.png"), np.zeros((9, 9), np.uint8))
+        return "2012_000005.png is 9 x 9 pixels"
+    if what == "mat without field":
+        scipy.io.savemat(sbd(sample, "cls", "2012_000001.mat"), {"other": 1})
+        return "2012_000001.mat is damaged or no SBD mask"
+    if what == "truncated mat":
+        path = sbd(sample, "cls", "2012_000001.mat")
+        open(path, "r+b").truncate(200)
+        return "2012_000001.mat is damaged or no SBD mask"
+    if what == "empty list":
+        open(sbd(sample, "val.txt"), "w").close()
+        return "val.txt is empty"
+    if what == "train in val":
+        with open(voc(sample, "ImageSets", "Segmentation", "val.txt"), "a") as file:
+            file.write("2012_000005\n")
+        return "2012_000005 is in both"
+    if what == "listed web image missing":
+        (sample / "dataset" / "web_train_list.txt").write_text("1_000000\n1_000009\n")
+        return "1_000009.jpg is missing"
+    if what == "web mask of another size":
+        write_mask(str(sample / "dataset" / "web_labels" / "1_000000.png"), np.zeros((9, 9), np.uint8))
+        return "1_000000.png is 9 x 9 pixels"
+    if what == "web class 21":
+        for folder, ending in (("web_images", ".jpg"), ("web_labels", ".png")):
+            os.rename(str(sample / "dataset" / folder / ("1_000000" + ending)),
+                      str(sample / "dataset" / folder / ("21_000000" + ending)))
+        return "21_000000"
+
+
+@pytest.mark.parametrize("what", ["no VOC", "missing image", "missing mat", "truncated image", "label 21", "RGB mask",
+                                  "other size", "mat without field", "truncated mat", "empty list", "train in val",
+                                  "listed web image missing", "web mask of another size", "web class 21"])
+def test_what_is_wrong_is_named_and_nothing_is_written(sample, config, what):
+    message = damage(sample, what)
+    with pytest.raises(UserError) as error:
+        create_dataset(config, 1)
+    assert message in str(error.value)
+    for name in ("train_images", "val_images", "train_list.txt", "val_list.txt", "train_labels.json"):
+        assert not (sample / "dataset" / name).exists()
+
+
+def test_workers_pass_the_culprit_on(sample, config):
+    message = damage(sample, "truncated image")
+    with pytest.raises(UserError) as error:
+        create_dataset(config, 2)
+    assert message in str(error.value)
+
+
+def test_the_web_list_names_pairs_only(sample, config):
+    os.remove(str(sample / "dataset" / "web_labels" / "1_000000.png"))
+    create_dataset(config, 1)
+    assert len(lines(sample, "web_train_list.txt")) == 9 and "1_000000" not in lines(sample, "web_train_list.txt")

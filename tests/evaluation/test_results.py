@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+
+from core.errors import UserError
+from core.evaluation.metrics import summarise
+from core.evaluation.results import ResultFolder
+from core.io.files import write_json
+
+SETTINGS = {"scales": [1.0], "crf": None, "masks": "masks", "names_sha256": "a", "data_sha256": "b"}
+
+
+def result(settings=SETTINGS, saved=(), mean_iou=0.5):
+    summary = summarise(np.eye(2, dtype=int), ("bk", "a"))
+    return dict(summary, model="init", epoch=1, settings=settings, saved=list(saved), mean_iou=mean_iou)
+
+
+def test_results_of_other_settings_are_kept(tmp_path):
+    folder = ResultFolder(str(tmp_path))
+    other = dict(SETTINGS, scales=[0.7, 1.0])
+    folder.write(result(mean_iou=0.1))
+    folder.write(result(other, mean_iou=0.2))
+    folder.write(result(mean_iou=0.3))
+    assert [stored["mean_iou"] for stored in folder.stored()] == [0.3, 0.2]
+    assert folder.find(SETTINGS)["mean_iou"] == 0.3 and folder.find(other)["mean_iou"] == 0.2
+    assert folder.find({"scales": [2.0]}) is None
+
+
+def test_masks_count_for_the_evaluation_that_wrote_them_last(tmp_path):
+    folder = ResultFolder(str(tmp_path))
+    other = dict(SETTINGS, scales=[0.7, 1.0])
+    folder.write(result(saved=["masks", "scoremaps"]))
+    assert folder.find(SETTINGS, ["masks"])
+    folder.write(result(other, saved=["masks"]))
+    assert folder.find(other, ["masks"]) and not folder.find(SETTINGS, ["masks"])
+    assert folder.find(SETTINGS, ["scoremaps"]) and folder.find(SETTINGS)
+
+
+def test_the_same_data_elsewhere_is_the_same_evaluation(tmp_path):
+    folder = ResultFolder(str(tmp_path))
+    folder.write(result())
+    assert folder.find(dict(SETTINGS, masks="moved")) and not folder.find(dict(SETTINGS, data_sha256="c"))
+
+
+def test_files_that_are_written_over_belong_to_no_result(tmp_path):
+    folder = ResultFolder(str(tmp_path))
+    folder.disown(["masks"])
+    folder.write(result(dict(SETTINGS, scales=[2.0]), saved=["scoremaps"]))
+    folder.write(result(saved=["masks"]))
+    folder.disown(["masks"])
+    assert folder.find(SETTINGS) and not folder.find(SETTINGS, ["masks"]) and len(folder.stored()) == 2
+    assert folder.find(dict(SETTINGS, scales=[2.0]), ["scoremaps"])
+
+
+@pytest.mark.parametrize("change", [{"model": 3}, {"epoch": "2"}, {"saved": [1]}, {"scales": 1}, {"scales": ["x"]},
+                                    {"crf": 1}, {"names_sha256": None}, {"masks": 5}, {"model": None}])
+def test_a_result_with_a_wrong_field_is_named(tmp_path, change):
+    folder = ResultFolder(str(tmp_path))
+    (name, value), = change.items()
+    for drop in (False, True):
+        wrong = dict(result(settings=dict(SETTINGS)), earlier=[])
+        place = wrong["settings"] if name in SETTINGS else wrong
+        place[name] = value
+        if drop:
+            del place[name]
+        write_json(folder.path, wrong)
+        with pytest.raises(UserError, match="result.json is no result of an evaluation"):
+            folder.stored()
+
+
+@pytest.mark.parametrize("change", [{"data_sha256": ["b"]}, {"dtype": 16}])
+def test_a_wrong_setting_is_named_even_if_it_may_be_missing(tmp_path, change):
+    folder = ResultFolder(str(tmp_path))
+    write_json(folder.path, dict(result(settings=dict(SETTINGS, **change)), earlier=[]))
+    with pytest.raises(UserError, match="result.json is no result of an evaluation"):
+        folder.stored()
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"earlier": [3], "settings": 1, "saved": [], "mean_iou": 1}'])
+def test_a_file_that_is_no_result_is_named(tmp_path, text):
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(UserError, match="result.json"):
+        ResultFolder(str(tmp_path)).find(SETTINGS)
+
+
+def test_a_killed_evaluation_goes_on_from_its_journal(tmp_path, rng):
+    folder = ResultFolder(str(tmp_path))
+    counts = {name: rng.integers(0, 3, (4, 4)) for name in ("a", "b", "ein Bär")}
+    with folder.journal(SETTINGS, ["masks"], 4) as journal:
+        assert journal.done == {}
+        for name, matrix in counts.items():
+            journal.add(name, matrix)
+    path = tmp_path / "progress.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])  # killed while it wrote the last line
+    with folder.journal(SETTINGS, ["masks"], 4) as journal:
+        assert list(journal.done) == ["a", "b"]
+        assert all((journal.done[name] == counts[name]).all() for name in journal.done)
+        journal.add("ein Bär", counts["ein Bär"])
+    assert list(folder.journal(SETTINGS, ["masks"], 4).done) == ["a", "b", "ein Bär"]
+    assert folder.journal({"scales": [2.0]}, ["masks"], 4).done == {}
+    assert folder.journal(SETTINGS, [], 4).done == {}
+    journal.remove()
+    assert not path.exists()
+
+
+def test_a_summary_survives_json(tmp_path):
+    summary = summarise(np.array([[3, 1], [0, 0]]), ("bk", "a"))
+    ResultFolder(str(tmp_path)).write(dict(result(), **summary))
+    assert ResultFolder(str(tmp_path)).find(SETTINGS)["iou"] == summary["iou"]

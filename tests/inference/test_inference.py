@@ -1,0 +1,222 @@
+import cv2
+import numpy as np
+import pytest
+import reference
+from test_network import random_parameters
+
+from core.config import Config
+from core.errors import UserError
+from core.inference.segmenter import Network, Segmenter, branch_scores, prepare
+from core.inference.upsampling import combine_scales, upsampling_matrix
+from core.runtime import mxnet_backend as backend
+from core.runtime.hardware import cpu_flags
+from core.runtime.mxnet_backend import mx, resolve_dtype
+
+SMALL = {"width": 2, "units": (1, 1, 1, 1), "head_channels": 3, "global_channels": 5, "classes": ("bk", "a", "b", "c")}
+
+
+def deconvolve(data):
+    """Upsampling by 2 with the bilinear kernel of size 4, stride 2, padding 1, for (channels, h, w)."""
+    kernel = np.array([0.25, 0.75, 0.75, 0.25])
+    channels, height, width = data.shape
+    result = np.zeros((channels, 2 * height + 2, 2 * width + 2))
+    for y in range(height):
+        for x in range(width):
+            result[:, 2 * y:2 * y + 4, 2 * x:2 * x + 4] += data[:, y, x, None, None] * np.outer(kernel, kernel)
+    return result[:, 1:-1, 1:-1]
+
+
+def upsample(data, scaled, size):
+    """The published steps, one by one."""
+    data = deconvolve(deconvolve(deconvolve(data)))[:, :scaled[0], :scaled[1]]
+    return np.stack([cv2.resize(channel, (size[1], size[0]), interpolation=cv2.INTER_LINEAR) for channel in data])
+
+
+def segment(network, image, scales, model):
+    """The published inference of one image, by the second implementation of the network."""
+    height, width = image.shape[:2]
+    total = np.zeros((4, height, width))
+    for scale in scales:
+        scaled = int(height * scale), int(width * scale)
+        resized = cv2.resize(image, (scaled[1], scaled[0]), interpolation=cv2.INTER_LINEAR)
+        data = np.zeros((1, 3, -(-scaled[0] // 8) * 8, -(-scaled[1] // 8) * 8))
+        data[0, :, :scaled[0], :scaled[1]] = (resized - np.array((123.0, 117, 104))).transpose(2, 0, 1)
+        total += upsample(network.probabilities(data, model)[0], scaled, (height, width))
+    return total
+
+
+@pytest.mark.parametrize("size, scale", [((37, 50), 1.0), ((37, 50), 0.7), ((37, 50), 1.3), ((8, 8), 1.0),
+                                         ((1, 1), 1.0), ((5, 90), 0.7)])
+def test_upsampling_equals_deconvolution_crop_and_resize(rng, size, scale):
+    scaled = tuple(max(1, int(side * scale)) for side in size)
+    data = rng.random((3, -(-scaled[0] // 8), -(-scaled[1] // 8))).astype(np.float32)
+    np.testing.assert_allclose(combine_scales([data], [scaled], size), upsample(data, scaled, size), atol=1e-5)
+
+
+def test_upsampling_puts_a_cell_where_it_lies():
+    """The weight of cell 5 of 10 centres on pixel 8 * 5 + 3.5."""
+    weights = upsampling_matrix(10, 80, 80)[:, 5]
+    assert np.average(np.arange(80), weights=weights) == pytest.approx(43.5)
+
+
+def test_input_is_rgb_minus_the_mean_and_zero_where_padded(rng):
+    image = rng.integers(0, 255, (13, 21, 3), dtype=np.uint8)
+    data = prepare(image, (13, 21), (123.0, 117.0, 104.0))
+    assert data.shape == (3, 16, 24) and data.dtype == np.float32
+    np.testing.assert_array_equal(data[:, :13, :21], image.transpose(2, 0, 1) - np.array([[[123.0]], [[117]], [[104]]]))
+    assert not data[:, 13:].any() and not data[:, :, 21:].any()
+
+
+@pytest.mark.parametrize("model", ["init", "final"])
+@pytest.mark.parametrize("scales", [(1.0,), (0.7, 1.0, 1.3)])
+def test_scores_equal_the_published_steps(rng, model, scales):
+    config = Config(**SMALL)
+    args, aux = random_parameters(model, config, rng)
+    args["conv1_weight"] /= 50
+    image = cv2.resize(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8), (61, 45), interpolation=cv2.INTER_CUBIC)
+    arrays = tuple({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
+    segmenter = Segmenter(config, model, arrays, [mx.cpu()])
+    expected = segment(reference.Network(args, aux), image, scales, model)
+    assert expected.std() > 0.05
+    np.testing.assert_allclose(segmenter.scores(image, scales), expected, atol=1e-4)
+
+
+def test_the_branches_of_the_final_model_together_give_its_scores(rng):
+    config = Config(**SMALL)
+    args, aux = random_parameters("final", config, rng)
+    args["conv1_weight"] /= 50
+    parameters = tuple({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
+    image = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)  # one cell
+    cells, image_level = branch_scores(config, parameters, image, mx.cpu())
+    assert cells.shape == (config.num_classes, 8, 8) and image_level.shape == (config.num_classes,)
+    joint = cells * (image_level / (1 - image_level))[:, None, None]  # exp(cell score + image-level score)
+    scores = Segmenter(config, "final", parameters, [mx.cpu()]).scores(image)
+    np.testing.assert_allclose(joint / joint.sum(0), scores / scores.sum(0), rtol=1e-3)  # upsampling fades the border
+    assert np.abs(cells / cells.sum(0) - scores / scores.sum(0)).max() > 0.01
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (0.7, 1.0)])
+def test_flip_adds_the_scores_of_the_mirrored_image_mirrored_back(rng, scales):
+    """At a width that is no multiple of 8: the padding lies on the right of both views."""
+    config = Config(**SMALL)
+    args, aux = random_parameters("init", config, rng)
+    args["conv1_weight"] /= 50
+    arrays = tuple({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
+    image = cv2.resize(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8), (61, 45), interpolation=cv2.INTER_CUBIC)
+    segmenter = Segmenter(config, "init", arrays, [mx.cpu()])
+    plain, mirrored = segmenter.scores(image, scales), segmenter.scores(np.ascontiguousarray(image[:, ::-1]), scales)
+    assert np.abs(plain - mirrored[:, :, ::-1]).max() > 0.05
+    found = segmenter.scores(image, scales, flip=True)
+    np.testing.assert_allclose(found, plain + mirrored[:, :, ::-1], atol=1e-5)
+
+
+def test_several_devices_and_shapes_give_scores_in_order(rng):
+    config = Config(**SMALL)
+    args, aux = random_parameters("init", config, rng)
+    arrays = tuple({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
+    images = [rng.integers(0, 255, (20 + 8 * (k % 3), 30 + 7 * k, 3), dtype=np.uint8) for k in range(12)]
+    alone = Segmenter(config, "init", arrays, [mx.cpu()])
+    expected = [alone.scores(image) for image in images]
+    found = list(Segmenter(config, "init", arrays, [mx.cpu(0), mx.cpu(1)]).scores_of(images))
+    assert len(found) == 12
+    for a, b in zip(expected, found):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.skipif("avx512bw" not in cpu_flags(), reason="this CPU computes no bfloat16")
+@pytest.mark.parametrize("model", ["init", "final"])
+def test_bfloat16_scores_are_those_of_float32_but_for_rounding(rng, model):
+    config = Config(**dict(SMALL, width=16, head_channels=16))
+    args, aux = random_parameters(model, config, rng)
+    args["conv1_weight"] /= 50
+    image = cv2.resize(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8), (61, 45), interpolation=cv2.INTER_CUBIC)
+    arrays = tuple({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
+    plain, low = (Segmenter(config, model, arrays, [mx.cpu()], dtype).scores(image)
+                  for dtype in ("float32", "bfloat16"))
+    assert plain.std() > 0.05 and low.dtype == np.float32
+    difference = np.abs(plain - low)
+    assert 1e-4 < difference.max() and difference.mean() < 0.02
+    assert (plain.argmax(0) == low.argmax(0)).mean() > 0.97
+
+
+def test_types_that_a_device_lacks_are_refused_and_auto_is_float32(monkeypatch):
+    cpu, gpu = [mx.cpu()], [mx.gpu(0)]
+    assert resolve_dtype("auto", cpu) == resolve_dtype("auto", gpu) == resolve_dtype("float32", cpu) == "float32"
+    assert resolve_dtype("float16", gpu) == "float16"
+    for dtype, devices in (("float16", cpu), ("bfloat16", gpu)):
+        with pytest.raises(UserError, match="choose float32 or"):
+            resolve_dtype(dtype, devices)
+    monkeypatch.setattr(backend, "cpu_flags", lambda: {"avx2"})
+    with pytest.raises(UserError, match="AVX-512"):
+        resolve_dtype("bfloat16", cpu)
+    monkeypatch.setattr(backend, "cpu_flags", lambda: {"avx512bw", "avx512_bf16"})
+    assert resolve_dtype("bfloat16", cpu) == "bfloat16"
+
+
+@pytest.mark.parametrize("flags, granted, enabled", [({"avx512_bf16"}, True, False), ({"amx_tile"}, True, False),
+                                                     ({"amx_tile", "amx_bf16"}, False, False),
+                                                     ({"amx_tile", "amx_bf16"}, True, True)])
+def test_tile_registers_are_used_only_where_they_are_there_and_granted(monkeypatch, flags, granted, enabled):
+    calls = []
+
+    class Libc:
+        def __init__(self, _):
+            pass
+
+        def syscall(self, *numbers):
+            calls.append(numbers)
+            return 0 if granted else -1
+    monkeypatch.setattr(backend.ctypes, "CDLL", Libc)
+    monkeypatch.setattr(backend.os, "environ", {})
+    backend._enable_amx(flags)
+    assert calls == ([(158, 0x1023, 18)] if "amx_bf16" in flags else [])
+    assert (backend.os.environ.get("DNNL_MAX_CPU_ISA") == "AVX512_CORE_AMX") == enabled
+
+
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.skipif(
+    "avx512bw" not in cpu_flags(), reason="MXNet computes in bfloat16 on CPUs with AVX-512"))])
+def test_shapes_that_share_memory_do_not_disturb_one_another(rng, dtype):
+    config = Config(**SMALL)
+    parameters = tuple({name: mx.nd.array(value) for name, value in part.items()}
+                       for part in random_parameters("final", config, rng))
+    images = [rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+              for height, width in ((40, 56), (90, 30), (16, 16), (64, 120), (33, 47), (40, 56), (90, 30))]
+    together = Segmenter(config, "final", parameters, [mx.cpu()], dtype)
+    for image, scores in zip(images + images, together.scores_of(images + images, (0.7, 1.0))):
+        np.testing.assert_array_equal(scores, Segmenter(config, "final", parameters, [mx.cpu()], dtype)
+                                      .scores(image, (0.7, 1.0)))
+
+
+def test_images_are_read_a_few_ahead_and_bound_shape_by_shape(rng, monkeypatch):
+    config = Config(**SMALL)
+    parameters = tuple({name: mx.nd.array(value) for name, value in part.items()}
+                       for part in random_parameters("init", config, rng))
+    segmenter = Segmenter(config, "init", parameters, [mx.cpu()])
+    bound, read = [], []
+    bind = Network._bind
+    monkeypatch.setattr(Network, "_bind", lambda self, shape: (bound.append(shape), bind(self, shape)))
+
+    def images():
+        for number in range(40):
+            read.append(number)
+            yield np.zeros((24, 32, 3) if number % 2 else (32, 24, 3), np.uint8)
+    scores = segmenter.scores_of(images(), (1.0, 0.5))
+    next(scores)
+    assert len(read) == 16 and len(bound) <= 8
+    scores.close()
+    big = segmenter.scores_of((read.append(None) or np.zeros((1100, 2000, 3), np.uint8) for _ in range(9)), (0.02,))
+    next(big)
+    assert len(read) == 16 + 4
+
+
+def test_memory_that_runs_out_is_told_with_what_needs_less(rng, monkeypatch):
+    config = Config(**SMALL)
+    parameters = tuple({name: mx.nd.array(value) for name, value in part.items()}
+                       for part in random_parameters("init", config, rng))
+    segmenter = Segmenter(config, "init", parameters, [mx.cpu()])
+
+    def forward(self, data):
+        raise mx.MXNetError("cudaMalloc retry failed: out of memory")
+    monkeypatch.setattr(Network, "forward", forward)
+    with pytest.raises(UserError, match="memory of the device ran out: leave out the largest of --scales"):
+        segmenter.scores(np.zeros((24, 32, 3), np.uint8))

@@ -1,0 +1,214 @@
+"""Classes that are not VOC's: the README's tutorial as it is printed, without val masks, and many classes."""
+import csv
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, TINY
+
+from core.config import Config
+from core.cosegmentation.contact_sheet import write_sheets
+from core.cosegmentation.cosegment import Result
+from core.errors import UserError
+from core.evaluation.evaluate import evaluate, evaluation_options
+from core.evaluation.submission import check_submission
+from core.inference.media import Medium
+from core.inference.postprocess import SegmentationOptions
+from core.inference.predict_media import segment_media
+from core.io.files import read_mask, write_image, write_lines, write_mask
+from core.paths import Layout, image_path, mask_path
+from core.runtime.mxnet_backend import resolve_devices
+from core.training.train import train
+
+CLASSES = ("background", "mug", "spoon", "key")
+SMALLER = {r"width: 16": "width: 4", r"units: .*": "units: [1, 1, 1, 1]", r"head_channels: .*": "head_channels: 8",
+           r"global_channels: .*": "global_channels: 8", r"init_epoch_size: .*": "init_epoch_size: 2\nbatch_size: 4",
+           r"final_epoch_size: .*": "final_epoch_size: 2",
+           r"(draw_kitchen.py \w+)": r"\1 --web 5 --photos 6 --val 3", r"--crop-size 144": "--crop-size 48"}
+
+
+def tutorial():
+    """Commands of the README's section, on less data and a smaller network."""
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
+        section = re.search(r"\n## Classes of your own\n(.*?)\n## ", file.read(), re.DOTALL).group(1)
+    blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    text = "\n".join(re.sub("^   ", "", block, flags=re.MULTILINE) for block in blocks)
+    for printed, smaller in SMALLER.items():
+        text, count = re.subn(printed, smaller, text)
+        assert count, printed
+    return text
+
+
+def shell(folder, text, status=0):
+    """Run shell commands in a folder that has the project's scripts; returns stdout + stderr."""
+    script = "set -e\npython() { %s \"$@\"; }\n%s" % (shlex.quote(sys.executable), text)
+    done = subprocess.run(["bash", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=str(folder),
+                          universal_newlines=True, timeout=600)
+    assert done.returncode == status, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory):
+    """Folder in which the tutorial has run from its first command to the last."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    for name in os.listdir(ROOT):
+        if name.endswith(".py") or name == "demo":
+            (folder / name).symlink_to(os.path.abspath(os.path.join(ROOT, name)))
+    shell(folder, tutorial())
+    return folder
+
+
+def read(*names):
+    with open(os.path.join(*map(str, names)), encoding="utf-8") as file:
+        return json.load(file)
+
+
+def test_the_tutorial_ends_with_a_measured_and_applied_model(kitchen):
+    work = kitchen / "kitchen"
+    result = read(work, "outputs", "final_fcn_resnet50_epoch3", "result.json")
+    assert tuple(result["iou"]) == CLASSES and 0 <= result["mean_iou"] <= 1 and len(result["image_iou"]) == 3
+    assert np.sum(result["confusion"]) == sum((read_mask(str(path), 4) != 255).sum()
+                                              for path in (work / "val_masks").iterdir())
+    found = read(work, "outputs", "predictions", "predictions.json")["files"]
+    assert sorted(found) == ["000", "001", "002"] and {name for row in found.values() for name in row["shares"]
+                                                       } <= set(CLASSES)
+    assert [row["epoch"] for row in read(work, "outputs", "init_ranking.json")["ranking"]] != []
+
+
+def documented():
+    """Rows of docs/formats.md: the paths of the first column, and what the second tells of them."""
+    with open(os.path.join(ROOT, "docs", "formats.md"), encoding="utf-8") as file:
+        cells = [line.split(" | ") for line in file if line.startswith("| `")]
+    return [(re.findall("`(.+?)`", paths), told) for paths, told, *_ in cells]
+
+
+def test_docs_formats_names_every_file(kitchen):
+    patterns = [re.escape(re.sub("<.+?>", "*", path)).replace(r"\*", "[^/]+") + ("" if path.endswith("/") else "$")
+                for paths, _ in documented() for path in paths]
+    work = kitchen / "kitchen"
+    files = [str(path.relative_to(work)) for folder in ("dataset", "cache", "snapshots", "outputs", "log")
+             for path in (work / folder).rglob("*") if path.is_file() and not path.name.startswith(".")]
+    assert len(files) > 50
+    assert [path for path in files if not any(re.match(pattern, path) for pattern in patterns)] == []
+
+
+@pytest.mark.parametrize("name", ["web_manifest.jsonl", "web_report.csv", "result.json", "ranking.json",
+                                  "outputs/predictions/"])
+def test_docs_formats_names_every_key(kitchen, name):
+    work = kitchen / "kitchen"
+    found = {"web_manifest.jsonl": lambda: {key for line in open(str(work / "dataset" / "web_manifest.jsonl"))
+                                            for key in json.loads(line)},
+             "web_report.csv": lambda: (work / "dataset" / "web_report.csv").read_text().splitlines()[0].split(","),
+             "result.json": lambda: read(work, "outputs", "final_fcn_resnet50_epoch3", "result.json"),
+             "ranking.json": lambda: {*read(work, "outputs", "init_ranking.json"),
+                                      *read(work, "outputs", "init_ranking.json")["ranking"][0]},
+             "outputs/predictions/": lambda: {
+                 *read(work, "outputs", "predictions", "predictions.json"),
+                 *read(work, "outputs", "predictions", "predictions.json")["files"]["000"]}}[name]()
+    text = next(told for paths, told in documented() if any(name in path for path in paths))
+    told = set(re.findall(r"\w+", " ".join(re.findall("`(.+?)`", text))))
+    assert sorted(set(found) - told) == []
+
+
+def test_the_labels_of_the_list_limit_the_estimated_masks(kitchen):
+    work = kitchen / "kitchen"
+    with open(str(work / "photos.csv"), encoding="utf-8") as file:
+        listed = {row["image"][:-4]: sorted(CLASSES.index(name) for name in row["labels"].split(";"))
+                  for row in csv.DictReader(file)}
+    assert len(listed) == 6 and read(work, "dataset", "train_labels.json") == listed
+    for name, allowed in listed.items():
+        mask = read_mask(str(work / "cache" / "final_voc_masks" / (name + ".png")), 4)
+        assert set(np.unique(mask).tolist()) <= {0, *allowed}
+
+
+def test_web_images_are_named_by_the_index_of_their_class(kitchen):
+    names = os.listdir(str(kitchen / "kitchen" / "dataset" / "web_images"))
+    assert sorted({name.split("_")[0] for name in names}) == ["1", "2", "3"]
+    with open(str(kitchen / "kitchen" / "dataset" / "web_manifest.jsonl")) as file:
+        rows = [json.loads(line) for line in file]
+    assert {(row["class"], row["name"][0]) for row in rows if row["status"] == "kept"} == {
+        ("mug", "1"), ("spoon", "2"), ("key", "3")}
+
+
+def test_val_images_among_the_web_images_are_left_out(kitchen):
+    shell(kitchen, "mkdir -p more/mug && cp kitchen/val/001.jpg more/mug/copy.jpg\n"
+                   "python fetch_web_images.py --config kitchen.yaml --folder more")
+    with open(str(kitchen / "kitchen" / "dataset" / "web_manifest.jsonl")) as file:
+        last = json.loads(file.read().splitlines()[-1])
+    assert last["status"] == "rejected" and last["reason"] == "near duplicate of val 001"
+
+
+def test_folders_that_are_no_class_are_told(kitchen):
+    text = shell(kitchen, "mkdir -p typo/spoon typo/mugs && cp kitchen/web/spoon/000.jpg typo/spoon\n"
+                          "python fetch_web_images.py --config kitchen.yaml --folder typo")
+    assert "typo/mugs is left out: there is no class 'mugs'; did you mean mug?" in text
+
+
+def test_without_val_masks_epochs_are_chosen_by_number(kitchen):
+    text = shell(kitchen, "python create_dataset.py --config kitchen.yaml --root bare "
+                          "--train-images kitchen/photos --train-labels kitchen/photos.csv\n"
+                          "cp -r kitchen/snapshots bare/")
+    assert "there are no val images: choose epochs by number" in text
+    text = shell(kitchen, "python eval_loop.py --config kitchen.yaml --root bare --model init --gpu cpu --once", 2)
+    assert "val_list.txt is missing: create_dataset.py writes it" in text and "--epoch newest" in text
+    text = shell(kitchen, "python eval_seg_model.py --config kitchen.yaml --root bare --model init --epoch 3", 2)
+    assert "val_list.txt is missing: create_dataset.py writes it" in text
+    text = shell(kitchen, "python est_voc_train_masks.py --config kitchen.yaml --root bare --gpu cpu --epoch best", 2)
+    assert "else give a number, or newest" in text
+    shell(kitchen, "python est_voc_train_masks.py --config kitchen.yaml --root bare --gpu cpu --epoch 3\n"
+                   "python train_seg_model.py --config kitchen.yaml --root bare --model final --gpus cpu "
+                   "--max-epoch 2")
+    assert (kitchen / "bare" / "snapshots" / "final_fcn_resnet50-1.params").exists()
+
+
+def test_forty_classes_train_and_are_evaluated(tmp_path):
+    names = ("background",) + tuple("thing %d" % number for number in range(1, 41))
+    config = Config(root=str(tmp_path), classes=names, **dict(TINY, max_epoch=2))
+    layout, rng = Layout(config), np.random.default_rng(0)
+    ids = ["a", "b"]
+    for name, label in zip(ids, (40, 21)):
+        image, mask = rng.integers(0, 255, (40, 48, 3), np.uint8), np.zeros((40, 48), np.uint8)
+        mask[8:30, 10:40] = label
+        for folder, masks in ((layout.train_images, layout.train_masks), (layout.val_images, layout.val_masks)):
+            write_image(image_path(folder, name), image)
+            write_mask(mask_path(masks, name), mask)
+    write_lines(layout.train_list, ids)
+    write_lines(layout.val_list, ids)
+    cpu = resolve_devices("cpu")
+    train(config, "final", cpu)
+    result = evaluate(config, "final", 1, cpu, evaluation_options(config, "final", 1, crf=True, save_scores=True,
+                                                                  save_masks=True))
+    assert np.shape(result["confusion"]) == (41, 41) and tuple(result["iou"]) == names
+    assert np.sum(result["confusion"], 1)[[21, 40]].tolist() == [660, 660]
+    output = layout.output("final", 1)
+    assert np.load(os.path.join(output, "scoremaps", "a.npy")).shape == (41, 40, 48)
+    with open(os.path.join(output, "report.html"), encoding="utf-8") as file:
+        assert "thing 40" in file.read()
+    options = SegmentationOptions(str(tmp_path / "out"), (1.0,), True, False, "thing 40", 100)
+    media = [Medium("a", image_path(layout.val_images, "a"))]
+    segment_media(Config(root=str(tmp_path)), "final", 1, cpu, media, options)  # the snapshot tells its classes
+    mask = read_mask(str(tmp_path / "out" / "masks" / "a.png"), 41)
+    assert set(np.unique(mask).tolist()) <= {0, 40}
+    with pytest.raises(UserError, match="knows the 21 classes of VOC"):
+        check_submission("x.tar.gz", config)
+
+
+def test_web_images_of_the_fortieth_class_have_a_contact_sheet(tmp_path):
+    config = Config(root=str(tmp_path), classes=("background",) + tuple("thing %d" % index for index in range(1, 41)))
+    layout = Layout(config)
+    write_image(image_path(layout.web_images, "40_000001"), np.full((40, 48, 3), 90, np.uint8))
+    write_mask(mask_path(layout.web_masks, "40_000001"), np.full((40, 48), 40, np.uint8))
+    write_sheets(layout, config, [Result("40_000001", True, 0.9, 1.0, "")])
+    assert os.listdir(layout.web_sheets) == ["thing 40.jpg"]
+
+
+@pytest.mark.parametrize("name", ["a/b", "cat,dog", " cat", ".cat", "a\nb"])
+def test_names_that_can_not_be_files_are_refused(name):
+    with pytest.raises(UserError, match="name of a file"):
+        Config(classes=("background", name))

@@ -1,0 +1,80 @@
+"""The README and docs/ name every flag, setting and file that there is."""
+import functools
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from test_scripts import SCRIPTS
+
+sys.path.insert(0, os.path.join(ROOT, "docs"))
+import make_configuration  # noqa: E402
+
+
+def read(name):
+    with open(os.path.join(ROOT, name), encoding="utf-8") as file:
+        return file.read()
+
+
+def pages():
+    names = ["README.md"] + [os.path.join(folder, "README.md") for folder in ("dataset", "models", "snapshots")]
+    return names + [os.path.join("docs", name) for name in sorted(os.listdir(os.path.join(ROOT, "docs")))
+                    if name.endswith(".md")]
+
+
+def flags_in(text):
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", text))
+
+
+@functools.lru_cache(maxsize=None)
+def help_of(script):
+    return subprocess.run([sys.executable, os.path.join(ROOT, script), "--help"], stdout=subprocess.PIPE, check=True,
+                          universal_newlines=True).stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_flag_is_in_the_readme(script):
+    flags = flags_in(help_of(script))
+    assert {"--config", "--seed"} < flags and not flags - flags_in(read("README.md"))
+
+
+def test_every_command_in_the_pages_has_known_flags():
+    for page in pages():
+        for script, flags in re.findall(r"python ([a-z_/]+\.py)([^`|\n]*)", read(page)):
+            assert not flags_in(flags) - flags_in(help_of(script)), (page, script)
+
+
+def test_every_flag_in_docs_exists():
+    known = {flag for script in SCRIPTS + ("launch.py",) for flag in flags_in(help_of(script))}
+    for page in pages()[1:]:
+        assert not flags_in(read(page)) - known, page
+
+
+def test_every_module_and_script_that_the_pages_name_exists():
+    for page in pages():
+        named = re.findall(r"`((?:(?:core|demo|benchmarks|tests)/)?[\w/]+\.(?:py|sh|ipynb))\b", read(page))
+        assert named or page.startswith(("models", "snapshots", "docs/conf")), page
+        for path in named:
+            assert os.path.exists(os.path.join(ROOT, path)), (page, path)
+
+
+def test_the_page_of_settings_is_current():
+    assert read("docs/configuration.md") == make_configuration.configuration_page(), \
+        "run: python docs/make_configuration.py"
+
+
+def headings(page):
+    return {re.sub(r"[^a-z0-9 -]", "", line.lstrip("#").strip().lower()).replace(" ", "-")
+            for line in read(page).splitlines() if line.startswith("#")}
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in pages():
+        for target in re.findall(r"\]\(([^)]+)\)", read(page)):
+            if not target.startswith("http"):
+                path, _, heading = target.partition("#")
+                path = os.path.normpath(os.path.join(os.path.dirname(page), path)) if path else page
+                assert os.path.exists(os.path.join(ROOT, path)), (page, target)
+                assert not heading or heading in headings(path), (page, target)

@@ -1,0 +1,435 @@
+"""The scripts as users call them, stage by stage, with good and bad command lines."""
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from conftest import draw_sample, run_script
+from PIL import Image
+
+from core.config import make_config
+from core.inference.crf import refine
+from core.inference.segmenter import Segmenter
+from core.io.files import read_image, read_mask, write_mask
+from core.network.snapshots import load_snapshot, read_parameters, write_parameters
+from core.paths import Layout, image_path, mask_path
+from core.runtime.hardware import cpu_flags
+from core.runtime.mxnet_backend import mx
+
+SCRIPTS = ("fetch_web_images.py", "create_web_masks.py", "eval_web_masks.py", "convert_base_model.py",
+           "create_dataset.py", "train_seg_model.py", "eval_seg_model.py", "eval_loop.py", "est_voc_train_masks.py",
+           "predict.py", "report.py", "export_onnx.py")
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """Folder in which every stage has run, with the published command lines."""
+    folder = draw_sample(tmp_path_factory.mktemp("chain"))
+    run_script(folder, "create_dataset.py")
+    run_script(folder, "train_seg_model.py", "--model", "init", "--gpus", "0,1,2,3")
+    run_script(folder, "eval_loop.py", "--model", "init", "--gpu", "0", "--once")
+    run_script(folder, "est_voc_train_masks.py", "--gpu", "0", "--epoch", "2")
+    run_script(folder, "train_seg_model.py", "--model", "final", "--gpus", "0,1,2,3")
+    run_script(folder, "eval_seg_model.py", "--model", "final", "--gpu", "0", "--epoch", "2", "--crf", "--ms",
+               "--savemask", "--savescoremap")
+    return folder
+
+
+@pytest.fixture
+def copy(chain, tmp_path):
+    """A copy of the chain's folder that a test may change."""
+    shutil.copytree(str(chain), str(tmp_path / "copy"), symlinks=True)
+    return tmp_path / "copy"
+
+
+def read(folder, *names):
+    return json.loads(folder.joinpath(*names).read_text())
+
+
+def visible(folder):
+    return sorted(name for name in os.listdir(str(folder)) if not name.startswith("."))
+
+
+def test_the_chain_leaves_the_published_files(chain):
+    assert visible(chain / "snapshots") == sorted(
+        "%s_fcn_resnet50-%s" % (model, part) for model in ("init", "final")
+        for part in ("1.params", "1.states", "2.params", "2.states", "symbol.json"))
+    assert sorted(os.listdir(str(chain / "outputs"))) == [
+        "final_fcn_resnet50_epoch2", "init_fcn_resnet50_epoch1", "init_fcn_resnet50_epoch2", "init_ranking.json"]
+    assert len(os.listdir(str(chain / "cache" / "final_voc_masks"))) == 8
+    for name in ("create_dataset", "train_init_model", "train_final_model", "eval_model", "est_voc_train_masks"):
+        assert "versions: Python" in (chain / "log" / (name + ".log")).read_text()
+
+
+def test_a_machine_without_gpu_is_told_once(chain):
+    assert (chain / "log" / "train_init_model.log").read_text().count("using the CPU") == 1
+
+
+def test_estimated_masks_hold_only_image_level_labels(chain):
+    labels = read(chain, "dataset", "train_labels.json")
+    for name, allowed in labels.items():
+        mask = read_mask(str(chain / "cache" / "final_voc_masks" / (name + ".png")), 21)
+        assert set(np.unique(mask).tolist()) <= {0, *allowed}
+
+
+def test_predictions_score_maps_and_result(chain):
+    output = chain / "outputs" / "final_fcn_resnet50_epoch2"
+    result = read(output, "result.json")
+    assert 0 <= result["mean_iou"] <= 1 and result["settings"]["scales"] == [0.7, 1.0, 1.3]
+    assert result["settings"]["crf"]["crf_iterations"] == 10
+    for name in (chain / "dataset" / "val_list.txt").read_text().split():
+        scores = np.load(str(output / "scoremaps" / (name + ".npy")))
+        mask = read_mask(str(output / "masks" / (name + ".png")), 21)
+        truth = read_mask(str(chain / "dataset" / "val_masks" / (name + ".png")), 21)
+        assert scores.shape == (21,) + truth.shape and scores.dtype == np.float32
+        assert (scores.argmax(0) == mask).all()
+        np.testing.assert_allclose(scores.sum(0), 1, atol=1e-3)
+    log = (chain / "log" / "eval_model.log").read_text()
+    assert "[overall] [iou: %.4f]" % result["mean_iou"] in log and "[perclass] [bk: " in log and "[cow: -]" in log
+
+
+def test_confusion_counts_every_pixel_of_the_masks(chain):
+    confusion = np.array(read(chain, "outputs", "final_fcn_resnet50_epoch2", "result.json")["confusion"])
+    expected = np.zeros((21, 21), int)
+    for name in (chain / "dataset" / "val_list.txt").read_text().split():
+        truth = read_mask(str(chain / "dataset" / "val_masks" / (name + ".png")), 21)
+        mask = read_mask(str(chain / "outputs" / "final_fcn_resnet50_epoch2" / "masks" / (name + ".png")), 21)
+        for pair in zip(truth[truth != 255], mask[truth != 255]):
+            expected[pair] += 1
+    assert (confusion == expected).all()
+
+
+def test_finished_work_is_not_done_again(chain):
+    before = {path: path.stat().st_mtime_ns for folder in ("cache", "outputs") for path in (chain / folder).rglob("*.*")
+              if path.name not in ("init_ranking.json", "final_voc_masks.json", ".final_voc_masks.lock")}
+    assert "holds this evaluation already" in run_script(chain, "eval_loop.py", "--model", "init", "--once")
+    assert "0 masks to estimate, 8 there already" in run_script(chain, "est_voc_train_masks.py", "--epoch", "2")
+    run_script(chain, "eval_seg_model.py", "--model", "final", "--epoch", "2", "--crf", "--ms")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_loop_ranks_waits_and_survives_a_bad_snapshot(copy):
+    (copy / "snapshots" / "init_fcn_resnet50-3.params").write_bytes(b"half")
+    (copy / "snapshots" / ".init_fcn_resnet50-4.params.1.tmp").write_bytes(b"being written")
+    text = run_script(copy, "eval_loop.py", "--model", "init", "--gpu", "cpu", "--wait", "0.0001", "--ms")
+    assert "waiting 0.00 h for new snapshots" in text
+    assert "epoch 3 can't be evaluated" in text and "init_fcn_resnet50-3.params is damaged" in text
+    ranking = read(copy, "outputs", "init_ranking.json")
+    assert sorted(row["epoch"] for row in ranking["ranking"]) == [1, 2]
+    assert ranking["ranking"][0]["mean_iou"] >= ranking["ranking"][1]["mean_iou"]
+    assert "best epoch of the init model: %d" % ranking["ranking"][0]["epoch"] in text
+    result = read(copy, "outputs", "init_fcn_resnet50_epoch1", "result.json")
+    assert result["settings"]["scales"] == [0.7, 1.0, 1.3] and result["earlier"][0]["settings"]["scales"] == [1.0]
+
+
+def test_a_folder_without_result_does_not_count_as_evaluated(copy):
+    os.remove(str(copy / "outputs" / "init_fcn_resnet50_epoch1" / "result.json"))
+    run_script(copy, "eval_loop.py", "--model", "init", "--once")
+    assert read(copy, "outputs", "init_fcn_resnet50_epoch1", "result.json")["mean_iou"] >= 0
+
+
+def test_an_interrupted_evaluation_goes_on_to_the_same_result(copy):
+    output = copy / "outputs" / "init_fcn_resnet50_epoch2"
+    flags = ("--model", "init", "--epoch", "2", "--gpu", "cpu", "--savemask")
+    run_script(copy, "eval_seg_model.py", *flags)
+    result = read(output, "result.json")
+    os.remove(str(output / "result.json"))
+    missing = copy / "dataset" / "val_images" / "2012_000010.jpg"
+    image = missing.read_bytes()
+    missing.unlink()
+    missing.write_bytes(image[:500])  # stops the evaluation at the third image
+    assert "2012_000010.jpg can't be decoded" in run_script(copy, "eval_seg_model.py", *flags, status=2)
+    assert not (output / "result.json").exists()
+    missing.write_bytes(image)
+    assert "of 3 images" in run_script(copy, "eval_seg_model.py", *flags)
+    assert read(output, "result.json")["confusion"] == result["confusion"]
+
+
+def test_masks_of_another_epoch_are_not_mixed_in(copy):
+    flags = ("--epoch", "1", "--gpu", "cpu")
+    assert "pass --overwrite" in run_script(copy, "est_voc_train_masks.py", *flags, status=2)
+    assert "8 masks to estimate" in run_script(copy, "est_voc_train_masks.py", *flags, "--overwrite", "--crf")
+    os.remove(str(copy / "cache" / "final_voc_masks" / "2012_000003.png"))
+    assert "1 masks to estimate, 7 there" in run_script(copy, "est_voc_train_masks.py", *flags, "--crf")
+
+
+def sharpen(copy, model):
+    """Make a snapshot decide: after a few steps of training it would call all pixels background."""
+    path = str(copy / "snapshots" / ("%s_fcn_resnet50-2.params" % model))
+    parameters = read_parameters(path)
+    weight = parameters.args["score_weight"]
+    values = np.random.default_rng(0).normal(0, 1, weight.shape)
+    features = [parameters.args[name].asnumpy() for name in ("new_conv1_weight", "fc_weight")]
+    for name, value in zip(("new_conv1_weight", "fc_weight"), features):
+        parameters.args[name] = mx.nd.array(value / value.std())
+    parameters.args["score_weight"], parameters.args["score_bias"] = mx.nd.array(values), mx.nd.zeros(21)
+    write_parameters(path, parameters)
+
+
+def test_another_round_estimates_with_the_final_model_and_trains_it_anew(copy):
+    """In place, where masks of the first round are refused, and beside it."""
+    sharpen(copy, "final")
+    flags = ("est_voc_train_masks.py", "--model", "final", "--epoch", "2", "--gpu", "cpu")
+    assert "pass --overwrite" in run_script(copy, *flags, status=2)
+    shutil.copytree(str(copy / "cache"), str(copy / "cache1"))
+    assert "8 masks to estimate" in run_script(copy, *flags, "--overwrite")
+    assert read(copy, "cache", "final_voc_masks.json")["model"] == "final"
+    output = copy / "round2" / "cache" / "final_voc_masks"
+    run_script(copy, *flags, "--output", str(output) + "/")
+    pairs = [(read_mask(str(copy / "cache" / "final_voc_masks" / name), 21), read_mask(str(output / name), 21),
+              read_mask(str(copy / "cache1" / "final_voc_masks" / name), 21)) for name in os.listdir(str(output))]
+    assert len(pairs) == 8 and all((here == there).all() for here, there, _ in pairs)
+    assert any((here != first).any() for here, _, first in pairs)
+    assert read(copy, "round2", "cache", "final_voc_masks.json") == read(copy, "cache", "final_voc_masks.json")
+    os.symlink("../dataset", str(copy / "round2" / "dataset"))
+    before = (copy / "snapshots" / "final_fcn_resnet50-1.params").read_bytes()
+    run_script(copy, "train_seg_model.py", "--model", "final", "--gpus", "cpu", "--max-epoch", "2", "--root", "round2")
+    after = (copy / "round2" / "snapshots" / "final_fcn_resnet50-1.params").read_bytes()
+    assert after != before == (copy / "snapshots" / "final_fcn_resnet50-1.params").read_bytes()
+
+
+def test_masks_with_crf_are_those_of_the_refined_scores(copy):
+    """Estimated from a snapshot whose scores are worth refining, against the CRF called here."""
+    config = make_config(str(copy / "tiny.yaml"), root=str(copy))
+    layout = Layout(config)
+    sharpen(copy, "init")
+    run_script(copy, "est_voc_train_masks.py", "--epoch", "2", "--gpu", "cpu", "--crf", "--output", "refined")
+    config, parameters = load_snapshot(layout, "init", 2, config)
+    segmenter, changed = Segmenter(config, "init", parameters, [mx.cpu()]), 0
+    for name, labels in read(copy, "dataset", "train_labels.json").items():
+        image = read_image(image_path(layout.train_images, name))
+        scores = segmenter.scores(image, config.scales)[[0] + labels]
+        expected = np.array([0] + labels)[refine(scores, image, config).argmax(0)]
+        found = read_mask(mask_path(str(copy / "refined"), name), 21)
+        assert (found == expected).mean() > 0.999
+        changed += (found != np.array([0] + labels)[scores.argmax(0)]).sum()
+    assert changed
+
+
+def test_results_and_masks_with_flip_are_told_from_those_without(copy):
+    flags = ("eval_seg_model.py", "--model", "init", "--epoch", "1", "--gpu", "cpu")
+    plain = run_script(copy, *flags) and read(copy, "outputs", "init_fcn_resnet50_epoch1", "result.json")
+    run_script(copy, *flags, "--flip")
+    result = read(copy, "outputs", "init_fcn_resnet50_epoch1", "result.json")
+    assert result["settings"]["flip"] is True and result["settings"] == dict(plain["settings"], flip=True)
+    assert result["earlier"][0]["confusion"] == plain["confusion"] != result["confusion"]
+    run_script(copy, "eval_loop.py", "--model", "init", "--gpu", "cpu", "--once", "--flip")
+    ranking = read(copy, "outputs", "init_ranking.json")
+    assert ranking["flip"] is True
+    assert {row["epoch"]: row["mean_iou"] for row in ranking["ranking"]}[1] == result["mean_iou"]
+    sharpen(copy, "init")
+    estimate = ("est_voc_train_masks.py", "--epoch", "2", "--gpu", "cpu")
+    run_script(copy, *estimate, "--output", "plain")
+    assert "pass --overwrite" in run_script(copy, *estimate, "--flip", "--output", "plain", status=2)
+    run_script(copy, *estimate, "--flip", "--output", "flipped")
+    assert read(copy, "flipped.json") == dict(read(copy, "plain.json"), flip=True)
+    assert any((copy / "flipped" / name).read_bytes() != (copy / "plain" / name).read_bytes()
+               for name in os.listdir(str(copy / "flipped")))
+
+
+def test_balanced_web_sampling_trains_the_init_model_alone(copy):
+    """A list with ten images of class 1 and one of class 2: another order of samples, another snapshot."""
+    names = (copy / "dataset" / "web_train_list.txt").read_text().split()
+    plain, balanced = copy / "plain", copy / "balanced"
+    (copy / "dataset" / "web_train_list.txt").write_text("\n".join(names[:3]) + "\n")
+    for name in names[:2]:  # two more of the first class
+        for folder, ending in (("web_images", ".jpg"), ("web_labels", ".png")):
+            path = copy / "dataset" / folder
+            shutil.copy(str(path / (names[0] + ending)), str(path / ("%s_9%s" % (names[0], name) + ending)))
+    extra = ["%s_9%s" % (names[0], name) for name in names[:2]]
+    (copy / "dataset" / "web_train_list.txt").write_text("\n".join(names[:3] + extra) + "\n")
+
+    def snapshots(folder, *flags):
+        folder.mkdir()
+        os.symlink("../dataset", str(folder / "dataset"))
+        os.symlink("../cache", str(folder / "cache"))
+        for model in ("init", "final"):
+            run_script(copy, "train_seg_model.py", "--model", model, "--gpus", "cpu", "--max-epoch", "2", "--root",
+                       folder.name, *flags)
+        return [(folder / "snapshots" / ("%s_fcn_resnet50-1.params" % model)).read_bytes()
+                for model in ("init", "final")]
+    found, expected = snapshots(balanced, "--web-sampling", "balanced"), snapshots(plain)
+    assert found[0] != expected[0] and found[1] == expected[1]
+
+
+def test_training_goes_on_from_an_epoch(copy):
+    text = run_script(copy, "train_seg_model.py", "--model", "init", "--gpus", "cpu:2", "--epoch", "2", "--lr", "16e-5",
+                      "--max-epoch", "4", "--epoch-size", "2", "--batch-size", "2", "--crop-size", "24")
+    assert "[epoch: 3] [batch: 2/2]" in text and "learning_rate=0.00016" in text
+    assert (copy / "snapshots" / "init_fcn_resnet50-3.params").exists()
+
+
+def test_the_stride_placement_and_mean_of_a_base_model_travel_down_the_chain(copy):
+    """From a base model as of torchvision to the final model's evaluation, without a word about them."""
+    source = str(copy / "snapshots" / "init_fcn_resnet50-2.params")
+    parameters = read_parameters(source)
+    write_parameters(str(copy / "models" / "resnet50.params"), parameters._replace(
+        settings={"stride_on": "3x3", "mean_rgb": [130, 120, 110]}))
+    for model in ("init", "final"):
+        text = run_script(copy, "train_seg_model.py", "--model", model, "--gpus", "cpu", "--max-epoch", "2")
+        assert "resnet50.params: stride_on=3x3; mean_rgb=(130.0, 120.0, 110.0)" in text
+        settings = read_parameters(str(copy / "snapshots" / ("%s_fcn_resnet50-1.params" % model))).settings
+        assert settings["stride_on"] == "3x3" and settings["mean_rgb"] == [130, 120, 110]
+        result = ("eval_seg_model.py", "--model", model, "--epoch", "1", "--gpu", "cpu", "--output", model)
+        assert "settings from" in run_script(copy, *result)
+        assert read(copy, model, "result.json")["settings"]["stride_on"] == "3x3"
+        (copy / "other.yaml").write_text((copy / "tiny.yaml").read_text() + "stride_on: 1x1\n")
+        assert "setting stride_on is 1x1, but" in run_script(copy, *result, "--config", "other.yaml", status=2)
+        if model == "init":
+            run_script(copy, "est_voc_train_masks.py", "--epoch", "1", "--gpu", "cpu", "--overwrite")
+    network = read(copy, "cache", "final_voc_masks.json")["network"]
+    assert network["stride_on"] == "3x3" and network["mean_rgb"] == [130, 120, 110]
+    symbol = (copy / "snapshots" / "final_fcn_resnet50-symbol.json").read_text()
+    strides = {node["name"]: node["attrs"]["stride"] for node in json.loads(symbol)["nodes"]
+               if node["op"] == "Convolution"}
+    assert strides["res3a_branch2a"] == "(1, 1)" and strides["res3a_branch2b"] == "(2, 2)"
+    assert strides["res4a_branch2b_g"] == "(2, 2)" and strides["res4a_branch2b"] == "(1, 1)"
+
+
+def test_another_list_and_other_folders_are_evaluated(copy):
+    (copy / "ids.txt").write_text("2012_000009\r\n\r\n")
+    run_script(copy, "eval_seg_model.py", "--model", "init", "--epoch", "best", "--gpu", "cpu", "--list", "ids.txt",
+               "--images", "dataset/val_images", "--masks", "dataset/val_masks", "--output", "mine")
+    truth = read_mask(str(copy / "dataset" / "val_masks" / "2012_000009.png"), 21)
+    assert np.sum(read(copy, "mine", "result.json")["confusion"]) == (truth != 255).sum()
+
+
+def test_an_evaluation_counts_for_its_data_and_as_long_as_its_files_are_there(copy):
+    command = EVAL[:-1] + ("--savemask", "--output", "mine")
+    said = "holds this evaluation already"
+    run_script(copy, *command)
+    assert said in run_script(copy, *command)
+    mask = copy / "mine" / "masks" / "2012_000008.png"
+    content = mask.read_bytes()
+    mask.unlink()
+    assert said not in run_script(copy, *command) and mask.read_bytes() == content
+    first = read(copy, "mine", "result.json")["confusion"]
+    (copy / "elsewhere").mkdir()
+    for name in ("dataset", "snapshots", "mine"):
+        shutil.move(str(copy / name), str(copy / "elsewhere" / name))
+    assert said in run_script(copy / "elsewhere", *command, "--config", str(copy / "tiny.yaml")), "moved, not changed"
+    truth = copy / "elsewhere" / "dataset" / "val_masks" / "2012_000008.png"
+    values = np.array(Image.open(str(truth)))
+    truth.unlink()
+    write_mask(str(truth), np.where(values == 0, 1, values).astype(np.uint8))
+    assert said not in run_script(copy / "elsewhere", *command, "--config", str(copy / "tiny.yaml"))
+    assert read(copy / "elsewhere", "mine", "result.json")["confusion"] != first
+
+
+def test_masks_of_images_that_changed_are_made_anew(copy):
+    command = ("est_voc_train_masks.py", "--gpu", "cpu", "--epoch", "2")
+    assert "0 masks to estimate, 8 there" in run_script(copy, *command)
+    path = copy / "dataset" / "train_images" / "2012_000003.jpg"
+    image = Image.open(str(path)).transpose(Image.FLIP_LEFT_RIGHT)
+    path.unlink()
+    image.save(str(path))
+    assert "1 masks to estimate, 7 there" in run_script(copy, *command)
+
+
+def test_epochs_of_an_earlier_run_are_told(copy):
+    text = run_script(copy, "train_seg_model.py", "--model", "init", "--gpus", "cpu", "--max-epoch", "2")
+    assert "has epochs of an earlier run, 1, 2:" in text and "device: cpu(0)" in text
+
+
+@pytest.mark.skipif("avx512bw" not in cpu_flags(), reason="this CPU computes no bfloat16")
+def test_a_result_in_bfloat16_is_told_from_one_in_float32(copy):
+    flags = ("eval_seg_model.py", "--model", "init", "--epoch", "1", "--gpu", "cpu")
+    run_script(copy, *flags)
+    assert "computing in bfloat16, as set" in run_script(copy, *flags, "--dtype", "bfloat16")
+    result = read(copy, "outputs", "init_fcn_resnet50_epoch1", "result.json")
+    assert result["settings"]["dtype"] == "bfloat16" and "dtype" not in result["earlier"][0]["settings"]
+
+
+def break_image(copy):
+    path = copy / "dataset" / "val_images" / "2012_000008.jpg"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:len(content) // 2])
+
+
+def break_mask(copy):
+    path = copy / "dataset" / "val_masks" / "2012_000008.png"
+    mask = Image.open(str(path)).convert("RGB")
+    path.unlink()
+    mask.save(str(path))
+
+
+def label_21(copy):
+    path = copy / "dataset" / "val_masks" / "2012_000008.png"
+    path.unlink()
+    size = Image.open(str(copy / "dataset" / "val_images" / "2012_000008.jpg")).size
+    write_mask(str(path), np.full(size[::-1], 21, np.uint8))
+
+
+EVAL = ("eval_seg_model.py", "--gpu", "cpu", "--model", "init", "--epoch", "1", "--ms")
+TRAIN = ("train_seg_model.py", "--gpus", "cpu", "--model", "init")
+def linked(path, target):
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(target)
+
+
+ESTIMATE = ("est_voc_train_masks.py", "--gpu", "cpu", "--epoch", "2", "--overwrite")
+
+
+@pytest.mark.parametrize("spoil, command, message", [
+    (break_image, EVAL, "2012_000008.jpg can't be decoded"),
+    (break_mask, EVAL, "2012_000008.png is a picture of mode RGB"),
+    (label_21, EVAL, "2012_000008.png has label 21"),
+    (lambda copy: (copy / "dataset" / "val_list.txt").write_text("\n"), EVAL, "val_list.txt is empty"),
+    (lambda copy: (copy / "dataset" / "val_masks" / "2012_000008.png").unlink(), EVAL, "2012_000008.png is missing"),
+    (lambda copy: shutil.copy(str(copy / "snapshots" / "final_fcn_resnet50-1.params"),
+                              str(copy / "snapshots" / "init_fcn_resnet50-1.params")), EVAL + ("--config", "other.yaml"),
+     "other.yaml"),
+    (lambda copy: None, EVAL[:-2] + ("7",), "init_fcn_resnet50-7.params is missing; epochs there: 1, 2"),
+    (lambda copy: None, EVAL[:-2] + ("x",), "epoch 'x'"),
+    (lambda copy: None, EVAL + ("--gpu", "gpu"), "device 'gpu'"),
+    (lambda copy: None, EVAL + ("--jobs", "0"), "--jobs"),
+    (lambda copy: None, EVAL + ("--dtype", "float16"), "--dtype float16 is for GPUs"),
+    (lambda copy: None, ESTIMATE + ("--dtype", "float16"), "--dtype float16 is for GPUs"),
+    (lambda copy: None, EVAL + ("--savemasks",), "did you mean --savemask?"),
+    (lambda copy: None, EVAL + ("--scales", "1,a"), "--scales"),
+    (lambda copy: (copy / "tiny.yaml").write_text("widht: 4\n"), EVAL, "did you mean width?"),
+    (lambda copy: (copy / "tiny.yaml").write_text("width: 8\n"), EVAL, "setting width is 8, but"),
+    (lambda copy: (copy / "dataset" / "web_images" / "1_000000.jpg").unlink(), TRAIN, "1_000000.jpg is missing"),
+    (lambda copy: (copy / "dataset" / "web_labels" / "1_000000.png").write_bytes(b""), TRAIN, "1_000000.png"),
+    (lambda copy: None, TRAIN + ("--base-model", "nowhere.params"), "nowhere.params can't be read"),
+    (lambda copy: None, TRAIN + ("--batch-size", "3", "--gpus", "cpu:2"), "3 images can't be shared evenly"),
+    (lambda copy: None, TRAIN + ("--epoch", "8"), "init_fcn_resnet50-8.params is missing; epochs there: 1, 2"),
+    (lambda copy: None, TRAIN + ("--epoch", "2", "--max-epoch", "3"), "epoch 2 is trained already, max_epoch is 3"),
+    (lambda copy: None, TRAIN + ("--max-epoch", "1"), "the first epoch is 1, max_epoch is 1"),
+    (lambda copy: None, EVAL[:-1] + ("--scales", "1,2"), "--scales are those that --ms adds up"),
+    (lambda copy: None, EVAL + ("--output", ""), "--output is empty"),
+    (lambda copy: None, ("eval_loop.py", "--model", "init", "--wait", "inf"), "a number of hours from 0 to 8760"),
+    (lambda copy: shutil.copytree(str(copy / "dataset" / "val_masks"), str(copy / "mine" / "masks")),
+     EVAL + ("--savemask", "--masks", "mine/masks", "--output", "mine"), "is a true mask, and a result would take its"),
+    (lambda copy: linked(copy / "mine" / "masks", copy / "dataset" / "VOCdevkit" / "VOC2012" / "SegmentationClass"),
+     EVAL + ("--savemask", "--output", "mine"), "is a true mask, and a result would take its place"),
+    (lambda copy: linked(copy / "mine", copy / "dataset" / "val_masks"), ESTIMATE + ("--output", "mine"),
+     "holds the true masks of the val images"),
+    (lambda copy: (copy / "pics").mkdir() or (copy / "pics" / "own.png").write_bytes(b"x"),
+     ESTIMATE + ("--output", "pics"), "own.png is no mask of a training image"),
+    (lambda copy: None, ESTIMATE + ("--output", "cache/../dataset/val_masks"),
+     "holds the true masks of the val images"),
+    (lambda copy: None, ("report.py", "--output", "report.png"), "a page's name ends in .html"),
+    (lambda copy: None, ("predict.py", "dataset/val_images", "--labels="), "--labels is empty"),
+    (lambda copy: None, TRAIN + ("--resume", "--lr", "0.5"), "-2.states was made with 0.01: use that"),
+    (lambda copy: None, TRAIN + ("--keep", "0"), "--keep"),
+    (lambda copy: None, TRAIN + ("--model", "other"), "invalid choice"),
+    (lambda copy: (copy / "dataset" / "train_labels.json").write_text("{}"), ESTIMATE, "no labels for 2012_000000"),
+    (lambda copy: (copy / "dataset" / "train_labels.json").write_text('{"2012_000000": [21]}'), ESTIMATE,
+     "the labels of 2012_000000 are [21]"),
+    (lambda copy: (copy / "dataset" / "train_list.txt").unlink(), ESTIMATE, "train_list.txt is missing: run create_dataset.py"),
+    (lambda copy: shutil.rmtree(str(copy / "dataset" / "VOCdevkit")), ("create_dataset.py",), "VOC2012 is missing"),
+    (lambda copy: shutil.rmtree(str(copy / "snapshots")), ("eval_loop.py", "--model", "init", "--once"),
+     "no snapshot of the init model"),
+])
+def test_mistakes_end_in_one_line_and_status_2(copy, spoil, command, message):
+    spoil(copy)
+    assert message in run_script(copy, *command, status=2)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_explains_every_flag(tmp_path, name):
+    text = run_script(tmp_path, name, "--help")
+    assert "--config FILE" in text and "--seed" in text and "settings:" in text

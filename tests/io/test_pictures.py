@@ -1,0 +1,42 @@
+import numpy as np
+
+from core.io.drawing import colour_mask, heat_map, overlay, side_by_side, write_title
+
+
+def test_masks_have_the_colours_of_voc():
+    mask = np.array([[0, 1, 15, 20, 255]], np.uint8)
+    assert colour_mask(mask).tolist() == [[[0, 0, 0], [128, 0, 0], [192, 128, 128], [0, 64, 128], [224, 224, 192]]]
+
+
+def test_an_overlay_leaves_the_background_as_it_is(rng):
+    image = rng.integers(0, 256, (4, 5, 3)).astype(np.uint8)
+    mask = np.zeros((4, 5), np.uint8)
+    mask[1, 2] = 1
+    mixed = overlay(image, mask, 0.5)
+    assert (mixed[mask == 0] == image[mask == 0]).all()
+    assert mixed[1, 2].tolist() == [(int(image[1, 2, 0]) + 128) // 2, image[1, 2, 1] // 2, image[1, 2, 2] // 2]
+
+
+def test_heat_goes_from_violet_to_yellow_and_grows_brighter():
+    colours = heat_map(np.linspace(0, 1, 50)[None])[0].astype(int)
+    assert colours[0, 2] > colours[0, 1] and colours[-1, 0] > 200 and colours[-1, 1] > 200 > colours[-1, 2]
+    assert (np.diff(colours @ (0.3, 0.59, 0.11)) > 0).all()
+
+
+def test_pictures_of_different_shapes_stand_side_by_side(rng):
+    rows = [[np.full((height, width, 3), shade, np.uint8) for shade in (10, 200)]
+            for height, width in ((40, 80), (60, 60))]
+    sheet = side_by_side(rows, ["left", "right"], 40)
+    assert sheet.shape[1] == 2 * 80 + 6
+    assert (sheet[22 + 5, 5] == 10).all() and (sheet[22 + 5, 80 + 6 + 5] == 200).all()
+    assert (sheet[22 + 46 + 5, 35] == 10).all() and (sheet[22 + 46 + 5, 60] == 255).all()
+
+
+def test_titles_tell_letters_of_other_scripts_apart():
+    sheets = []
+    for title in ("\u043a\u043e\u0442", "\u043f\u0451\u0441", "caf\u00e9", "cafe", "???"):
+        sheet = np.full((20, 60, 3), 255, np.uint8)
+        write_title(sheet, title, 2, 14)
+        assert (sheet < 128).any() and (sheet[:, :2] == 255).all() and (sheet[18:] == 255).all()
+        sheets.append(sheet.tobytes())
+    assert len(set(sheets)) == len(sheets)

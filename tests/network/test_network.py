@@ -1,0 +1,144 @@
+import json
+
+import numpy as np
+import pytest
+import reference
+
+from core.config import Config
+from core.network.fcn import base_layer_name, fold_batch_norms, inference_symbol, parameter_shapes, training_symbol
+from core.runtime.mxnet_backend import mx
+
+SMALL = {"width": 2, "units": (2, 1, 1, 1), "head_channels": 3, "global_channels": 5, "dropout": 0.0,
+         "classes": ("bk", "a", "b", "c")}
+
+
+def random_parameters(model, config, rng):
+    """Parameters that let no layer die out: (args, aux) of numpy arrays."""
+    args, aux = parameter_shapes(model, config)
+    args = {name: rng.normal(0, np.sqrt(2 / np.prod(shape[1:])) if name.endswith("weight") else 0.3, shape)
+            + name.endswith("gamma") for name, shape in args.items()}
+    aux = {name: rng.uniform(0.5, 1.5, shape) if name.endswith("var") else rng.normal(0, 0.3, shape)
+           for name, shape in aux.items()}
+    return args, aux
+
+
+def bind(symbol, args, aux, grad_req="write", **inputs):
+    values = {name: mx.nd.array(value) for name, value in {**args, **inputs}.items()}
+    grads = {name: mx.nd.zeros(value.shape) for name, value in values.items()}
+    return symbol.bind(mx.cpu(), values, grads, grad_req, {name: mx.nd.array(value) for name, value in aux.items()})
+
+
+def test_a_network_has_one_text_however_many_were_made_before():
+    assert training_symbol("final", Config(**SMALL), 2).tojson() == training_symbol("final", Config(**SMALL), 2).tojson()
+
+
+def test_published_names_and_shapes():
+    args, aux = parameter_shapes("init", Config())
+    assert (len(args), len(aux)) == (166, 106)
+    assert args["conv1_weight"] == (64, 3, 7, 7) and args["conv1_bias"] == (64,)
+    assert args["res2a_branch1_weight"] == (256, 64, 1, 1) and "res2b_branch1_weight" not in args
+    assert args["res4f_branch2b_weight"] == (256, 256, 3, 3) and "res4a_branch2a_bias" not in args
+    assert args["bn5c_branch2c_gamma"] == (2048,) and aux["bn5c_branch2c_moving_var"] == (2048,)
+    assert args["new_conv1_weight"] == (512, 2048, 3, 3) and args["fc_weight"] == (512, 512, 1, 1)
+    assert args["score_weight"] == (21, 512, 1, 1) and args["score_bias"] == (21,)
+    final, final_aux = parameter_shapes("final", Config())
+    assert (len(final), len(final_aux)) == (259, 164)
+    assert {name: final[name] for name in args} == args
+    assert final["res5a_branch1_g_weight"] == (2048, 1024, 1, 1) and "res3a_branch1_g_weight" not in final
+    assert final["g_multi_fc1_weight"] == (1024, 2048, 1, 1) and final["g_score_weight"] == (21, 1024, 1, 1)
+
+
+@pytest.mark.parametrize("stride_on", ["1x1", "3x3"])
+@pytest.mark.parametrize("model", ["init", "final"])
+def test_probabilities_equal_those_of_a_second_implementation(model, stride_on, rng):
+    config = Config(stride_on=stride_on, **SMALL)
+    args, aux = random_parameters(model, config, rng)
+    data = rng.normal(0, 1, (2, 3, 120, 136))  # wide enough for a dilation of 12 cells to reach both sides
+    executor = bind(inference_symbol(model, config), args, aux, "null", data=data)
+    found = executor.forward(is_train=False)[0].asnumpy()
+    expected = reference.Network(args, aux, config.units, stride_on=stride_on).probabilities(data, model)
+    assert found.shape == (2, 4, 15, 17)
+    assert expected.std() > 0.05
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("model", ["init", "final"])
+def test_gradients_are_those_of_the_losses(model, rng):
+    config = Config(**dict(SMALL, head_dilation=2))
+    args, aux = random_parameters(model, config, rng)
+    data, labels = rng.normal(0, 1, (2, 3, 32, 40)), rng.integers(0, 4, (2, 20)).astype(float)
+    labels[0, 3:9] = 255
+    image_labels = rng.integers(0, 2, (2, 4, 1, 1)).astype(float)
+    inputs = {"data": data, "softmax_label": labels}
+    if model == "final":
+        inputs["g_logistic_label"] = image_labels
+    executor = bind(training_symbol(model, config, 2), args, aux, **inputs)
+    executor.forward(is_train=True)
+    executor.backward()
+
+    def loss(name, place, shift):
+        changed = dict(args, **{name: args[name].copy()})
+        changed[name][place] += shift
+        return reference.Network(changed, aux, config.units, 2).loss(data, labels, image_labels, model)
+
+    for name in args:
+        gradient = executor.grad_dict[name].asnumpy()
+        place = np.unravel_index(np.abs(gradient).argmax(), gradient.shape)
+        expected = (loss(name, place, 1e-6) - loss(name, place, -1e-6)) / 2e-6
+        assert gradient[place] == pytest.approx(expected, rel=2e-3, abs=1e-6), name
+
+
+def test_both_stride_placements_have_the_same_parameters():
+    for model in ("init", "final"):
+        assert parameter_shapes(model, Config(stride_on="3x3")) == parameter_shapes(model, Config())
+
+
+def test_a_cell_to_ignore_gets_no_gradient_and_valid_cells_are_averaged(rng):
+    config = Config(**SMALL)
+    args, aux = random_parameters("init", config, rng)
+    labels = np.full((1, 16), 255.0)
+    labels[0, [1, 5]] = 2
+    symbol = training_symbol("init", config, 1)
+    executor = bind(symbol, args, aux, data=rng.normal(0, 1, (1, 3, 32, 32)), softmax_label=labels)
+    probabilities = executor.forward(is_train=True)[0].asnumpy().reshape(4, 16)
+    executor.backward()
+    error = probabilities[:, [1, 5]] - np.eye(4)[2][:, None]
+    np.testing.assert_allclose(executor.grad_dict["score_bias"].asnumpy(), error.mean(1), atol=1e-6)
+
+
+def test_multipliers_of_the_final_model():
+    attributes = training_symbol("final", Config(), 16).attr_dict()
+
+    def multipliers(name):
+        found = attributes.get(name, {})
+        return float(found.get("__lr_mult__", 1)), float(found.get("__wd_mult__", 1))
+
+    assert multipliers("conv1_bias") == (2, 0)
+    assert multipliers("bn_conv1_beta") == multipliers("bn4f_branch2c_beta") == (2, 0)
+    assert multipliers("bn5a_branch1_g_beta") == (2, 0)
+    for name in ("conv1_weight", "bn_conv1_gamma", "res5c_branch2c_g_weight", "new_conv1_bias", "fc_weight", "fc_bias",
+                 "score_bias", "g_multi_fc1_weight", "g_multi_fc2_bias", "g_score_bias"):
+        assert multipliers(name) == (1, 1), name
+    assert "__lr_mult__" not in json.dumps(training_symbol("init", Config(), 16).attr_dict())
+
+
+def test_global_layers_start_from_the_layer_they_copy():
+    assert base_layer_name("res4a_branch2b_g_weight") == "res4a_branch2b_weight"
+    assert base_layer_name("bn5c_branch2a_g_moving_mean") == "bn5c_branch2a_moving_mean"
+    assert base_layer_name("bn2a_branch2a_gamma") == "bn2a_branch2a_gamma"
+    assert base_layer_name("g_multi_fc1_weight") == "g_multi_fc1_weight"
+
+
+@pytest.mark.parametrize("model", ["init", "final"])
+def test_folded_batch_norms_change_no_probability(model, rng):
+    config = Config(**SMALL)
+    args, aux = random_parameters(model, config, rng)
+    data = rng.normal(0, 1, (1, 3, 64, 72))
+    arrays = ({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
+    folded = {name: value.asnumpy() for name, value in fold_batch_norms(*arrays).items()}
+    symbol = inference_symbol(model, config, folded=True)
+    assert not symbol.list_auxiliary_states() and set(symbol.list_arguments()) == {"data", *folded}
+    found = bind(symbol, folded, {}, "null", data=data).forward(is_train=False)[0].asnumpy()
+    expected = reference.Network(args, aux, config.units).probabilities(data, model)
+    assert expected.std() > 0.03
+    np.testing.assert_allclose(found, expected, atol=2e-5)

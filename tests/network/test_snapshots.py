@@ -1,0 +1,161 @@
+import dataclasses
+import os
+
+import pytest
+
+from core.config import Config, make_config
+from core.errors import UserError
+from core.network.fcn import parameter_shapes, training_symbol
+from core.network.snapshots import load_snapshot, save_snapshot
+from core.paths import Layout
+from core.runtime.mxnet_backend import mx
+
+
+@pytest.fixture
+def layout(tiny):
+    return Layout(tiny)
+
+
+@pytest.fixture
+def parameters(tiny, rng):
+    return tuple({name: mx.nd.array(rng.normal(size=shape)) for name, shape in part.items()}
+                 for part in parameter_shapes("init", tiny))
+
+
+def save(layout, parameters, tiny, epoch=3):
+    return save_snapshot(layout, "init", epoch, tiny, training_symbol("init", tiny, 4), *parameters)
+
+
+def test_a_snapshot_comes_back_as_it_was(layout, parameters, tiny):
+    path = save(layout, parameters, tiny)
+    assert path.endswith(os.path.join("snapshots", "init_fcn_resnet50-3.params"))
+    assert os.path.exists(os.path.join(os.path.dirname(path), "init_fcn_resnet50-symbol.json"))
+    for saved, loaded in zip(parameters, load_snapshot(layout, "init", 3, tiny)[1]):
+        assert set(saved) == set(loaded)
+        assert all((saved[name] == loaded[name]).asnumpy().all() for name in saved)
+
+
+def test_epochs_are_not_padded_and_unfinished_files_do_not_count(layout, parameters, tiny):
+    for epoch in (10, 2):
+        save(layout, parameters, tiny, epoch)
+    for name in (".init_fcn_resnet50-11.params.77.tmp", "init_fcn_resnet50-0012.params", "final_fcn_resnet50-4.params",
+                 "init_fcn_resnet50-x.params"):
+        open(os.path.join(layout.snapshots, name), "w").close()
+    assert layout.epochs("init") == [2, 10]
+
+
+def test_fixed_upsampling_weights_of_a_published_snapshot_are_left_out(layout, parameters, tiny):
+    extra = dict(parameters[0], upsample_weight=mx.nd.ones((4, 1, 4, 4)))
+    save(layout, (extra, parameters[1]), tiny)
+    assert "upsample_weight" not in load_snapshot(layout, "init", 3, tiny)[1][0]
+
+
+def test_a_missing_parameter_is_named(layout, parameters, tiny):
+    for part, name in ((0, "res3a_branch2b_weight"), (1, "bn5a_branch1_moving_var")):
+        cut = [dict(values) for values in parameters]
+        del cut[part][name]
+        save(layout, cut, tiny)
+        with pytest.raises(UserError, match="lacks the parameter " + name):
+            load_snapshot(layout, "init", 3, tiny)
+
+
+def test_a_parameter_of_another_shape_is_named(layout, parameters, tiny):
+    save(layout, (dict(parameters[0], score_weight=mx.nd.ones((5, 8, 1, 1))), parameters[1]), tiny)
+    with pytest.raises(UserError, match=r"score_weight has shape \(5, 8, 1, 1\), the init model wants \(21, 8, 1, 1\)"):
+        load_snapshot(layout, "init", 3, tiny)
+
+
+def test_a_missing_snapshot_is_named_with_those_there(layout, parameters, tiny):
+    with pytest.raises(UserError, match="init_fcn_resnet50-4.params is missing; train it"):
+        load_snapshot(layout, "init", 4, tiny)
+    save(layout, parameters, tiny, 7)
+    with pytest.raises(UserError, match="epochs there: 7"):
+        load_snapshot(layout, "init", 4, tiny)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 1000, -1])
+def test_a_truncated_snapshot_is_named(layout, parameters, tiny, kept):
+    path = save(layout, parameters, tiny)
+    with open(path, "rb") as file:
+        content = file.read()
+    with open(path, "wb") as file:
+        file.write(content[:kept])
+    with pytest.raises(UserError, match="init_fcn_resnet50-3.params is damaged"):
+        load_snapshot(layout, "init", 3, tiny)
+
+
+def test_arrays_without_names_are_no_snapshot(layout, tiny):
+    os.makedirs(layout.snapshots)
+    mx.nd.save(layout.snapshot("init", 1), [mx.nd.ones((2, 2))])
+    with pytest.raises(UserError, match="without names"):
+        load_snapshot(layout, "init", 1, tiny)
+
+
+def test_a_save_that_fails_leaves_the_last_snapshot(layout, parameters, tiny, monkeypatch):
+    path = save(layout, parameters, tiny)
+    before = open(path, "rb").read()
+
+    def half(name, values):
+        with open(name, "wb") as file:
+            file.write(b"half")
+        raise mx.MXNetError("no space left on device")
+    monkeypatch.setattr(mx.nd, "save", half)
+    with pytest.raises(UserError, match="init_fcn_resnet50-3.params can't be written: no space left"):
+        save(layout, parameters, tiny)
+    assert open(path, "rb").read() == before
+    assert sorted(os.listdir(layout.snapshots)) == ["init_fcn_resnet50-3.params", "init_fcn_resnet50-symbol.json"]
+
+
+def published(tiny, **changes):
+    """Config of a user who gives no settings, in the folder of `tiny`."""
+    return make_config(root=tiny.root, **changes)
+
+
+def test_the_settings_of_the_network_travel_with_the_snapshot(layout, parameters, tiny):
+    trained = dataclasses.replace(tiny, stride_on="3x3", mean_rgb=(124.5, 116, 104), head_dilation=6)
+    save(layout, parameters, trained)
+    config = load_snapshot(layout, "init", 3, published(tiny))[0]
+    for name in ("width", "units", "stride_on", "mean_rgb", "head_dilation", "classes"):
+        assert getattr(config, name) == getattr(trained, name), name
+    assert config.crop_size == Config().crop_size  # of the training, not of the network
+
+
+@pytest.mark.parametrize("name, mine, message", [
+    ("stride_on", "1x1", "setting stride_on is 1x1, but .*-3.params was made with 3x3: use that, or leave"),
+    ("mean_rgb", (123.0, 117.0, 104.0),
+     r"mean_rgb is \[123.0, 117.0, 104.0\], but .* was made with \[124.5, 116.0, 104.0\]"),
+    ("head_dilation", 12, "head_dilation is 12, but"), ("classes", ("bk", "cat"), r"classes is \[bk, cat\], but")])
+def test_another_setting_given_by_the_user_is_refused(layout, parameters, tiny, name, mine, message):
+    trained = dataclasses.replace(tiny, stride_on="3x3", mean_rgb=(124.5, 116, 104), head_dilation=6)
+    save(layout, parameters, trained)
+    with pytest.raises(UserError, match=message):
+        load_snapshot(layout, "init", 3, published(tiny, **{name: mine}))
+    load_snapshot(layout, "init", 3, published(tiny, **{name: getattr(trained, name)}))
+
+
+def test_a_published_snapshot_is_used_with_the_settings_that_are_given(layout, parameters, tiny):
+    path = save(layout, parameters, tiny)
+    values = {name: value for name, value in mx.nd.load(path).items() if not name.startswith("settings:")}
+    mx.nd.save(path, values)
+    for stride_on in ("1x1", "3x3"):
+        config, (args, _) = load_snapshot(layout, "init", 3, dataclasses.replace(tiny, stride_on=stride_on))
+        assert config == dataclasses.replace(tiny, stride_on=stride_on) and "conv1_weight" in args
+
+
+def test_mxnet_reads_snapshots_without_minding_the_settings(layout, parameters, tiny):
+    path = save(layout, parameters, tiny)
+    os.rename(path, os.path.join(layout.snapshots, "mine-0003.params"))
+    args, aux = mx.model.load_params(os.path.join(layout.snapshots, "mine"), 3)
+    assert (set(args), set(aux)) == tuple(map(set, parameter_shapes("init", tiny)))
+
+
+@pytest.mark.parametrize("record, message", [
+    ("{", "is damaged: its record"), ("[]", "is damaged: its record"), ('{"widht": 4}', "no setting 'widht'"),
+    ('{"given": []}', "no setting 'given'"), ('{"width": "a"}', "params: setting width: 'a' is not a whole number"),
+    ('{"mean_rgb": [1]}', "params: setting mean_rgb has 1 values")])
+def test_a_damaged_record_is_named(layout, parameters, tiny, record, message):
+    path = save(layout, parameters, tiny)
+    values = {name: value for name, value in mx.nd.load(path).items() if not name.startswith("settings:")}
+    mx.nd.save(path, dict(values, **{"settings:" + record: mx.nd.zeros(1)}))
+    with pytest.raises(UserError, match=message):
+        load_snapshot(layout, "init", 3, published(tiny))

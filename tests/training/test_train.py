@@ -1,0 +1,190 @@
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+from test_network import random_parameters
+
+from core.config import Config
+from core.dataset.create import create_dataset
+from core.dataset.samples import Batch, BatchLoader, training_samples
+from core.errors import UserError
+from core.io.files import read_image, write_mask
+from core.io.logs import start_log
+from core.network.fcn import parameter_shapes
+from core.network.snapshots import load_snapshot
+from core.paths import Layout
+from core.runtime.mxnet_backend import mx, told_memory
+from core.training import train as training
+
+SMALL = {"width": 2, "units": (1, 1, 1, 1), "head_channels": 3, "head_dilation": 2, "global_channels": 5,
+         "dropout": 0.0, "classes": ("bk", "a", "b", "c"), "crop_size": 32, "batch_size": 4, "workers": 1}
+
+
+def arrays(values):
+    return {name: mx.nd.array(value) for name, value in values.items()}
+
+
+def batch_of(config, rng):
+    """A batch whose halves have as many valid cells."""
+    labels = rng.integers(0, 4, (4, 16)).astype(np.float32)
+    labels[:, 3] = 255
+    return Batch(["a", "b", "c", "d"], rng.normal(0, 1, (4, 3, 32, 32)).astype(np.float32), labels,
+                 rng.integers(0, 2, (4, 4, 1, 1)).astype(np.float32))
+
+
+def step(config, model, parameters, batch, devices, steps=1):
+    """Parameters after training steps on one batch, as numpy arrays."""
+    config = dataclasses.replace(config, init_epoch_size=steps, final_epoch_size=steps)
+    trainer = training._Trainer(config, model, devices, tuple(map(arrays, parameters)), 0)
+    trainer.train_epoch(1, iter([batch] * steps))
+    return {name: value.asnumpy() for part in trainer.parameters() for name, value in part.items()}
+
+
+@pytest.mark.parametrize("model", ["init", "final"])
+def test_one_and_two_devices_make_the_same_step(model, rng):
+    config = Config(learning_rate=0.05, **SMALL)
+    parameters, batch = random_parameters(model, config, rng), batch_of(config, rng)
+    one = step(config, model, parameters, batch, [mx.cpu()])
+    two = step(config, model, parameters, batch, [mx.cpu(0), mx.cpu(1)])
+    for name in one:
+        np.testing.assert_allclose(one[name], two[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("model", ["init", "final"])
+def test_steps_are_those_of_sgd_with_momentum_decay_and_multipliers(model, rng):
+    """Against v = 0.9 v - lr (g + wd w), w = w + v written out here, with gradients of the training symbol."""
+    config = Config(learning_rate=0.02, weight_decay=0.3, **SMALL)
+    parameters, batch = random_parameters(model, config, rng), batch_of(config, rng)
+    found = step(config, model, parameters, batch, [mx.cpu()], steps=2)
+
+    symbol = training.training_symbol(model, config, 4)
+    inputs, labels = training._input_shapes(config, model, 4)
+    executor = symbol.simple_bind(mx.cpu(), **dict(inputs + labels))
+    executor.copy_params_from(*map(arrays, parameters))
+    feed = {"data": batch.data, "softmax_label": batch.labels}
+    if model == "final":
+        feed["g_logistic_label"] = batch.image_labels
+    values = {name: value.astype(np.float64) for name, value in parameters[0].items()}
+    speeds = {name: 0.0 for name in values}
+    for _ in range(2):
+        executor.copy_params_from(arrays(values))
+        executor.forward(is_train=True, **arrays(feed))
+        executor.backward()
+        for name in values:
+            shift = model == "final" and name.endswith(("beta", "conv1_bias")) and not name.startswith("new")
+            rate = 0.02 * (2 if shift else 1)
+            decay = 0.3 if name.endswith(("weight", "gamma")) else 0
+            speeds[name] = 0.9 * speeds[name] - rate * (executor.grad_dict[name].asnumpy() + decay * values[name])
+            values[name] = values[name] + speeds[name]
+    for name in values:
+        np.testing.assert_allclose(found[name], values[name], rtol=1e-3, atol=1e-5, err_msg=name)
+    for name, value in parameters[1].items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-6, err_msg="stored statistics must stay")
+
+
+def test_polynomial_decay_ends_at_zero_and_goes_on_where_it_was(rng):
+    config = Config(learning_rate=1.0, learning_rate_decay="poly", max_epoch=3, init_epoch_size=5, **SMALL)
+    parameters = tuple(map(arrays, random_parameters("init", config, rng)))
+    scheduler = training._Trainer(config, "init", [mx.cpu()], parameters, 0)._module._optimizer.lr_scheduler
+    assert scheduler(1) == pytest.approx(0.9 ** 0.9) and scheduler(10) == 0
+    late = training._Trainer(config, "init", [mx.cpu()], parameters, 1)._module._optimizer
+    assert late.begin_num_update == 5
+
+
+@pytest.fixture
+def prepared(sample, tiny):
+    create_dataset(tiny, 1)
+    return tiny
+
+
+def test_from_scratch_the_batch_norms_store_the_statistics_of_a_batch(prepared):
+    loader = BatchLoader(training_samples("init", Layout(prepared), prepared), prepared)
+    args, aux = training._from_scratch(prepared, "init", mx.cpu(), loader)
+    assert (set(args), set(aux)) == tuple(map(set, parameter_shapes("init", prepared)))
+    assert np.abs(aux["bn_conv1_moving_mean"].asnumpy()).max() > 1
+    batches = loader.batches(0)
+    data = mx.nd.array(next(batches).data)
+    batches.close()
+    symbol = training.training_symbol("init", prepared, 4).get_internals()["bn3a_branch2a_output"]
+    executor = symbol.simple_bind(mx.cpu(), data=data.shape, grad_req="null")
+    executor.copy_params_from(args, aux, allow_extra_params=True)
+    normal = executor.forward(is_train=False, data=data)[0].asnumpy()
+    np.testing.assert_allclose(normal.mean((0, 2, 3)), 0, atol=0.02)
+    np.testing.assert_allclose(normal.std((0, 2, 3)), 1, atol=0.02)
+
+
+def test_a_base_model_fills_the_stages_and_their_global_copies(tiny, rng, tmp_path):
+    args, aux = random_parameters("init", tiny, rng)
+    head = {name for name in args if name.startswith(("new_", "fc_", "score_"))}
+    base = {"arg:" + name: mx.nd.array(value) for name, value in args.items() if name not in head}
+    base.update(("aux:" + name, mx.nd.array(value)) for name, value in aux.items())
+    path = str(tmp_path / "resnet50.params")
+    mx.nd.save(path, base)
+    _, (found, states) = training._from_base_model(tiny, "final", path)
+    np.testing.assert_allclose(found["res4a_branch2b_g_weight"].asnumpy(), args["res4a_branch2b_weight"], rtol=1e-6)
+    np.testing.assert_allclose(found["res2a_branch1_weight"].asnumpy(), args["res2a_branch1_weight"], rtol=1e-6)
+    np.testing.assert_allclose(states["bn5a_branch1_g_moving_var"].asnumpy(), aux["bn5a_branch1_moving_var"], rtol=1e-6)
+    for name in ("new_conv1_weight", "g_multi_fc1_weight"):
+        assert found[name].asnumpy().std() == pytest.approx(0.01, rel=0.3)
+    assert not found["score_bias"].asnumpy().any()
+
+    del base["arg:res4a_branch2b_weight"]
+    mx.nd.save(path, base)
+    with pytest.raises(UserError, match="resnet50.params lacks the parameter res4a_branch2b_weight"):
+        training._from_base_model(tiny, "final", path)
+    base["arg:res4a_branch2b_weight"] = mx.nd.ones((1, 2, 3, 3))
+    mx.nd.save(path, base)
+    with pytest.raises(UserError, match=r"res4a_branch2b_weight has shape \(1, 2, 3, 3\)"):
+        training._from_base_model(tiny, "final", path)
+
+
+def test_the_same_seed_gives_the_same_snapshots_and_another_one_others(prepared):
+    config = dataclasses.replace(prepared, dropout=0.5, max_epoch=2)
+
+    def run(seed, workers):
+        changed = dataclasses.replace(config, seed=seed, workers=workers)
+        training.train(changed, "init", [mx.cpu()])
+        return load_snapshot(Layout(config), "init", 1, config)[1][0]["fc_weight"].asnumpy()
+    first = run(1, 1)
+    assert (run(1, 3) == first).all()
+    assert not (run(2, 1) == first).all()
+
+
+def test_the_log_tells_loss_accuracy_label_loss_and_speed(prepared):
+    layout = Layout(prepared)
+    for name in layout and open(layout.train_list).read().split():
+        image = read_image("%s/%s.jpg" % (layout.train_images, name))
+        write_mask("%s/%s.png" % (layout.train_masks, name), np.zeros(image.shape[:2], np.uint8))
+    start_log(layout.log("train_final_model"), prepared)
+    training.train(prepared, "final", [mx.cpu(0), mx.cpu(1)])
+    text = open(layout.log("train_final_model")).read()
+    last = re.findall(r"\[epoch: 2\] \[batch: 3/3\] \[loss: ([0-9.]+)\] \[accuracy: ([0-9.]+)\] \[label loss: ([0-9.]+)\] "
+                      r"\[images/s: ([0-9.]+)\] \[waiting for data: ([0-9.]+) %\]", text)
+    assert len(last) == 1
+    assert float(last[0][1]) == 1.0  # all is background
+    assert layout.epochs("final") == [1, 2]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_images(prepared):
+    with pytest.raises(UserError, match=r"not finite in epoch \d+, batch \d+: .*\d+_000000"):
+        training.train(dataclasses.replace(prepared, learning_rate=1e30), "init", [mx.cpu()])
+
+
+def test_a_batch_that_can_not_be_shared_evenly_is_refused(prepared):
+    with pytest.raises(UserError, match="4 images can't be shared evenly by 3 devices"):
+        training.train(prepared, "init", [mx.cpu(index) for index in range(3)])
+
+
+@pytest.mark.parametrize("text", ["Failed to allocate CPU Memory", "cudaMalloc retry failed: out of memory"])
+def test_memory_that_runs_out_is_told_in_one_line(text):
+    with pytest.raises(UserError, match="lower --batch-size or --crop-size"), told_memory("lower --batch-size or --crop-size"):
+        raise mx.MXNetError("Traceback (most recent call last): %s" % text)
+    with pytest.raises(mx.MXNetError), told_memory("lower --batch-size or --crop-size"):
+        raise mx.MXNetError("another error")
+
+
+def test_a_network_that_no_memory_holds_is_told_in_one_line():
+    network = mx.sym.exp(mx.sym.Variable("data"))
+    with pytest.raises(UserError, match="lower --batch-size or --crop-size"), told_memory("lower --batch-size or --crop-size"):
+        network.simple_bind(mx.cpu(), data=(1 << 15, 1 << 15, 1 << 15))  # 128 TiB
