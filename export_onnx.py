@@ -26,13 +26,13 @@ def main():
     start_log(layout.log("export_onnx"), config)
 
     from core.evaluation.evaluate import find_epoch
-    from core.inference.media import read_any_image
     from core.inference.onnx_export import agreement, export, open_session
     from core.inference.segmenter import Segmenter
+    from core.io.images import read_image
     from core.network.snapshots import load_snapshot
     from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
     epoch = find_epoch(config, args.model, args.epoch)
-    pictures = {path: read_any_image(path) for path in args.check}  # what is wrong with them is told before the work
+    pictures = {path: read_image(path) for path in args.check}  # what is wrong with them is told before the work
     export(config, args.model, epoch, args.output)
     if pictures:
         session = open_session(args.output)

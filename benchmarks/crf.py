@@ -10,7 +10,7 @@ from measure import alternate, draw, draw_scores, make_parser
 from core.classes import BACKGROUND, IGNORE_LABEL
 from core.config import Config
 from core.inference.crf import refine
-from core.io.files import read_image, read_mask
+from core.io.images import read_image, read_mask
 from core.runtime.parallel import process_pool
 
 

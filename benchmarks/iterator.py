@@ -10,7 +10,7 @@ from PIL import Image
 
 from core.config import Config
 from core.dataset.samples import BatchLoader, Sample
-from core.io.files import write_image, write_mask
+from core.io.images import write_image, write_mask
 from core.runtime.hardware import available_cpus
 
 

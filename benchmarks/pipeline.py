@@ -16,7 +16,8 @@ from core.cli import positive
 from core.config import Config
 from core.evaluation.metrics import confusion_matrix
 from core.inference.postprocess import EvaluationOptions, compare, estimate, scores_path
-from core.io.files import read_array, read_image, read_mask, write_array, write_image, write_mask
+from core.io.files import read_array, write_array
+from core.io.images import read_image, read_mask, write_image, write_mask
 from core.paths import image_path, mask_path, stems
 from core.runtime.parallel import ordered_map, process_pool
 

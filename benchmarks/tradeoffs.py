@@ -21,7 +21,8 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from sample_runs import Runs, at_once, runs_parser
 
 from core.cli import non_negative, parse_config, run
-from core.io.files import read_list, read_mask, write_bytes
+from core.io.files import read_list, write_bytes
+from core.io.images import read_mask
 from core.paths import mask_path, stems, web_class
 
 FILTERS = {"all": "all images", "filtered": "noise filter", "right": "right images only"}

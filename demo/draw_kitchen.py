@@ -17,7 +17,8 @@ from make_sample import box, checks, disc, rings, stripes, voc_picture, web_pict
 
 from core.classes import BACKGROUND, IGNORE_LABEL  # noqa: E402
 from core.cli import positive, run  # noqa: E402
-from core.io.files import write_image, write_lines, write_mask  # noqa: E402
+from core.io.files import write_lines  # noqa: E402
+from core.io.images import write_image, write_mask  # noqa: E402
 
 CLASSES = ("background", "mug", "spoon", "key")
 FIGURES = {

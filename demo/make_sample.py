@@ -16,7 +16,8 @@ import scipy.io
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from core.classes import IGNORE_LABEL, VOC_CLASSES  # noqa: E402
 from core.cli import make_parser, non_negative, parse_config, run  # noqa: E402
-from core.io.files import replacing, write_image, write_lines, write_mask  # noqa: E402
+from core.io.files import replacing, write_lines  # noqa: E402
+from core.io.images import write_image, write_mask  # noqa: E402
 
 WEB_SIZES = ((128, 96), (136, 104), (120, 120), (104, 128))  # (width, height) in pixels
 NOISE = 0.05  # share of the web images that show any class, as results of a search do

@@ -8,7 +8,8 @@ from core.cli import make_parser, parse_config, run  # noqa: E402
 from core.errors import UserError  # noqa: E402
 from core.evaluation.results import ResultFolder  # noqa: E402
 from core.io.drawing import colour_mask, side_by_side  # noqa: E402
-from core.io.files import read_image, read_list, read_mask, write_image  # noqa: E402
+from core.io.files import read_list  # noqa: E402
+from core.io.images import read_image, read_mask, write_image  # noqa: E402
 from core.paths import Layout, image_path, mask_path  # noqa: E402
 
 ROWS = (("init", "init", 1, False), ("final", "final", 1, False), ("final + ms", "final", 3, False),

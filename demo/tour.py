@@ -2,7 +2,6 @@
 import contextlib
 import csv
 import io
-import os
 
 import cv2
 import numpy as np
@@ -16,7 +15,8 @@ from core.evaluation.report import find_source
 from core.evaluation.results import ResultFolder
 from core.inference.segmenter import Segmenter
 from core.io.drawing import side_by_side
-from core.io.files import encode_image, read_image, read_mask, read_text
+from core.io.files import read_text
+from core.io.images import encode_image, read_image, read_mask
 from core.network.snapshots import load_snapshot
 from core.paths import Layout, image_path, mask_path
 from core.runtime.mxnet_backend import resolve_devices

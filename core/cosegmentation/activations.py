@@ -7,11 +7,12 @@ import os
 
 import numpy as np
 
-from core.cosegmentation.superpixels import resized
 from core.errors import UserError
 from core.inference.segmenter import Network, prepare
-from core.io.files import read_image, write_array
+from core.io.files import write_array
+from core.io.images import read_image
 from core.io.logs import logger, progress
+from core.io.resize import resize_longest_side
 from core.network.fcn import backbone_symbol, fold_batch_norms
 from core.network.snapshots import adopt_recorded, read_parameters
 from core.paths import image_path, stems
@@ -47,7 +48,7 @@ def cache_activations(backbone, names, images, folder):
     logger.info("activations of %s for %d images", path, len(rest))
     for name in progress(rest, len(rest), "activations"):
         try:
-            image = resized(read_image(image_path(images, name)), config.web_side)
+            image = resize_longest_side(read_image(image_path(images, name)), config.web_side, smallest=8)
         except UserError:
             continue  # the analysis of the image tells why
         maps = network.forward(prepare(image, image.shape[:2], config.mean_rgb)).asnumpy()[0]

@@ -8,7 +8,7 @@ import numpy as np
 from core.classes import IGNORE_LABEL
 from core.errors import UserError
 from core.io.drawing import write_title
-from core.io.files import read_image, read_mask, write_image
+from core.io.images import read_image, read_mask, write_image
 from core.paths import image_path, mask_path
 
 _SIDE, _COLUMNS, _GAP, _HEADER = 120, 10, 4, 20

@@ -38,18 +38,17 @@ from core.cosegmentation.superpixels import Regions
 from core.errors import UserError
 from core.io.files import (
     list_folder,
-    locked,
     read_array,
     read_bytes,
-    read_image,
     read_json,
     remove,
     write_array,
     write_bytes,
     write_lines,
-    write_mask,
     write_text,
 )
+from core.io.images import read_image, write_mask
+from core.io.locks import locked
 from core.io.logs import logger, progress
 from core.paths import Layout, folder_lock, image_path, mask_path, stems, web_class
 from core.runtime.crew import hire

@@ -6,7 +6,8 @@ import numpy as np
 
 from core.classes import IGNORE_LABEL
 from core.errors import UserError
-from core.io.files import read_list, read_mask
+from core.io.files import read_list
+from core.io.images import read_mask
 from core.io.logs import logger
 from core.paths import Layout, mask_path, stems, web_class
 

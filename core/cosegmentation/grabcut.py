@@ -6,7 +6,7 @@ Jaccard index is about 3 points above that of cuts of the image itself.
 import cv2
 import numpy as np
 
-from core.cosegmentation.superpixels import resized
+from core.io.resize import resize_longest_side
 
 _ITERATIONS = 3
 _BOX_ITERATIONS = 5
@@ -28,7 +28,7 @@ def views(image, count=len(_VIEWS)):
     """
     found = []
     for side, chroma in _VIEWS[:count]:
-        small = resized(image, min(side, max(image.shape[:2])))
+        small = resize_longest_side(image, min(side, max(image.shape[:2])), smallest=8)
         flat = cv2.pyrMeanShiftFiltering(small, _REACH, _COLOUR_REACH)
         lab = cv2.cvtColor(flat.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) * (2.55, chroma, chroma) + (0, 128, 128)
         found.append(np.clip(lab, 0, 255).astype(np.uint8))

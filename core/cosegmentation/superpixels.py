@@ -3,6 +3,8 @@ import cv2
 import numpy as np
 import scipy.sparse
 
+from core.io.resize import resize_longest_side
+
 _COMPACTNESS = 15.0  # SLIC's ruler: Lab distance that weighs as much as one superpixel's side
 _ITERATIONS = 6
 _SMALLEST = 25  # superpixels below this percentage of the mean area join a neighbour
@@ -36,7 +38,7 @@ class Regions:
             side: longest side of the working image, pixels; a smaller image stays as it is.
             regions: superpixels to aim at; fewer where they would have less than 60 pixels.
         """
-        self.image = resized(image, min(side, max(image.shape[:2])))
+        self.image = resize_longest_side(image, min(side, max(image.shape[:2])), smallest=8)
         height, width = self.image.shape[:2]
         regions = max(1, min(regions, height * width // _FEWEST_PIXELS))
         self.lab = cv2.cvtColor(self.image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
@@ -85,14 +87,6 @@ class Regions:
         strength = scipy.sparse.coo_matrix((edge[cross], pairs), shape).toarray()
         self.boundary = length + length.T
         self.edge = np.divide(strength + strength.T, self.boundary, out=np.zeros(shape), where=self.boundary > 0)
-
-
-def resized(image, side):
-    """The image, (h, w, 3) uint8, scaled to a longest side of `side` pixels."""
-    height, width = image.shape[:2]
-    scale = side / max(height, width)
-    size = (max(8, round(width * scale)), max(8, round(height * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
 def colour_histograms(regions):

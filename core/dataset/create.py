@@ -16,21 +16,10 @@ from core.classes import BACKGROUND, IGNORE_LABEL
 from core.dataset.own_images import Source, own_sources
 from core.dataset.sbd_masks import read_sbd_mask
 from core.errors import UserError
-from core.inference.media import shrink
-from core.io.files import (
-    encode_image,
-    encode_mask,
-    read_bytes,
-    read_image,
-    read_list,
-    read_mask,
-    remove,
-    replacing,
-    write_bytes,
-    write_lines,
-    write_text,
-)
+from core.io.files import read_bytes, read_list, remove, replacing, write_bytes, write_lines, write_text
+from core.io.images import encode_image, encode_mask, read_image, read_mask
 from core.io.logs import logger, progress
+from core.io.resize import shrink
 from core.paths import Layout, check_pairs, image_path, mask_path, stems, web_class
 from core.runtime.parallel import ordered_map, process_pool
 

@@ -11,8 +11,8 @@ import re
 
 from core.classes import BACKGROUND
 from core.errors import UserError
-from core.inference.media import PLAIN_PICTURES
 from core.io.files import list_folder, read_bytes, read_json, read_text, walk
+from core.io.images import PLAIN_PICTURES
 from core.io.logs import logger
 
 OwnImages = collections.namedtuple("OwnImages", "train_images train_labels val_images val_masks max_side",

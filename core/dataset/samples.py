@@ -13,7 +13,8 @@ import numpy as np
 from core.classes import IGNORE_LABEL
 from core.config import STRIDE
 from core.errors import UserError
-from core.io.files import read_image, read_json, read_list, read_mask, read_note
+from core.io.files import read_json, read_list, read_note
+from core.io.images import read_image, read_mask
 from core.io.logs import logger
 from core.paths import check_pairs, image_path, mask_path, web_class
 from core.runtime.hardware import available_cpus

@@ -9,7 +9,8 @@ import zlib
 import numpy as np
 
 from core.errors import UserError
-from core.io.files import check_mask, read_bytes
+from core.io.files import read_bytes
+from core.io.images import check_mask
 
 _HEADER = 128  # bytes; the last two tell the byte order
 _BYTE_ORDERS = {b"IM": "<", b"MI": ">"}

@@ -15,7 +15,9 @@ from core.evaluation.report import Example, best_and_worst, write_report
 from core.evaluation.results import ResultFolder, identity, report
 from core.inference.postprocess import EvaluationOptions, compare, masks_folder, predict, scores_path, scoring_settings
 from core.inference.segmenter import Segmenter, scored_images
-from core.io.files import cached_digest, locked, read_json, read_list, read_mask, write_json
+from core.io.files import cached_digest, read_json, read_list, write_json
+from core.io.images import read_mask
+from core.io.locks import locked
 from core.io.logs import logger, progress, versions
 from core.network.snapshots import load_identified
 from core.paths import Layout, check_no_true_mask, check_pairs, image_path, mask_path

@@ -9,7 +9,8 @@ from PIL import Image
 
 from core.classes import VOC_CLASSES, voc_palette
 from core.errors import UserError
-from core.io.files import read_bytes, read_image, read_mask, replacing
+from core.io.files import read_bytes, replacing
+from core.io.images import read_image, read_mask
 from core.io.logs import logger, progress
 from core.paths import image_path, mask_path
 

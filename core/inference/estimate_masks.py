@@ -9,7 +9,9 @@ from core.dataset.samples import read_labels
 from core.errors import UserError
 from core.inference.postprocess import estimate, shown_labels
 from core.inference.segmenter import Segmenter, scored_images
-from core.io.files import cached_digest, locked, read_list, read_mask, read_note, remove, settle_note, write_json
+from core.io.files import cached_digest, read_list, read_note, remove, settle_note, write_json
+from core.io.images import read_mask
+from core.io.locks import locked
 from core.io.logs import logger, progress
 from core.network.snapshots import load_identified
 from core.paths import Layout, check_no_true_mask, check_pairs, folder_lock, image_path, mask_path, stems

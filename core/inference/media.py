@@ -7,13 +7,12 @@ import os
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: a damaged file is told in one line of ours
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
-from PIL import Image, ImageOps  # noqa: E402
 
 from core.errors import UserError  # noqa: E402
-from core.io.files import read_image, remove, replacing, walk  # noqa: E402
+from core.io.files import remove, replacing, walk  # noqa: E402
+from core.io.images import PICTURES, read_image  # noqa: E402
+from core.io.resize import shrink  # noqa: E402
 
-PLAIN_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
-PICTURES = PLAIN_PICTURES + (".gif",)  # which `files.read_image` does not read
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 _USUAL_RATE = 25.0  # frames a second of a video that does not tell
 _MOST_TICKS = 65535  # a second, of MPEG-4: the numerator of a rate that is written as a decimal fraction
@@ -64,24 +63,6 @@ def is_video(path):
     return os.path.splitext(path)[1].lower() in VIDEOS
 
 
-def read_any_image(path):
-    """Decode a picture as `files.read_image` does, or as Pillow does where OpenCV does not know its format (GIF).
-
-    Returns:
-        (h, w, 3) uint8 RGB; the first picture of a file that holds several.
-
-    Raises:
-        UserError: as `files.read_image`.
-    """
-    try:
-        return read_image(path)
-    except UserError:
-        with contextlib.suppress(Exception):  # Pillow's decoders raise nearly anything
-            with Image.open(path) as image:
-                return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-        raise
-
-
 def read_picture(path, max_side):
     """Decode a picture and scale it down until its longer side has at most `max_side` pixels.
 
@@ -89,20 +70,10 @@ def read_picture(path, max_side):
         ((h, w, 3) uint8 RGB, (h, w) of the picture itself).
 
     Raises:
-        UserError: as `files.read_image`.
+        UserError: as `images.read_image`.
     """
-    image = read_any_image(path)
+    image = read_image(path)
     return shrink(image, max_side), image.shape[:2]
-
-
-def shrink(image, max_side, interpolation=cv2.INTER_AREA):
-    """The image, or mask, scaled down where its longer side has more than `max_side` pixels."""
-    height, width = image.shape[:2]
-    scale = max_side / max(height, width)
-    if scale >= 1:
-        return image
-    return cv2.resize(image, (max(1, round(width * scale)), max(1, round(height * scale))),
-                      interpolation=interpolation)
 
 
 class Video:

@@ -9,9 +9,9 @@ from core.classes import BACKGROUND, IGNORE_LABEL
 from core.config import network_settings
 from core.evaluation.metrics import confusion_matrix
 from core.inference.crf import SMALLEST_SCORE, refine
-from core.inference.media import read_any_image
 from core.io.drawing import overlay
-from core.io.files import read_mask, write_array, write_image, write_mask
+from core.io.files import write_array
+from core.io.images import read_image, read_mask, write_image, write_mask
 from core.paths import mask_path
 
 LONGEST_JPEG = 65500  # pixels of a side that OpenCV's encoder takes
@@ -134,7 +134,7 @@ def segment(scored, config, options):
         mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
     write_mask(mask_path(masks_folder(options.output), name), mask)
     if path is not None:
-        image = scored.image if scored.image.shape[:2] == size else read_any_image(path)
+        image = scored.image if scored.image.shape[:2] == size else read_image(path)
         write_image(overlay_path(options.output, name, size), overlay(image, mask))
     indices, pixels = np.unique(mask, return_counts=True)
     return {int(index): count / mask.size for index, count in zip(indices, pixels.tolist())}, mask

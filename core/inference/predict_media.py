@@ -7,7 +7,7 @@ import os
 from core.classes import BACKGROUND
 from core.errors import UserError
 from core.evaluation.results import Journal
-from core.inference.media import Video, is_video, read_picture, shown, shrink, video_writer
+from core.inference.media import Video, is_video, read_picture, shown, video_writer
 from core.inference.postprocess import (
     LONGEST_JPEG,
     Picture,
@@ -19,8 +19,10 @@ from core.inference.postprocess import (
 )
 from core.inference.segmenter import Segmenter, score_pairs
 from core.io.drawing import overlay
-from core.io.files import locked, write_json
+from core.io.files import write_json
+from core.io.locks import locked
 from core.io.logs import logger, progress, versions
+from core.io.resize import shrink
 from core.network.snapshots import load_identified
 from core.paths import Layout, check_no_true_mask, mask_path
 from core.runtime.parallel import ordered_map, process_pool

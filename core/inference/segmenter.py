@@ -10,7 +10,7 @@ from core.dataset.samples import subtract_mean
 from core.errors import UserError
 from core.inference.postprocess import Scored
 from core.inference.upsampling import combine_scales
-from core.io.files import read_image
+from core.io.images import read_image
 from core.network.fcn import branches_symbol, fold_batch_norms, inference_symbol
 from core.paths import image_path
 from core.runtime.hardware import free_memory

@@ -1,31 +1,15 @@
 """Reading with clear errors, and writing that appears whole or not at all."""
 import contextlib
-import errno
-import fcntl
 import functools
 import hashlib
 import io
 import json
 import os
-import socket
-import struct
-import warnings
 
-import cv2
 import numpy as np
 import yaml
-from PIL import Image, UnidentifiedImageError
 
-from core.classes import IGNORE_LABEL, voc_palette
 from core.errors import UserError
-from core.io.logs import logger
-
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a mask of 100 megapixels is no attack
-
-_PALETTE = voc_palette().ravel().tolist()
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-_PNG_PIXELS_PER_BYTE = 8 * 1032  # deflate's best ratio, with pixels of one bit
-_GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow spreads the levels of PNGs of 2 and 4 bits over 0..255
 
 
 @contextlib.contextmanager
@@ -46,46 +30,6 @@ def replacing(path):
     finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)
-
-
-@contextlib.contextmanager
-def locked(path, work, wait=False):
-    """Hold the lock file `path` through the block; the system frees it when this process ends, however it ends.
-
-    Args:
-        work: what only one process may do at a time, for messages.
-        wait: wait for the other process, which is logged, instead of refusing.
-
-    Raises:
-        UserError: another process holds the lock and `wait` is not set, or the folder can't be written to.
-    """
-    folder = os.path.dirname(os.path.abspath(path))
-    try:
-        os.makedirs(folder, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # whatever the lock file allows
-        file = open(path, "a+", encoding="utf-8")
-    except OSError as error:
-        raise UserError("%s can't be written: %s" % (path, error.strerror)) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            if not wait:
-                raise UserError("%s is under way in %s: wait for it, or end it first" % (work, holder)) from None
-            logger.info("%s is under way in %s: waiting for it", work, holder)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
-                raise UserError("%s can't be locked: %s" % (path, error.strerror)) from error
-            logger.warning("%s can't be locked here (%s): see that no other process does the same", path,
-                           error.strerror)
-        with contextlib.suppress(OSError):  # a full disk takes no note, and the lock holds all the same
-            file.truncate(0)
-            os.write(file.fileno(), ("process %d on %s" % (os.getpid(), socket.gethostname())).encode("utf-8"))
-        yield
 
 
 def write_bytes(path, content):
@@ -115,38 +59,6 @@ def write_array(path, array):
     np.save(buffer, array, allow_pickle=False)
     # Not getbuffer: kept by an error, as of a full disk, it crashes the collector of Python < 3.13 (gh-111049).
     write_bytes(path, buffer.getvalue())
-
-
-def encode_image(image, ending, quality=95):
-    """(h, w, 3) uint8 RGB as the content of a .png or, with the given quality, .jpg file."""
-    flags = [cv2.IMWRITE_JPEG_QUALITY, quality] if ending == ".jpg" else []
-    good, content = cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)
-    if not good:
-        raise UserError("a picture of %d x %d pixels can't be encoded as %s" % (*image.shape[1::-1], ending))
-    return content.tobytes()
-
-
-def write_image(path, image, quality=95):
-    """Write (h, w, 3) uint8 RGB as PNG or, where the name ends in .jpg, as JPEG of the given quality."""
-    write_bytes(path, encode_image(image, os.path.splitext(path)[1], quality))
-
-
-def encode_mask(mask):
-    """(h, w) uint8 class indices, 255 = ignore, as the content of a PNG with the VOC palette."""
-    image = Image.fromarray(np.ascontiguousarray(mask, np.uint8))
-    image.putpalette(_PALETTE)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_mask(path, mask):
-    """Write class indices as a PNG with the VOC palette.
-
-    Args:
-        mask: (h, w) uint8 class indices, 255 = ignore.
-    """
-    write_bytes(path, encode_mask(mask))
 
 
 def remove(path, missing_ok=False):
@@ -368,76 +280,3 @@ def read_yaml(path):
     except Exception as error:  # tags on the wrong kind of text, as in !!bool x, raise nearly anything
         raise UserError("%s is not valid YAML: %s" % (path, " ".join(str(error).split()) or type(error).__name__)
                         ) from error
-
-
-def read_image(path):
-    """Decode a picture, turned as its EXIF orientation says.
-
-    Returns:
-        (h, w, 3) uint8, RGB.
-
-    Raises:
-        UserError: the file is missing, damaged, truncated, or no picture.
-    """
-    content = read_bytes(path)
-    if content.startswith(_PNG_START) and len(content) >= 24:
-        width, height = struct.unpack(">II", content[16:24])
-        if width * height > _PNG_PIXELS_PER_BYTE * len(content):  # OpenCV would fill gigabytes before it finds out
-            raise UserError("%s is damaged: %d x %d pixels can't come out of %d bytes"
-                            % (path, width, height, len(content)))
-    try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB) if content else None
-    except cv2.error as error:
-        raise UserError("%s can't be decoded: %s" % (path, error.err)) from error
-    if image is None:
-        raise UserError("%s can't be decoded: the file is damaged, truncated, or no picture of a format that is known "
-                        "here" % path)
-    return image
-
-
-def read_mask(path, num_classes, size=None):
-    """Read class indices from a palette or greyscale PNG.
-
-    Args:
-        num_classes: indices 0..num_classes-1 and 255 are allowed.
-        size: (h, w) that the mask must have, or None.
-
-    Returns:
-        (h, w) uint8.
-
-    Raises:
-        UserError: the file is missing or damaged, is a colour picture, has another size, or a label out of range.
-    """
-    content = read_bytes(path)
-    try:
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:  # Pillow hands some formats to other programs
-            mode = image.mode
-            raw_mode = image.tile[0][3] if image.tile else mode
-            mask = np.array(image) if mode in ("P", "L") else None
-    except UnidentifiedImageError as error:  # its own text tells of a BytesIO
-        raise UserError("%s can't be decoded: the file is damaged, or no PNG" % path) from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError("%s can't be decoded: %s" % (path, error)) from error
-    if mask is None:
-        raise UserError("%s is a picture of mode %s; a mask is a palette or 8-bit greyscale PNG of class indices"
-                        % (path, mode))
-    mask //= _GREY_STEPS.get(raw_mode, 1)
-    check_mask(path, mask, num_classes, size)
-    return mask
-
-
-def check_mask(path, mask, num_classes, size=None):
-    """Raise UserError, naming `path`, if a mask has another size than (h, w) or a label out of range.
-
-    Args:
-        mask: (h, w) array of integers; 0..num_classes-1 and 255 are in range.
-    """
-    if size is not None and mask.shape != tuple(size):
-        raise UserError("%s is %d x %d pixels, its image %d x %d%s: a mask has its image's size"
-                        % (path, mask.shape[1], mask.shape[0], size[1], size[0],
-                           ", turned as its EXIF orientation says, if it has one" * (mask.shape == tuple(size)[::-1])))
-    wrong = (mask < 0) | (mask >= num_classes) & (mask != IGNORE_LABEL)
-    if wrong.any():
-        y, x = np.argwhere(wrong)[0]
-        raise UserError("%s has label %d at x=%d, y=%d; labels are 0..%d, and 255 for pixels to ignore"
-                        % (path, mask[y, x], x, y, num_classes - 1))

@@ -11,7 +11,7 @@ from core.classes import IGNORE_LABEL
 from core.config import STRIDE
 from core.dataset.samples import BatchLoader, training_samples
 from core.errors import UserError
-from core.io.files import locked
+from core.io.locks import locked
 from core.io.logs import logger, progress
 from core.network.fcn import base_layer_name, is_base_parameter, parameter_shapes, training_symbol
 from core.network.snapshots import adopt_recorded, load_snapshot, read_parameters

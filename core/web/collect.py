@@ -20,7 +20,9 @@ from PIL import Image, ImageOps
 
 from core.classes import BACKGROUND
 from core.errors import UserError
-from core.io.files import encode_image, locked, read_bytes, read_image, read_list, write_bytes, write_lines
+from core.io.files import read_bytes, read_list, write_bytes, write_lines
+from core.io.images import encode_image, read_image
+from core.io.locks import locked
 from core.io.logs import logger, progress
 from core.paths import Layout, folder_lock, image_path, stems
 from core.runtime.parallel import ordered_map

@@ -27,7 +27,9 @@ from core.cosegmentation.region_features import region_cues
 from core.cosegmentation.saliency import ColourGraph, boundary_connectivity, geodesic_saliency, manifold_ranking
 from core.cosegmentation.superpixels import Regions
 from core.errors import UserError
-from core.io.files import locked, read_bytes, read_lines, read_mask, write_bytes, write_image, write_lines, write_mask
+from core.io.files import read_bytes, read_lines, write_bytes, write_lines
+from core.io.images import read_mask, write_image, write_mask
+from core.io.locks import locked
 from core.paths import folder_lock
 from core.runtime import crew as crew_module
 from core.runtime.crew import hire

@@ -10,7 +10,7 @@ from PIL import Image
 from core.config import Config
 from core.dataset.create import create_dataset, voc_sources
 from core.errors import UserError
-from core.io.files import read_mask, write_mask
+from core.io.images import read_mask, write_mask
 from core.paths import Layout
 
 

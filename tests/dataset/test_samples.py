@@ -7,7 +7,8 @@ import pytest
 from core.config import Config
 from core.dataset.samples import BatchLoader, Sample, augment, training_samples
 from core.errors import UserError
-from core.io.files import write_bytes, write_mask
+from core.io.files import write_bytes
+from core.io.images import write_mask
 from core.paths import Layout
 
 

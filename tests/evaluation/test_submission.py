@@ -14,7 +14,8 @@ from core.classes import VOC_CLASSES
 from core.config import Config
 from core.errors import UserError
 from core.evaluation.submission import check_submission, pack_submission
-from core.io.files import read_image, read_mask, write_lines, write_mask
+from core.io.files import write_lines
+from core.io.images import read_image, read_mask, write_mask
 
 FOLDER = "results/VOC2012/Segmentation/comp6_test_cls/"
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from core.inference.onnx_export import OPSET, agreement, export, open_session
 from core.inference.segmenter import Segmenter
-from core.io.files import read_image
+from core.io.images import read_image
 from core.network.snapshots import load_snapshot
 from core.paths import Layout
 from core.runtime.mxnet_backend import mx

@@ -15,7 +15,8 @@ from core.inference.postprocess import SegmentationOptions
 from core.inference.predict_media import allowed_classes, segment_media
 from core.inference.segmenter import Segmenter
 from core.io.drawing import overlay
-from core.io.files import locked, read_image, read_mask
+from core.io.images import read_image, read_mask
+from core.io.locks import locked
 from core.network.snapshots import load_snapshot
 from core.paths import Layout
 from core.runtime.mxnet_backend import mx

@@ -18,7 +18,8 @@ from sample_runs import at_once
 from tradeoffs import Row
 
 from core.errors import UserError
-from core.io.files import read_image, read_mask, write_lines, write_mask
+from core.io.files import write_lines
+from core.io.images import read_image, read_mask, write_mask
 
 
 def test_runs_at_once_share_the_cpus_and_keep_their_order():

@@ -20,7 +20,8 @@ from core.classes import VOC_CLASSES
 from core.config import Config
 from core.errors import UserError
 from core.evaluation.results import ResultFolder
-from core.io.files import read_list, read_mask, write_mask
+from core.io.files import read_list
+from core.io.images import read_mask, write_mask
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from core.evaluation.submission import check_submission
 from core.inference.media import Medium
 from core.inference.postprocess import SegmentationOptions
 from core.inference.predict_media import segment_media
-from core.io.files import read_mask, write_image, write_lines, write_mask
+from core.io.files import write_lines
+from core.io.images import read_mask, write_image, write_mask
 from core.paths import Layout, image_path, mask_path
 from core.runtime.mxnet_backend import resolve_devices
 from core.training.train import train

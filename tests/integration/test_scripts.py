@@ -11,7 +11,7 @@ from PIL import Image
 from core.config import make_config
 from core.inference.crf import refine
 from core.inference.segmenter import Segmenter
-from core.io.files import read_image, read_mask, write_mask
+from core.io.images import read_image, read_mask, write_mask
 from core.network.snapshots import load_snapshot, read_parameters, write_parameters
 from core.paths import Layout, image_path, mask_path
 from core.runtime.hardware import cpu_flags

@@ -7,7 +7,8 @@ from make_sample import web_picture
 
 from core.config import Config
 from core.evaluation.evaluate import evaluate, evaluation_options
-from core.io.files import write_image, write_lines, write_mask
+from core.io.files import write_lines
+from core.io.images import write_image, write_mask
 from core.paths import Layout, image_path, mask_path
 from core.runtime.hardware import cpu_flags
 from core.runtime.mxnet_backend import mx

@@ -19,7 +19,9 @@ from core.dataset.create import create_dataset
 from core.errors import UserError
 from core.evaluation.evaluate import evaluate, evaluation_options
 from core.inference.estimate_masks import estimate_train_masks
-from core.io.files import file_digest, locked, read_image, read_json, read_list, write_json, write_lines, write_mask
+from core.io.files import file_digest, read_json, read_list, write_json, write_lines
+from core.io.images import read_image, write_mask
+from core.io.locks import locked
 from core.io.logs import logger
 from core.network import snapshots
 from core.network.snapshots import load_snapshot, read_arrays, read_parameters, write_arrays

@@ -9,7 +9,7 @@ from core.config import Config
 from core.dataset.create import create_dataset
 from core.dataset.samples import Batch, BatchLoader, training_samples
 from core.errors import UserError
-from core.io.files import read_image, write_mask
+from core.io.images import read_image, write_mask
 from core.io.logs import start_log
 from core.network.fcn import parameter_shapes
 from core.network.snapshots import load_snapshot

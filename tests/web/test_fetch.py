@@ -23,7 +23,8 @@ from web_server import ENDLESS, WebServer, encoded, picture
 
 from core.config import Config
 from core.errors import UserError
-from core.io.files import read_image, write_image, write_lines
+from core.io.files import write_lines
+from core.io.images import read_image, write_image
 from core.web import downloader as download
 from core.web import sources as web_sources
 from core.web.collect import decode, fetch_web_images

@@ -1,0 +1,49 @@
+"""Locks that keep two processes from the same work."""
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+
+from core.errors import UserError
+from core.io.logs import logger
+
+
+@contextlib.contextmanager
+def locked(path, work, wait=False):
+    """Hold the lock file `path` through the block; the system frees it when this process ends, however it ends.
+
+    Args:
+        work: what only one process may do at a time, for messages.
+        wait: wait for the other process, which is logged, instead of refusing.
+
+    Raises:
+        UserError: another process holds the lock and `wait` is not set, or the folder can't be written to.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # whatever the lock file allows
+        file = open(path, "a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError("%s can't be written: %s" % (path, error.strerror)) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            if not wait:
+                raise UserError("%s is under way in %s: wait for it, or end it first" % (work, holder)) from None
+            logger.info("%s is under way in %s: waiting for it", work, holder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+                raise UserError("%s can't be locked: %s" % (path, error.strerror)) from error
+            logger.warning("%s can't be locked here (%s): see that no other process does the same", path,
+                           error.strerror)
+        with contextlib.suppress(OSError):  # a full disk takes no note, and the lock holds all the same
+            file.truncate(0)
+            os.write(file.fileno(), ("process %d on %s" % (os.getpid(), socket.gethostname())).encode("utf-8"))
+        yield
