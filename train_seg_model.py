@@ -23,8 +23,9 @@ def main():
                         "eval_loop.py's ranking (default: keep all)")
     parser.add_argument("--lr", type=float, dest="learning_rate", metavar="FLOAT",
                         help="learning rate (published: 16e-4, and 16e-5 to fine-tune)")
-    parser.add_argument("--base-model", type=os.path.abspath, metavar="FILE", help="parameters to start from: a ResNet-50 "
-                        "or any snapshot (default: models/resnet50.params, and from scratch without it)")
+    parser.add_argument("--base-model", type=os.path.abspath, metavar="FILE",
+                        help="parameters to start from: a ResNet-50 or any snapshot (default: models/resnet50.params, "
+                        "and from scratch without it)")
     parser.add_argument("--epoch-size", type=int, metavar="INT",
                         help="batches in an epoch (published: 200 for init, 700 for final)")
     args = parser.parse_args()

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Scores of images by core/inference/segmenter.py against the plain way: Module.reshape for every image and scale, batch norms
-as layers, upsampling in the network and resizing class by class. Random weights; MXNet runs on the same threads in
-both."""
+"""Scores of images by core/inference/segmenter.py against the plain way.
+
+The plain way is Module.reshape for every image and scale, batch norms as layers, upsampling in the network and resizing
+class by class. Random weights; MXNet runs on the same threads in both.
+"""
 import cv2
 import numpy as np
 from measure import alternate, draw, make_parser

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Resident memory while core/inference/segmenter.py, and the plain way, score images of many sizes; each in a process of its own.
+"""Resident memory while core/inference/segmenter.py, and the plain way, score images of many sizes.
+
+Each runs in a process of its own.
 
 The plain way is that of inference.py: one Module, reshaped for every image."""
 import argparse
@@ -44,7 +46,8 @@ def _resident():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--images", type=positive, default=1000, metavar="N", help="images (default: %(default)s)")
-    parser.add_argument("--sizes", type=positive, default=50, metavar="N", help="different sizes (default: %(default)s)")
+    parser.add_argument("--sizes", type=positive, default=50, metavar="N",
+                        help="different sizes (default: %(default)s)")
     parser.add_argument("--side", type=positive, default=500, metavar="PIXELS",
                         help="longest side of an image; the shortest is half of it (default: %(default)s)")
     parser.add_argument("--width", type=positive, default=16, metavar="N",

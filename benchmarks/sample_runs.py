@@ -28,7 +28,7 @@ def runs_parser(description, name):
     parser.set_defaults(config=os.path.join(demo, "sample.yaml"), root=os.path.join(demo, "work", name))
     parser.add_argument("--gpu", default="cpu", metavar="DEVICES", help="device of all runs (default: %(default)s)")
     parser.add_argument("--jobs", type=positive, default=available_cpus(), metavar="N",
-                        help="runs at once, each on its share of the CPUs (default: one for each CPU, here %(default)s)")
+                        help="runs at once, each on its share of the CPUs (default: one for each CPU: %(default)s)")
     return parser
 
 

@@ -98,8 +98,8 @@ class Config:
     head_dilation: int = _setting(12, "dilation of new_conv1, in cells of 8 pixels", at_least=1)
     global_channels: int = _setting(1024, "channels of g_multi_fc1 and g_multi_fc2", at_least=1)
     dropout: float = _setting(0.5, "share of activations dropped in training", at_least=0, at_most=0.99)
-    new_layer_deviation: float = _setting(0.01, "standard deviation of the start weights of layers without base weights; "
-                                          "0: sqrt(2 / fan-in)", at_least=0)
+    new_layer_deviation: float = _setting(0.01, "standard deviation of the start weights of layers without base "
+                                          "weights; 0: sqrt(2 / fan-in)", at_least=0)
     mean_rgb: Tuple[float, ...] = _setting((123.0, 117.0, 104.0), "mean red, green and blue taken off the input",
                                            at_least=0, at_most=255)
 
@@ -116,8 +116,8 @@ class Config:
     learning_rate: float = _setting(16e-4, "step size of SGD", above=0)
     learning_rate_decay: str = _setting("none", "none, or poly: (1 - step / last step) ^ 0.9 times learning_rate",
                                         choices=("none", "poly"))
-    web_sampling: str = _setting("uniform", "share of a class in the init model's batches: uniform, as in the web list, or "
-                               "balanced, the same for all classes", choices=("uniform", "balanced"))
+    web_sampling: str = _setting("uniform", "share of a class in the init model's batches: uniform, as in the web "
+                               "list, or balanced, the same for all classes", choices=("uniform", "balanced"))
     momentum: float = _setting(0.9, "momentum of SGD", at_least=0, at_most=0.9999)
     weight_decay: float = _setting(5e-4, "weight decay of SGD on weights and gammas", at_least=0)
     init_epoch_size: int = _setting(200, "batches in an epoch of the init model", at_least=1)
@@ -168,8 +168,8 @@ class Config:
             raise UserError("setting web_uncertain is %g; at most web_threshold, %g, is expected"
                             % (self.web_uncertain, self.web_threshold))
         if not self.web_user_agent.isprintable() or not self.web_user_agent.isascii():
-            raise UserError("setting web_user_agent is %r; one line of ASCII is expected, as it goes into the header of "
-                            "a request" % self.web_user_agent)
+            raise UserError("setting web_user_agent is %r; one line of ASCII is expected, as it goes into the header "
+                            "of a request" % self.web_user_agent)
         if self.crop_size % STRIDE:
             raise UserError("setting crop_size is %d; a multiple of %d, the network's stride, is expected"
                             % (self.crop_size, STRIDE))

@@ -148,5 +148,5 @@ def check_pairs(names, *places):
         present = set(list_folder(folder))
         missing = [name for name in names if os.path.basename(path(folder, name)) not in present]
         if missing:
-            raise UserError("%s is missing%s: %s" % (path(folder, missing[0]),
-                                                    ", and %d more" % (len(missing) - 1) if missing[1:] else "", remedy))
+            more = f", and {len(missing) - 1} more" if missing[1:] else ""
+            raise UserError(f"{path(folder, missing[0])} is missing{more}: {remedy}")

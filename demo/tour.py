@@ -26,7 +26,8 @@ def find_run(config_file=None):
     """Config of the run to look at.
 
     Args:
-        config_file: of the run; None takes the one in the project's folder if there is a final model, else the sample's.
+        config_file: of the run; None takes the one in the project's folder if there is a final model, else the
+            sample's.
     """
     files = [config_file] if config_file else [None, "demo/sample.yaml"]
     for config in map(make_config, files):
@@ -162,4 +163,5 @@ def show_results(config):
         raise UserError("nothing has been evaluated yet: eval_seg_model.py does that")
     rows = ["| %s | %d | %d | %s | %.1f |" % (model, -epoch, scales, "yes" if crf else "no", 100 * iou)
             for (model, scales, crf), (iou, epoch) in sorted(best.items(), key=lambda row: row[1])]
-    display(Markdown("\n".join(["| model | epoch | scales | CRF | mean IoU, % |", "|:---|---:|---:|:---|---:|"] + rows)))
+    head = ["| model | epoch | scales | CRF | mean IoU, % |", "|:---|---:|---:|:---|---:|"]
+    display(Markdown("\n".join(head + rows)))

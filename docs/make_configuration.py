@@ -33,7 +33,8 @@ def _groups():
     """(title, names) of each group: comments that stand alone in the class body are titles."""
     with open(core.config.__file__, encoding="utf-8") as file:
         source = file.read()
-    body = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == "Config").body
+    body = next(node.body for node in ast.parse(source).body
+                if isinstance(node, ast.ClassDef) and node.name == "Config")
     fields = {node.lineno: node.target.id for node in body
               if isinstance(node, ast.AnnAssign) and node.target.id in core.config.FIELDS}
     groups = []
@@ -51,8 +52,8 @@ def _row(field):
              if limits[key] is not None]
     default = list(field.default) if isinstance(field.default, tuple) else field.default
     shown = "VOC's 20 and `bk`" if field.name == "classes" else "`%s`" % (default,)
-    return "| `%s` | %s | %s | %s |" % (field.name, shown, ", ".join(words or map("`%s`".__mod__, limits["choices"] or ())),
-                                        field.metadata["help"])
+    words = words or [f"`{choice}`" for choice in limits["choices"] or ()]
+    return f"| `{field.name}` | {shown} | {', '.join(words)} | {field.metadata['help']} |"
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ _COLOUR_REACH = 8.0    # Lab units within which colours count as the same
 def region_cues(regions):
     """Features of every region, and the prior probability that it is foreground.
 
-    Position, colour, texture, contrast to the border of the image, the saliencies of `core.cosegmentation.saliency` and the shares
-    of the region inside GrabCuts of three boxes; about the features of Jiang et al., "Salient Object Detection: A
-    Discriminative Regional Feature Integration Approach" (CVPR 2013). The prior mixes cuts, saliency ranks and
-    distance to the centre, with fixed weights.
+    Position, colour, texture, contrast to the border of the image, the saliencies of `core.cosegmentation.saliency`
+    and the shares of the region inside GrabCuts of three boxes; about the features of Jiang et al., "Salient Object
+    Detection: A Discriminative Regional Feature Integration Approach" (CVPR 2013). The prior mixes cuts, saliency ranks
+    and distance to the centre, with fixed weights.
 
     Returns:
         features: (n, f) float32.

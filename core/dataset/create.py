@@ -166,7 +166,8 @@ def _store_shrunk(place, num_classes, max_side):
 
 
 def _sources(names, *places):
-    check_pairs(names, *((path, folder, "the download is incomplete, see dataset/README.md") for path, folder in places))
+    remedy = "the download is incomplete, see dataset/README.md"
+    check_pairs(names, *((path, folder, remedy) for path, folder in places))
     (image, images), (mask, masks) = places
     return [Source(name, image(images, name), mask(masks, name)) for name in names]
 

@@ -44,8 +44,8 @@ def web_samples(layout, config):
     for name in names:
         index = web_class(name, config.num_classes)
         if then.get(index) != config.classes[index]:
-            raise UserError("%s was of class %s when its mask was made, and class %d is %s now: bring back the order of "
-                            "the classes, or fetch and co-segment into another --root"
+            raise UserError("%s was of class %s when its mask was made, and class %d is %s now: bring back the order "
+                            "of the classes, or fetch and co-segment into another --root"
                             % (image_path(layout.web_images, name), then.get(index, "none"), index,
                                config.classes[index]))
     check_pairs(names, (image_path, layout.web_images, "see dataset/README.md for what belongs there"),
@@ -235,8 +235,9 @@ class BatchLoader:
     def _fill(self, batch, row, sample, position):
         image = read_image(sample.image)
         mask = read_mask(sample.mask, self._config.num_classes, image.shape[:2])
-        counts = cv2.calcHist([mask], [0], None, [IGNORE_LABEL + 1], [0, IGNORE_LABEL + 1])  # (256, 1)
-        batch.image_labels[row, counts[:self._config.num_classes, 0] > 0] = 1
+        counts = cv2.calcHist([mask], [0], None, [IGNORE_LABEL + 1], [0, IGNORE_LABEL + 1])
+        # (256, 1), and from OpenCV 5 on (256,)
+        batch.image_labels[row, counts.ravel()[:self._config.num_classes] > 0] = 1
         image, mask = augment(np.random.default_rng((self._config.seed, 1, position)), image, mask, self._config)
         subtract_mean(image, self._config.mean_rgb, batch.data[row])
         batch.labels[row] = mask.ravel()

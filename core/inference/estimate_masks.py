@@ -83,8 +83,8 @@ def _log_shown(shown, labelled, config):
         "%s %d of %d" % (config.classes[label], shown[label], labelled[label]) for label in sorted(labelled)) or "none")
     lost = [config.classes[label] for label in sorted(labelled) if not shown[label]]
     if lost:
-        logger.warning("no mask shows %s, so nothing can be learned of it from them: look at the model's own evaluation; "
-                       "longer training or better web images may mend it", ", ".join(lost))
+        logger.warning("no mask shows %s, so nothing can be learned of it from them: look at the model's own "
+                       "evaluation; longer training or better web images may help", ", ".join(lost))
 
 
 def _masks_there(folder, origin, labels, images, overwrite):

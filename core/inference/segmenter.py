@@ -51,8 +51,8 @@ class Segmenter:
                            + _SCORE_COPIES * 4 * self._config.num_classes)
         if self._on_cpu and free is not None and needed > free:
             raise UserError("%s is %d x %d pixels: at scale %g that takes about %.1f GiB of memory, and %.1f GiB are "
-                            "free; shrink it (a lower --max-side of predict.py; elsewhere with its mask), or give lower "
-                            "--scales"
+                            "free; shrink it (a lower --max-side of predict.py; elsewhere with its mask), or give "
+                            "lower --scales"
                             % (path, size[1], size[0], max(scales), needed / 2 ** 30, free / 2 ** 30))
 
     def scores(self, image, scales=(1.0,), flip=False):
@@ -73,7 +73,8 @@ class Segmenter:
         started = []
         for group, error in _groups(images, len(self._networks)):
             with told_memory(_LESS_MEMORY):
-                finished, started = started, self._start(group, scales, flip)  # networks run on while results are fetched
+                # Networks run on while results are fetched.
+                finished, started = started, self._start(group, scales, flip)
             yield from itertools.starmap(self._finish, finished)
         yield from itertools.starmap(self._finish, started)
         if error is not None:

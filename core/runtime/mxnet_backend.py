@@ -21,7 +21,8 @@ from core.runtime.hardware import cpu_flags, physical_cores
 if "bool" not in vars(np):
     np.bool = np.bool_
 os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
-# Each device steps by itself and keeps its momentum where core.training.checkpoint can read it, and no pickle goes to servers.
+# Each device steps by itself and keeps its momentum where core.training.checkpoint can read it, and no pickle goes to
+# servers.
 os.environ["MXNET_UPDATE_ON_KVSTORE"] = "0"
 # Unset, MXNet takes half of the cores that it sees, for fear of hyper-threads.
 os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))

@@ -79,7 +79,8 @@ def test_a_small_image_is_filled_with_the_mean_colour_and_label_255(rng):
     image = np.full((24, 40, 3), 9, np.uint8)
     mask = np.ones((24, 40), np.uint8)
     crop, label = augment(rng, image, mask, config(scale_range=(1, 1), flip_probability=0))
-    assert (crop[:24, :40] == 9).all() and (crop[24:] == (123, 117, 104)).all() and (crop[:, 40:] == (123, 117, 104)).all()
+    assert (crop[:24, :40] == 9).all()
+    assert (crop[24:] == (123, 117, 104)).all() and (crop[:, 40:] == (123, 117, 104)).all()
     assert (label[:3, :5] == 1).all() and (label[3:] == 255).all() and (label[:, 5:] == 255).all()
 
 
@@ -119,7 +120,7 @@ def test_every_round_passes_each_sample_once_in_an_order_of_its_own(samples):
 @pytest.fixture
 def web(samples):
     """The seven samples as web images: five of class 1, one of class 2, one of class 3."""
-    return [sample._replace(name="%d_%s" % (label, sample.name)) for label, sample in zip((1, 1, 2, 1, 1, 3, 1), samples)]
+    return [sample._replace(name=f"{label}_{sample.name}") for label, sample in zip((1, 1, 2, 1, 1, 3, 1), samples)]
 
 
 def names_of(loader, count, first=0):
@@ -149,7 +150,8 @@ def test_balanced_batches_depend_on_seed_and_position_alone(web):
     late = take(BatchLoader(web, config(workers=2), balanced=True), 2, first=7)
     for expected, found in zip(one + one[7:], many + late):
         assert expected.names == found.names and (expected.data == found.data).all()
-    assert names_of(BatchLoader(web, config(seed=1), balanced=True), 9) != [name for batch in one for name in batch.names]
+    names = [name for batch in one for name in batch.names]
+    assert names_of(BatchLoader(web, config(seed=1), balanced=True), 9) != names
 
 
 @pytest.mark.parametrize("damage", ["image", "mask", "size", "label"])

@@ -195,8 +195,9 @@ def test_evaluations_that_differ_in_one_setting_are_curves_of_their_own(tmp_path
         ResultFolder(str(tmp_path / "outputs" / str(number))).write(stored)
     write_comparison(str(tmp_path / "report.html"), [find_source(str(tmp_path))])
     told, = Page((tmp_path / "report.html").read_text(encoding="utf-8")).alternatives
-    assert told == ("mean IoU, % over epochs: final, scales 0.7, 1: 54 at epoch 2; final, one scale, CRF: 53 at epoch 2; "
-                    "final, one scale, bfloat16: 52 at epoch 2; final, one scale, mirrored too: 51 at epoch 2; "
+    assert told == ("mean IoU, % over epochs: final, scales 0.7, 1: 54 at epoch 2; "
+                    "final, one scale, CRF: 53 at epoch 2; final, one scale, bfloat16: 52 at epoch 2; "
+                    "final, one scale, mirrored too: 51 at epoch 2; "
                     "final, one scale: 50 at epoch 2")
 
 

@@ -124,7 +124,8 @@ def test_a_snapshot_of_other_classes_makes_no_submission(tiny, tmp_path):
     (tmp_path / "images").mkdir()
     Image.new("RGB", (12, 9)).save(str(tmp_path / "images" / "a.jpg"))
     write_lines(str(tmp_path / "list.txt"), ["a"])
-    text = run_script(tmp_path, "eval_seg_model.py", "--model", "init", "--epoch", "2", "--gpu", "cpu", "--list", "list.txt",
-                      "--images", "images", "--masks", "none", "--submission", "a.tar.gz", status=2)
+    text = run_script(tmp_path, "eval_seg_model.py", "--model", "init", "--epoch", "2", "--gpu", "cpu",
+                      "--list", "list.txt", "--images", "images", "--masks", "none", "--submission",
+                      "a.tar.gz", status=2)
     assert "the VOC server knows the 21 classes of VOC" in text
     assert not (tmp_path / "a.tar.gz").exists() and not (tmp_path / "outputs").exists()

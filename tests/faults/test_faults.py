@@ -507,7 +507,8 @@ def test_web_masks_of_other_classes_do_not_train(tiny, sample):
     write_lines(layout.web_list, [name for name in read_list(layout.web_list) if not name.startswith("20_")])
     assert web_samples(layout, tiny)
     write_json(note, {"settings": {"classes": list(tiny.classes[:1] + tiny.classes[:0:-1])}})
-    with pytest.raises(UserError, match=r"\d_000000.jpg was of class \w+ when its mask was made, and class \d+ is \w+ now"):
+    message = r"\d_000000.jpg was of class \w+ when its mask was made, and class \d+ is \w+ now"
+    with pytest.raises(UserError, match=message):
         web_samples(layout, tiny)
 
 

@@ -216,6 +216,7 @@ def test_workers_find_the_same(scene):
 
 
 def test_neither_mxnet_nor_pydensecrf_is_imported():
-    code = "import sys, core.inference.mean_field, core.inference.postprocess; print(*{'mxnet', 'pydensecrf', 'numba'} & set(sys.modules))"
+    code = ("import sys, core.inference.mean_field, core.inference.postprocess; "
+            "print(*{'mxnet', 'pydensecrf', 'numba'} & set(sys.modules))")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, universal_newlines=True)
     assert done.returncode == 0 and done.stdout.split() == ["numba"]

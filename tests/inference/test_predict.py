@@ -127,7 +127,8 @@ def test_only_known_labels_and_the_background_are_predicted(untrained, tmp_path,
     allowed = allowed_classes(untrained, "cat, " + min(present))
     assert [untrained.classes[index] for index in allowed if index] == sorted(("cat", min(present)),
                                                                              key=untrained.classes.index)
-    shares = run(untrained, [tmp_path / "x.png"], tmp_path / "out", allowed="cat," + min(present), save_scores=True)["x"]["shares"]
+    results = run(untrained, [tmp_path / "x.png"], tmp_path / "out", allowed="cat," + min(present), save_scores=True)
+    shares = results["x"]["shares"]
     assert min(present) in shares and set(shares) <= {"bk", "cat", min(present)}
     assert len(np.load(str(tmp_path / "out" / "scoremaps" / "x.npy"))) == 3
     with pytest.raises(UserError, match="no class 'catt'; did you mean cat"):

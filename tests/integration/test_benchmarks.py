@@ -92,8 +92,8 @@ def test_tradeoffs_run_and_a_further_run_trains_only_what_is_new(tmp_path):
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings))
 
     def run(*flags):
-        done = subprocess.run([sys.executable, os.path.join(ROOT, "benchmarks", "tradeoffs.py"), "--config", "tiny.yaml",
-                               "--root", "runs", "--counts", "1", "--noise", "0", "--draw",
+        done = subprocess.run([sys.executable, os.path.join(ROOT, "benchmarks", "tradeoffs.py"),
+                               "--config", "tiny.yaml", "--root", "runs", "--counts", "1", "--noise", "0", "--draw",
                                "--sbd 4 --train 4 --val 3", *flags], cwd=str(tmp_path), timeout=300,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
         assert done.returncode == 0, done.stdout

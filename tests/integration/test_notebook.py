@@ -99,7 +99,8 @@ def test_the_tour_shows_every_step_of_the_sample(project):
 
 def test_a_val_image_without_counted_pixels_and_a_list_without_web_images_stop_no_tour(project):
     dataset = project / "demo" / "work" / "dataset"
-    report, mask = dataset / "web_report.csv", dataset / "val_masks" / (read_list(str(dataset / "val_list.txt"))[0] + ".png")
+    report = dataset / "web_report.csv"
+    mask = dataset / "val_masks" / (read_list(str(dataset / "val_list.txt"))[0] + ".png")
     target, before = os.readlink(str(mask)), report.read_text()
     report.write_text(re.sub("(?m)^(.*?,.*?),1,", r"\1,0,", before))
     shape = read_mask(str(mask), 21).shape

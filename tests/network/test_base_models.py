@@ -296,7 +296,8 @@ def test_a_hand_written_file_is_read(tmp_path):
 @pytest.mark.parametrize("fields", [
     {"stride": (4, 1)}, {"offset": 1}, {"offset": -1}, {"size": (-2, 3)}, {"stride": (-3, 1)},
     {"size": (2 ** 40, 2 ** 40)}, {"size": (2 ** 40, 3), "stride": (0, 1)}, {"size": (2,)},
-    {"count": 2 ** 50, "size": (7,), "stride": (1,)}, {"key": "1"}, {"dtype": "DoubleStorage"}, {"size": ("2", 3)}, {"count": "6"}])
+    {"count": 2 ** 50, "size": (7,), "stride": (1,)}, {"key": "1"}, {"dtype": "DoubleStorage"}, {"size": ("2", 3)},
+    {"count": "6"}])
 def test_a_tensor_that_leaves_its_storage_is_refused(tmp_path, fields):
     path = write_zip(tmp_path / "a.pth", Torch(**fields).program)
     with pytest.raises(UserError, match="a.pth is damaged"):

@@ -48,8 +48,8 @@ def driver(tmp_path):
 
 def python(code, path=(), libraries=""):
     """Output of Python code that runs in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", "from core.runtime.gpu_libraries import *\n" + code], stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, universal_newlines=True, timeout=100,
+    done = subprocess.run([sys.executable, "-c", "from core.runtime.gpu_libraries import *\n" + code],
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, timeout=100,
                           env=dict(os.environ, PYTHONPATH=os.pathsep.join([ROOT, *map(str, path)]),
                                    LD_LIBRARY_PATH=libraries))
     return done.stdout.strip()

@@ -150,7 +150,7 @@ def test_a_worker_that_fails_ends_the_job_at_once(prepared):
 
 @pytest.fixture
 def fake_hosts(tmp_path):
-    """PATH with ssh, srun and scontrol that note their arguments and run the command here; ssh without the environment."""
+    """PATH with ssh, srun and scontrol that note their arguments and run the command here; ssh drops the variables."""
     for name, body in (("ssh", 'echo "$@" >>%s/ssh.log; for last; do :; done; '
                                'exec env -i PATH=/usr/bin:/bin sh -c "$last"'),
                        ("srun", 'echo "$@" >>%s/srun.log; while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"'),

@@ -544,7 +544,8 @@ def test_queries_of_a_class(config, tmp_path):
     assert web_sources.read_queries(str(path), config) == {1: ["tomcat"], 2: ["oak tree"], 3: ["puppy", "dog"]}
     assert web_sources.read_queries(None, config) == {1: ["cat"], 2: ["oak tree"], 3: ["dog"]}
     for text, message in (("dgo: x", "did you mean dog"), ("dog: []", "queries of dog"), ("- x", "holds no lines"),
-                          ("dog: [1]", "queries of dog"), ("a: [", "not valid YAML"), ("bk: x", "'bk' is the background")):
+                          ("dog: [1]", "queries of dog"), ("a: [", "not valid YAML"),
+                          ("bk: x", "'bk' is the background")):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             web_sources.read_queries(str(path), config)
