@@ -308,7 +308,7 @@ def test_odd_pictures_train_and_are_evaluated_as_they_are_seen(ready):
         file.write("\r\n\r\n".join(["\ufeff" + names[0]] + names[1:]).encode())
 
     batches = BatchLoader(voc_samples(layout, ready), ready).batches(0)
-    seen = {name for _ in range(3) for name in next(batches).names}
+    seen = {name for _ in range(4) for name in next(batches).names}
     batches.close()
     assert seen == set(names)
     options = evaluation_options(ready, "init", 1, crf=True, save_masks=True, list=layout.train_list,
