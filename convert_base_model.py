@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Turn ResNet-50 weights of Keras, torchvision, timm or MXNet into models/resnet50.params, where training starts."""
+"""Convert ResNet-50 weights of Keras, torchvision, timm or MXNet to models/resnet50.params, where training starts."""
 import os
 
 from core.cli import make_parser, non_negative, parse_config, run
@@ -10,20 +10,20 @@ from core.paths import Layout
 
 def main():
     parser = make_parser(__doc__, ("mean_rgb",))
-    parser.add_argument("source", metavar="SOURCE", help=".h5 or .keras of Keras, .pth or .safetensors of "
-                        "torchvision or timm, .params of MXNet")
+    parser.add_argument("source", metavar="SOURCE", help="weights to convert: .h5 or .keras of Keras, .pth or "
+                        ".safetensors of torchvision or timm, .params of MXNet")
     parser.add_argument("--output", type=os.path.abspath, dest="base_model", metavar="FILE",
                         help="file to write (default: models/resnet50.params)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the file if it is there already")
-    parser.add_argument("--epsilon", type=non_negative, metavar="FLOAT", help="what the source's batch norm adds to "
-                        "the variance (default: 1e-5 for PyTorch, 1.001e-5 otherwise)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
+    parser.add_argument("--epsilon", type=non_negative, metavar="FLOAT", help="value that the source's batch norm "
+                        "adds to the variance (default: 1e-5 for PyTorch, 1.001e-5 otherwise)")
     parser.add_argument("--channels", choices=("rgb", "bgr"),
                         help="order of the source's input channels (default: bgr for Keras, rgb otherwise)")
     args = parser.parse_args()
     config = parse_config(args)
     output = Layout(config).base_model
     if os.path.exists(output) and not args.overwrite:
-        raise UserError("%s is there already: pass --overwrite to replace it, or choose another --output" % output)
+        raise UserError(f"{output} exists: pass --overwrite to replace it, or choose another --output")
     start_log(Layout(config).log("convert_base_model"), config)
 
     from core.network.base_model import convert_base_model  # after the flags: importing mxnet takes seconds

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make masks for the web images by co-segmentation, and list the images that are no noise."""
+"""Make masks for the web images by co-segmentation, and list the images that pass the noise filter."""
 import functools
 
 from core.cli import add_jobs, make_parser, parse_config, run
@@ -11,13 +11,13 @@ def main():
     parser = make_parser(__doc__, ("web_rounds", "web_threshold", "web_min_score", "web_min_likeness"))
     add_jobs(parser)
     parser.add_argument("--scheduler", metavar="ADDRESS",
-                        help="Dask scheduler, as tcp://host:8786, whose workers work instead of --jobs processes")
+                        help="Dask scheduler, such as tcp://host:8786; its workers replace the --jobs processes")
     parser.add_argument("--features", choices=("auto", "hog", "resnet"), default="auto",
                         help="what regions are compared by: HOG and colour, or activations of the base model "
                         "(default: resnet where the base model is there, else hog)")
     parser.add_argument("--gpu", default="0", metavar="DEVICE",
                         help="GPU number, or cpu, that runs the base model (default: %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="make everything anew, replacing masks")
+    parser.add_argument("--overwrite", action="store_true", help="make all masks again, replacing existing ones")
     args = parser.parse_args()
     config = parse_config(args)
     start_log(Layout(config).log("create_web_masks"), config)

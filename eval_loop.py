@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Evaluate every snapshot that has no result yet, wait for more, and rank them when no more come."""
+"""Evaluate every snapshot without a result, wait for new ones, and rank them when no more come."""
 from core.cli import add_flip, add_jobs, check_scales, hours, make_parser, parse_config, run
 from core.config import MODELS
 from core.io.logs import start_log
@@ -10,13 +10,13 @@ def main():
     parser = make_parser(__doc__, ("scales", "dtype"))
     parser.add_argument("--model", choices=MODELS, required=True, help="model to evaluate")
     parser.add_argument("--gpu", default="0", metavar="DEVICES",
-                        help="GPU number, several as 0,1 that share the images, or cpu (default: %(default)s)")
-    parser.add_argument("--ms", action="store_true", help="add up the scores at --scales")
+                        help="GPU number, several such as 0,1 to share the images, or cpu (default: %(default)s)")
+    parser.add_argument("--ms", action="store_true", help="sum the scores over --scales")
     add_flip(parser)
     parser.add_argument("--crf", action="store_true", help="refine the scores with a dense CRF")
     parser.add_argument("--wait", type=hours, default=0.3, metavar="HOURS",
-                        help="time to wait for new snapshots before looking again (default: %(default)s)")
-    parser.add_argument("--once", action="store_true", help="end without waiting")
+                        help="time to wait before looking for new snapshots (default: %(default)s)")
+    parser.add_argument("--once", action="store_true", help="do not wait for new snapshots")
     add_jobs(parser)
     args = parser.parse_args()
     check_scales(args)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Evaluate a snapshot: mean IoU on VOC val, or on images and masks of your own; predictions for VOC test."""
+"""Evaluate a snapshot: mean IoU on VOC val or on your own images and masks, or predictions for VOC test."""
 import os
 
 from core.cli import add_flip, add_jobs, check_scales, make_parser, parse_config, run
@@ -16,24 +16,24 @@ def main():
     parser = make_parser(__doc__, ("scales", "dtype", "voc_dir"))
     parser.add_argument("--model", choices=MODELS, required=True, help="model to evaluate")
     parser.add_argument("--gpu", default="0", metavar="DEVICES",
-                        help="GPU number, several as 0,1 that share the images, or cpu (default: %(default)s)")
+                        help="GPU number, several such as 0,1 to share the images, or cpu (default: %(default)s)")
     parser.add_argument("--epoch", required=True, metavar="X",
-                        help="epoch of the snapshot, newest, or best: the first of eval_loop.py's ranking")
-    parser.add_argument("--ms", action="store_true", help="add up the scores at --scales")
+                        help="epoch of the snapshot; or newest; or best, the first in eval_loop.py's ranking")
+    parser.add_argument("--ms", action="store_true", help="sum the scores over --scales")
     add_flip(parser)
     parser.add_argument("--crf", action="store_true", help="refine the scores with a dense CRF")
-    parser.add_argument("--savemask", action="store_true", help="keep the predictions in masks/<id>.png")
+    parser.add_argument("--savemask", action="store_true", help="save the predictions as masks/<id>.png")
     parser.add_argument("--savescoremap", action="store_true",
-                        help="keep log scores, or the CRF's marginals, in scoremaps/<id>.npy")
-    parser.add_argument("--submission", metavar="FILE", help="pack the predictions into this .tar.gz file as the VOC "
-                        "evaluation server wants them; keeps them in masks/ too")
+                        help="save log scores, or the CRF's marginals with --crf, as scoremaps/<id>.npy")
+    parser.add_argument("--submission", metavar="FILE", help="pack the predictions into this .tar.gz file for the "
+                        "VOC evaluation server; implies --savemask")
     places = parser.add_argument_group("images")
-    places.add_argument("--voc-test", action="store_true", help="predict VOC test, which has no public masks: ids of "
-                        "ImageSets/Segmentation/test.txt, images of JPEGImages, both below --voc-dir")
+    places.add_argument("--voc-test", action="store_true", help="predict VOC test, which has no public masks: the "
+                        "ids of ImageSets/Segmentation/test.txt and the images in JPEGImages, both below --voc-dir")
     places.add_argument("--list", metavar="FILE", help="ids to evaluate (default: dataset/val_list.txt)")
     places.add_argument("--images", metavar="FOLDER", help="folder of <id>.jpg (default: dataset/val_images)")
-    places.add_argument("--masks", metavar="FOLDER", help="folder of <id>.png (default: dataset/val_masks), or none: "
-                        "predict only")
+    places.add_argument("--masks", metavar="FOLDER", help="folder of <id>.png (default: dataset/val_masks), or none "
+                        "to predict only")
     places.add_argument("--output", metavar="FOLDER", help="folder for result.json, masks and score maps "
                         "(default: outputs/<model>_fcn_resnet50_epoch<X>, with --voc-test ..._test)")
     add_jobs(parser)
@@ -45,8 +45,8 @@ def main():
     if args.submission:
         check_submission(args.submission, config)
     if args.voc_test and not os.path.exists(layout.voc_test_list):
-        raise UserError("%s is missing: unpack VOC2012test.tar, from the VOC evaluation server, over VOC 2012"
-                        % layout.voc_test_list)
+        raise UserError(f"{layout.voc_test_list} is missing: unpack VOC2012test.tar, from the VOC evaluation server, "
+                        "over VOC 2012")
 
     from core.evaluation.evaluate import NO_MASKS, evaluate, evaluation_options, find_epoch
     from core.network.snapshots import load_snapshot

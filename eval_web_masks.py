@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare masks of web images with true ones: share of pixels right (P) and Jaccard index (J) per class."""
+"""Compare masks of web images with ground truth: share of correct pixels (P) and Jaccard index (J) per class."""
 from core.cli import make_parser, parse_config, run
 from core.cosegmentation.evaluate_masks import evaluate_web_masks
 from core.io.logs import start_log
@@ -9,8 +9,8 @@ from core.paths import Layout
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("--truth", required=True, metavar="FOLDER",
-                        help="true masks, <class>_<id>.png, class index where foreground")
-    parser.add_argument("--masks", metavar="FOLDER", help="masks to judge (default: dataset/web_labels)")
+                        help="ground truth, <class>_<id>.png, with the class index where foreground")
+    parser.add_argument("--masks", metavar="FOLDER", help="masks to compare (default: dataset/web_labels)")
     args = parser.parse_args()
     config = parse_config(args)
     start_log(Layout(config).log("eval_web_masks"), config)

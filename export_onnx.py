@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write a trained model as ONNX: pictures of any size in, masks out, without MXNet."""
+"""Export a trained model as ONNX: pictures of any size in, masks out, without MXNet."""
 from core.cli import make_parser, parse_config, run
 from core.config import MODELS
 from core.errors import UserError
@@ -14,13 +14,13 @@ def main():
     parser.add_argument("output", metavar="OUT.onnx", help="file to write")
     parser.add_argument("--model", choices=MODELS, default="final", help="model to export (default: %(default)s)")
     parser.add_argument("--epoch", default="newest", metavar="X",
-                        help="epoch of the snapshot, newest, or best: the first of eval_loop.py's ranking "
+                        help="epoch of the snapshot; or newest; or best, the first in eval_loop.py's ranking "
                              "(default: %(default)s)")
     parser.add_argument("--check", nargs="+", default=(), metavar="PICTURE",
-                        help="pictures on which ONNX Runtime must give the masks that MXNet gives")
+                        help="pictures for which ONNX Runtime must give the same masks as MXNet")
     args = parser.parse_args()
     if not args.output.lower().endswith(".onnx"):
-        raise UserError("%s: the name of the file to write ends in .onnx" % args.output)
+        raise UserError(f"{args.output}: the name must end in .onnx")
     config = parse_config(args)
     layout = Layout(config)
     start_log(layout.log("export_onnx"), config)
@@ -32,7 +32,7 @@ def main():
     from core.network.snapshots import load_snapshot
     from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
     epoch = find_epoch(config, args.model, args.epoch)
-    pictures = {path: read_image(path) for path in args.check}  # what is wrong with them is told before the work
+    pictures = {path: read_image(path) for path in args.check}  # so that errors in them come first
     export(config, args.model, epoch, args.output)
     if pictures:
         session = open_session(args.output)
@@ -42,7 +42,7 @@ def main():
         same, difference = agreement(session, segmenter, picture)
         logger.info("%s: %.4f %% of the pixels agree, scores differ by %.1e at most", path, 100 * same, difference)
         if same < 1 - _DIFFERENT:
-            raise UserError("%s: ONNX Runtime and MXNet give different masks; please report this" % path)
+            raise UserError(f"{path}: ONNX Runtime and MXNet give different masks; please report this")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Collect web images of each class in dataset/web_images, cleaned, and without any evaluation image.
+"""Collect and clean web images of each class in dataset/web_images, and leave out copies of evaluation images.
 
-Lists and folders of your own (--urls, --folder) are the most dependable source: Flickr needs a key, and what a search
-engine shows changes from day to day and stops working whenever it changes its pages.
+Your own folders and lists (--folder, --urls) are the most dependable sources. Flickr needs a key. Results of search
+engines change from day to day, and reading them fails whenever an engine changes its pages.
 """
 import contextlib
 import os
@@ -24,9 +24,9 @@ SETTINGS = ("voc_dir", "web_images_per_class", "web_longest_side", "web_shortest
 def main():
     parser = make_parser(__doc__, SETTINGS)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--folder", metavar="DIR", help="images of your own: DIR/<class name>/*")
-    source.add_argument("--urls", metavar="PATH", help="addresses of your own: a folder of <class name>.txt, one "
-                        'address a line, or a JSON lines file with "class" and "url", such as a web_manifest.jsonl')
+    source.add_argument("--folder", metavar="DIR", help="your own images: DIR/<class name>/*")
+    source.add_argument("--urls", metavar="PATH", help="your own addresses: a folder of <class name>.txt, one address "
+                        'a line, or a JSON lines file with "class" and "url", such as a web_manifest.jsonl')
     source.add_argument("--flickr", action="store_true", help="Flickr's API; needs a key")
     source.add_argument("--search", choices=sorted(web_sources.ENGINES), help="a search engine's image search")
     parser.add_argument("--queries", metavar="FILE", help="YAML file, class name: [query, ...], for --flickr and "
@@ -36,9 +36,9 @@ def main():
     parser.add_argument("--flickr-key", metavar="KEY", default=os.environ.get("FLICKR_API_KEY"),
                         help="default: the environment's FLICKR_API_KEY")
     parser.add_argument("--flickr-url", metavar="URL", default=web_sources.FLICKR, help="default: %(default)s")
-    parser.add_argument("--retry-failed", action="store_true", help="ask again for what failed, such as timeouts")
-    parser.add_argument("--retry-rejected", action="store_true", help="decide again on what was left out, after "
-                        "settings have changed or files were mended")
+    parser.add_argument("--retry-failed", action="store_true", help="try again what failed, for example by a timeout")
+    parser.add_argument("--retry-rejected", action="store_true", help="decide again on rejected images, after "
+                        "settings or files have changed")
     args = parser.parse_args()
     config = parse_config(args)
     if args.flickr_key:  # the log shows the command
@@ -47,15 +47,15 @@ def main():
     with contextlib.closing(Downloader(config)) as downloader:
         retry = ["failed"] * args.retry_failed + ["rejected"] * args.retry_rejected
         if not fetch_web_images(config, make_source(args, config, downloader), downloader, retry):
-            raise UserError("no image was kept; %s tells why for each candidate. --retry-failed and --retry-rejected "
-                            "decide on them again" % Layout(config).web_manifest)
+            raise UserError(f"no image was kept; {Layout(config).web_manifest} gives the reason for each candidate. "
+                            "--retry-failed and --retry-rejected try them again")
 
 
 def make_source(args, config, downloader):
     if args.folder or args.urls:
         for flag in ("licence", "queries"):
             if getattr(args, flag):
-                raise UserError("--%s is for --flickr and --search; folders and lists are taken as they are" % flag)
+                raise UserError(f"--{flag} is for --flickr and --search; folders and lists are used as they are")
         return (web_sources.folder_source(config, args.folder) if args.folder
                 else web_sources.url_source(config, args.urls))
     queries = web_sources.read_queries(args.queries, config)

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Train on several machines, or in several processes: starts a command as the workers of MXNet's parameter server.
+"""Train on several machines or in several processes: run a command as the workers of MXNet's parameter server.
 
   launch.py --workers 2 -- python train_seg_model.py --model init --gpus cpu --kv-store dist_sync
   launch.py --hosts hosts.txt -- python train_seg_model.py --model init --gpus 0,1,2,3 --kv-store dist_sync
   launch.py --slurm -- ...        in a job of sbatch or salloc
 
-The batch size, and with it the learning rate, is that of the whole job: with --batch-size 16, 2 workers of 4 GPUs take
-2 images on each GPU and step as one worker of 8 GPUs would. All hosts need the project, its Python and the data at the
-same paths, as in a shared folder. The worker of rank 0 logs and saves. When a process of the job dies, the job ends.
-MXNet's servers have no passwords: use them in a trusted network only.
+The batch size, and so the learning rate, is that of the whole job: with --batch-size 16, 2 workers with 4 GPUs each
+take 2 images per GPU and compute the same step as one worker with 8 GPUs. All hosts need the project, its Python and
+the data at the same paths, for example in a shared folder. The worker of rank 0 logs and saves. When a process of the
+job dies, the job ends. MXNet's servers have no passwords: use them only in a trusted network.
 """
 import argparse
 
@@ -20,17 +20,17 @@ def main():
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
                     usage="launch.py [--hosts FILE | --slurm] [--workers N] -- COMMAND ...")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--hosts", metavar="FILE", help="names of the machines, one a line, reached by ssh without a "
-                       "password (default: this machine alone)")
+    where.add_argument("--hosts", metavar="FILE", help="host names, one a line, reached by ssh without a password "
+                       "(default: this machine only)")
     where.add_argument("--slurm", action="store_true", help="the machines of this Slurm job, reached by srun")
     where.add_argument("--node", help=argparse.SUPPRESS)  # what launch.py starts on every machine
     where.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)  # scheduler or server
     parser.add_argument("--workers", type=positive, default=1, metavar="N",
-                        help="worker processes on each machine (default: %(default)s, for all of its GPUs)")
+                        help="worker processes per machine (default: %(default)s, with all of its GPUs)")
     parser.add_argument("--servers", type=positive, default=1, metavar="N",
-                        help="processes on each machine that sum gradients (default: %(default)s)")
-    parser.add_argument("--address", metavar="IP", help="address of this machine that the others reach "
-                        "(default: that of the way to the first one)")
+                        help="server processes per machine, which sum the gradients (default: %(default)s)")
+    parser.add_argument("--address", metavar="IP", help="address at which the other machines reach this one "
+                        "(default: that of the route to the first one)")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what each worker runs")
     args = parser.parse_args()
     if args.serve:
@@ -44,4 +44,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main, "with --resume in its command, training goes on after the last snapshot")
+    run(main, "with --resume in the command, training continues after the last snapshot")

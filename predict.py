@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Segment pictures and videos of your own with a trained model: palette masks, overlays, and what is in them."""
+"""Segment your own pictures and videos with a trained model: masks, overlays, and the share of each class."""
 from core.cli import add_jobs, check_scales, make_parser, parse_config, positive, run
 from core.config import MODELS
 from core.io.logs import start_log
@@ -8,22 +8,22 @@ from core.paths import Layout
 
 def main():
     parser = make_parser(__doc__, ("scales",))
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, video, folder with any of them in and "
-                        "below it, or quoted pattern such as 'holiday/**/*.jpg'")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, video, folder that is searched for "
+                        "both, or quoted pattern such as 'holiday/**/*.jpg'")
     parser.add_argument("--model", choices=MODELS, default="final", help="model to use (default: %(default)s)")
     parser.add_argument("--epoch", default="newest", metavar="X",
-                        help="epoch of the snapshot, newest, or best: the first of eval_loop.py's ranking "
+                        help="epoch of the snapshot; or newest; or best, the first in eval_loop.py's ranking "
                              "(default: %(default)s)")
     parser.add_argument("--gpu", default="0", metavar="DEVICES",
-                        help="GPU number, several as 0,1 that share the images, or cpu (default: %(default)s)")
-    parser.add_argument("--ms", action="store_true", help="add up the scores at --scales")
+                        help="GPU number, several such as 0,1 to share the images, or cpu (default: %(default)s)")
+    parser.add_argument("--ms", action="store_true", help="sum the scores over --scales")
     parser.add_argument("--crf", action="store_true", help="refine the scores with a dense CRF")
     parser.add_argument("--labels", metavar="CLASS,...",
-                        help="classes that are known to occur; only these and the background are predicted")
+                        help="classes known to occur; only these and the background are predicted")
     parser.add_argument("--savescoremap", action="store_true",
-                        help="keep log scores, or the CRF's marginals, in scoremaps/<name>.npy")
-    parser.add_argument("--max-side", type=positive, default=1500, metavar="PIXELS", help="larger pictures are scaled "
-                        "down to this longer side for the network; masks keep the picture's size "
+                        help="save log scores, or the CRF's marginals with --crf, as scoremaps/<name>.npy")
+    parser.add_argument("--max-side", type=positive, default=1500, metavar="PIXELS", help="pictures with a longer side "
+                        "are scaled down to this length for the network; masks keep the picture's size "
                         "(default: %(default)s)")
     parser.add_argument("--output", metavar="FOLDER", help="folder for the results (default: outputs/predictions)")
     add_jobs(parser)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare evaluations and epochs: one HTML page with tables and learning curves, and the curves as PNG."""
+"""Compare evaluations and epochs: an HTML page with tables and learning curves, and the curves as a PNG file."""
 import os
 
 from core.cli import make_parser, parse_config, run
@@ -11,10 +11,10 @@ from core.paths import Layout
 
 def main():
     parser = make_parser(__doc__)
-    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="folder of an evaluation, or root folder with "
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="evaluation's folder, or root folder with "
                         "outputs/ and log/; several are compared (default: --root)")
     parser.add_argument("--output", metavar="FILE",
-                        help="the page; the PNG goes beside it (default: outputs/report.html)")
+                        help="HTML file to write; the PNG file goes beside it (default: outputs/report.html)")
     args = parser.parse_args()
     config = parse_config(args)
     layout = Layout(config)
@@ -24,9 +24,9 @@ def main():
     titles = [""] if len(folders) == 1 else names if len(set(names)) == len(names) else folders
     path = args.output or os.path.join(layout.outputs, "report.html")
     if not path.lower().endswith((".html", ".htm")):
-        raise UserError("--output %s: a page's name ends in .html" % path)
+        raise UserError(f"--output {path}: the name must end in .html")
     if os.path.isdir(path):
-        raise UserError("--output %s is a folder: name the page in it" % path)
+        raise UserError(f"--output {path} is a folder: add a file name")
     png = write_comparison(path, [find_source(*pair) for pair in zip(folders, titles)])
     logger.info("report: %s, curves: %s", path, png)
 

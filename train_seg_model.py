@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train the initial mask generator on web images, or the final model on training images with estimated masks."""
+"""Train the init model on web images, or the final model on training images with pseudo masks."""
 import os
 
 from core.cli import make_parser, parse_config, positive, run
@@ -12,24 +12,23 @@ def main():
     parser = make_parser(__doc__, ("batch_size", "crop_size", "max_epoch", "workers", "kv_store", "web_sampling",
                                    "learning_rate_decay"))
     parser.add_argument("--model", choices=MODELS, required=True, help="init: on dataset/web_train_list.txt; final: "
-                        "on dataset/train_list.txt, with the masks of est_voc_train_masks.py")
+                        "on dataset/train_list.txt with the masks of est_voc_train_masks.py")
     parser.add_argument("--gpus", default="0", metavar="DEVICES", help="devices that share every batch: GPU numbers "
                         "such as 0 or 0,1,2,3, or cpu (default: %(default)s)")
     parser.add_argument("--epoch", type=int, metavar="X",
-                        help="go on from the snapshot of epoch X, with fresh momentum (default: start anew)")
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run (that of --epoch X, if it "
-                        "is given) as if it had never stopped; without one, start")
-    parser.add_argument("--keep", type=positive, metavar="N", help="keep the last N snapshots, and the best one of "
+                        help="start from the snapshot of epoch X, with fresh momentum (default: from --base-model)")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run (the one from --epoch X, if "
+                        "given) as if it had never stopped; start one if there is none")
+    parser.add_argument("--keep", type=positive, metavar="N", help="keep the last N snapshots, and the best one in "
                         "eval_loop.py's ranking (default: keep all)")
     parser.add_argument("--lr", type=float, dest="learning_rate", metavar="FLOAT",
                         help="learning rate (published: 16e-4, and 16e-5 to fine-tune)")
-    parser.add_argument("--base-model", type=os.path.abspath, metavar="FILE",
-                        help="parameters to start from: a ResNet-50 or any snapshot (default: models/resnet50.params, "
-                        "and from scratch without it)")
+    parser.add_argument("--base-model", type=os.path.abspath, metavar="FILE", help="parameters to start from: a "
+                        "ResNet-50 or any snapshot (default: models/resnet50.params; without it, random weights)")
     parser.add_argument("--epoch-size", type=int, metavar="INT",
                         help="batches in an epoch (published: 200 for init, 700 for final)")
     args = parser.parse_args()
-    config = parse_config(args, **{args.model + "_epoch_size": args.epoch_size})
+    config = parse_config(args, **{f"{args.model}_epoch_size": args.epoch_size})
 
     from core.runtime.mxnet_backend import (  # after the flags: importing mxnet takes seconds
         joined_cluster,
@@ -38,9 +37,9 @@ def main():
     from core.training.train import train
     with joined_cluster(config.kv_store) as store:
         if store is None or store.rank == 0:
-            start_log(Layout(config).log("train_%s_model" % args.model), config)
+            start_log(Layout(config).log(f"train_{args.model}_model"), config)
         train(config, args.model, resolve_devices(args.gpus), args.epoch, args.resume, args.keep, store)
 
 
 if __name__ == "__main__":
-    run(main, "the same command with --resume goes on after the last snapshot")
+    run(main, "the same command with --resume continues after the last snapshot")

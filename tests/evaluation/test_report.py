@@ -225,7 +225,7 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
 @pytest.mark.parametrize("output", ["page.png", "new/"])
 def test_the_page_does_not_take_the_place_of_its_curves(tmp_path, output):
     ResultFolder(str(tmp_path / "outputs" / "x")).write(result())
-    assert "a page's name ends in .html" in run_script(tmp_path, "report.py", "--output", output, status=2)
+    assert "the name must end in .html" in run_script(tmp_path, "report.py", "--output", output, status=2)
     assert sorted(os.listdir(str(tmp_path))) == ["log", "outputs", "tiny.yaml"]
 
 

@@ -82,6 +82,6 @@ def test_a_mistake_leaves_no_file(untrained, tmp_path):
     before = (tmp_path / snapshot).read_bytes()
     for flags, message in ((("out.onnx", "--epoch", "7"), "epochs there: 2"),
                            (("out.onnx", "--check", "nix.jpg"), "nix.jpg can't be read"),
-                           ((snapshot,), "the name of the file to write ends in .onnx")):
+                           ((snapshot,), "the name must end in .onnx")):
         assert message in run_script(tmp_path, "export_onnx.py", *flags, status=2)
     assert not (tmp_path / "out.onnx").exists() and (tmp_path / snapshot).read_bytes() == before

@@ -10,6 +10,7 @@ from conftest import ROOT
 from test_scripts import SCRIPTS
 
 sys.path.insert(0, os.path.join(ROOT, "docs"))
+import make_commands  # noqa: E402
 import make_configuration  # noqa: E402
 
 
@@ -34,10 +35,11 @@ def help_of(script):
                           universal_newlines=True).stdout
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_flag_is_in_the_readme(script):
-    flags = flags_in(help_of(script))
-    assert {"--config", "--seed"} < flags and not flags - flags_in(read("README.md"))
+@pytest.mark.parametrize("script", SCRIPTS + ("launch.py",))
+def test_every_flag_is_in_the_command_reference(script):
+    section = re.search(r"\n## %s\n(.*?)(\n## |$)" % re.escape(script), read("docs/commands.md"), re.DOTALL).group(1)
+    flags = flags_in(help_of(script)) - {"--help", "--config", "--root", "--seed"}
+    assert flags and not flags - flags_in(section)
 
 
 def test_every_command_in_the_pages_has_known_flags():
@@ -65,8 +67,14 @@ def test_the_page_of_settings_is_current():
         "run: python docs/make_configuration.py"
 
 
+def test_the_command_reference_is_current_and_the_same_on_every_machine(monkeypatch):
+    monkeypatch.setenv("FLICKR_API_KEY", "secret")
+    assert read("docs/commands.md") == make_commands.commands_page(), "run: python docs/make_commands.py"
+    assert not re.search(r"here \d", read("docs/commands.md"))
+
+
 def headings(page):
-    return {re.sub(r"[^a-z0-9 -]", "", line.lstrip("#").strip().lower()).replace(" ", "-")
+    return {re.sub(r"[^a-z0-9_ -]", "", line.lstrip("#").strip().lower()).replace(" ", "-")
             for line in read(page).splitlines() if line.startswith("#")}
 
 

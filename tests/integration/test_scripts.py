@@ -411,7 +411,7 @@ ESTIMATE = ("est_voc_train_masks.py", "--gpu", "cpu", "--epoch", "2", "--overwri
      ESTIMATE + ("--output", "pics"), "own.png is no mask of a training image"),
     (lambda copy: None, ESTIMATE + ("--output", "cache/../dataset/val_masks"),
      "holds the true masks of the val images"),
-    (lambda copy: None, ("report.py", "--output", "report.png"), "a page's name ends in .html"),
+    (lambda copy: None, ("report.py", "--output", "report.png"), "the name must end in .html"),
     (lambda copy: None, ("predict.py", "dataset/val_images", "--labels="), "--labels is empty"),
     (lambda copy: None, TRAIN + ("--resume", "--lr", "0.5"), "-2.states was made with 0.01: use that"),
     (lambda copy: None, TRAIN + ("--keep", "0"), "--keep"),
