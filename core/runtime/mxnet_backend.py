@@ -1,7 +1,7 @@
 """The one module that imports mxnet, and the choice of devices.
 
-MXNet 1.9.1, the last release, was written for older numpy and Python: numpy.bool is gone since numpy 1.24, distutils
-since Python 3.12 (setuptools carries it on). Only one thread may call MXNet.
+MXNet 1.9.1, the last release, was written for older numpy and Python: see `core.runtime.old_names`. Only one thread may
+call MXNet.
 """
 import atexit
 import contextlib
@@ -10,16 +10,13 @@ import os
 import re
 import sys
 
-import numpy as np
-
 from core.config import CLUSTER_STORES
 from core.errors import UserError
 from core.io.logs import logger
 from core.runtime.gpu_libraries import check_capabilities, has_gpu, prepare_gpu_build
 from core.runtime.hardware import cpu_flags, physical_cores
+from core.runtime.old_names import old_names
 
-if "bool" not in vars(np):
-    np.bool = np.bool_
 os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
 # Each device steps by itself and keeps its momentum where core.training.checkpoint can read it, and no pickle goes to
 # servers.
@@ -46,11 +43,12 @@ def _enable_amx(flags):
 _enable_amx(cpu_flags())
 prepare_gpu_build()
 try:
-    import mxnet as mx  # noqa: E402
-    import setuptools  # noqa: F401  makes distutils importable on Python 3.12
-    from mxnet.contrib import amp  # noqa: E402,F401
+    with old_names():
+        import mxnet as mx
+        from mxnet.contrib import amp  # noqa: F401
 except ImportError as error:
-    raise UserError("%s; the packages are installed by: pip install -r dependencies.txt" % error) from error
+    then = "" if sys.version_info < (3, 13) else ", then: pip install --no-deps mxnet==1.9.1"
+    raise UserError(f"{error}; the packages are installed by: pip install -r dependencies.txt{then}") from error
 except OSError as error:  # a library that MXNet's own one needs
     raise UserError("MXNet can't be loaded: %s; for GPUs: pip install -r dependencies-gpu.txt" % error) from error
 

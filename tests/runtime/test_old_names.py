@@ -1,0 +1,52 @@
+"""MXNet finds the names that numpy and Python dropped; nobody else does."""
+import subprocess
+import sys
+
+import numpy as np
+from conftest import ROOT
+
+from core.runtime.old_names import old_names
+
+
+def output(code):
+    """Output of Python code that runs in a process of its own, warnings included."""
+    done = subprocess.run([sys.executable, "-W", "always", "-c", code], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, universal_newlines=True, timeout=100, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_names_are_in_numpy_only_while_mxnet_is_imported():
+    before = set(vars(np))
+    with old_names():
+        assert np.bool is np.bool_ or np.bool is bool
+        assert np.float_ is np.float64 and np.PINF == np.inf and np.alltrue([1, 1])
+        assert np.in1d([[1, 2]], [2]).tolist() == [False, True]
+        assert np.trapz([1, 1, 1]) == 2 and np.msort([[2], [1]]).tolist() == [[1], [2]]
+        assert np.asfarray([1]).dtype == np.float64 and np.product([2, 3]) == 6
+    assert set(vars(np)) == before
+
+
+def test_names_are_removed_where_the_import_fails():
+    before = set(vars(np))
+    try:
+        with old_names():
+            raise ImportError
+    except ImportError:
+        assert set(vars(np)) == before
+
+
+def test_mxnet_is_imported_without_a_warning_and_leaves_numpy_as_it_was():
+    code = ("import numpy as np, cv2, numba, scipy.stats, sklearn.base, setuptools\n"
+            "before = set(vars(np))\n"
+            "print('== imports')\n"
+            "from core.runtime import mxnet_backend\n"
+            "print('== new:', *sorted({'bool', 'float_', 'PINF', 'trapz', 'npv'} & (set(vars(np)) - before)))")
+    assert output(code).split("== imports\n")[1].strip() == "== new:"
+
+
+def test_mxnet_keeps_the_names_for_its_own_functions():
+    code = ("from core.runtime.mxnet_backend import mx\n"
+            "import mxnet.ndarray.numpy._op as op, mxnet.numpy.fallback as fallback\n"
+            "print(op._np.bool(1), op._np.PINF, mx.np.trapz(mx.np.ones(3)), op._np.fft.fft([0, 0]).sum())")
+    assert output(code).splitlines()[-1] == "True inf 2.0 0j"
