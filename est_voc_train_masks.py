@@ -27,8 +27,9 @@ def main():
     from core.evaluation.evaluate import find_epoch
     from core.inference.estimate_masks import estimate_train_masks
     from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
-    estimate_train_masks(config, find_epoch(config, args.model, args.epoch), resolve_devices(args.gpu), args.crf,
-                         args.overwrite, args.jobs, args.model, args.flip, args.output)
+    epoch = find_epoch(config, args.model, args.epoch)
+    estimate_train_masks(config, epoch, devices=resolve_devices(args.gpu), crf=args.crf, overwrite=args.overwrite,
+                         jobs=args.jobs, model=args.model, flip=args.flip, output=args.output)
 
 
 if __name__ == "__main__":

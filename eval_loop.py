@@ -25,8 +25,8 @@ def main():
 
     from core.evaluation.evaluate import evaluate_all
     from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
-    evaluate_all(config, args.model, resolve_devices(args.gpu), args.ms, args.crf, None if args.once else args.wait,
-                 args.jobs, args.flip)
+    evaluate_all(config, args.model, devices=resolve_devices(args.gpu), ms=args.ms, crf=args.crf,
+                 wait_hours=None if args.once else args.wait, jobs=args.jobs, flip=args.flip)
 
 
 if __name__ == "__main__":

@@ -57,11 +57,12 @@ def main():
         defaults = {"list": layout.voc_test_list, "images": layout.voc_images, "masks": NO_MASKS,
                     "output": layout.test_output(args.model, epoch)}
         places = {name: places[name] or default for name, default in defaults.items()}
-    options = evaluation_options(config, args.model, epoch, args.ms, args.crf, args.savemask or bool(args.submission),
-                                 args.savescoremap, args.flip, **places)
+    options = evaluation_options(config, args.model, epoch=epoch, ms=args.ms, crf=args.crf, flip=args.flip,
+                                 save_masks=args.savemask or bool(args.submission), save_scores=args.savescoremap,
+                                 **places)
     if args.submission:
-        check_submission(args.submission, load_snapshot(layout, args.model, epoch, config)[0])  # with its classes
-    evaluate(config, args.model, epoch, resolve_devices(args.gpu), options, args.jobs)
+        check_submission(args.submission, load_snapshot(config, args.model, epoch).config)  # with its classes
+    evaluate(config, args.model, epoch=epoch, devices=resolve_devices(args.gpu), options=options, jobs=args.jobs)
     if args.submission:
         pack_submission(args.submission, read_list(options.list), masks_folder(options.output), options.images)
 

@@ -33,11 +33,10 @@ def main():
     from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
     epoch = find_epoch(config, args.model, args.epoch)
     pictures = {path: read_image(path) for path in args.check}  # so that errors in them come first
-    export(config, args.model, epoch, args.output)
+    export(config, args.model, epoch=epoch, path=args.output)
     if pictures:
         session = open_session(args.output)
-        config, parameters = load_snapshot(layout, args.model, epoch, config)
-        segmenter = Segmenter(config, args.model, parameters, resolve_devices("cpu"))
+        segmenter = Segmenter(load_snapshot(config, args.model, epoch), resolve_devices("cpu"))
     for path, picture in pictures.items():
         same, difference = agreement(session, segmenter, picture)
         logger.info("%s: %.4f %% of the pixels agree, scores differ by %.1e at most", path, 100 * same, difference)

@@ -35,15 +35,16 @@ def main():
 
     from core.evaluation.evaluate import find_epoch
     from core.inference.media import find_media
-    from core.inference.postprocess import SegmentationOptions
+    from core.inference.options import InferenceOptions, SegmentationOptions
     from core.inference.predict_media import segment_media
     from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
     output = args.output or layout.predictions
     media = find_media(args.paths, leave_out=[output])
-    options = SegmentationOptions(output=output, scales=config.scales if args.ms else (1.0,), crf=args.crf,
-                                  save_scores=args.savescoremap, max_side=args.max_side, allowed=args.labels)
+    options = SegmentationOptions(InferenceOptions(config.scales if args.ms else (1.0,), crf=args.crf), output,
+                                  save_scores=args.savescoremap, allowed=args.labels, max_side=args.max_side)
     epoch = find_epoch(config, args.model, args.epoch)
-    segment_media(config, args.model, epoch, resolve_devices(args.gpu), media, options, args.jobs)
+    segment_media(config, args.model, epoch=epoch, devices=resolve_devices(args.gpu), media=media, options=options,
+                  jobs=args.jobs)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ def main():
     with joined_cluster(config.kv_store) as store:
         if store is None or store.rank == 0:
             start_log(Layout(config).log(f"train_{args.model}_model"), config)
-        train(config, args.model, resolve_devices(args.gpus), args.epoch, args.resume, args.keep, store)
+        train(config, args.model, devices=resolve_devices(args.gpus), start_epoch=args.epoch, resume=args.resume,
+              keep=args.keep, store=store)
 
 
 if __name__ == "__main__":

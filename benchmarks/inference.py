@@ -11,6 +11,7 @@ from measure import alternate, draw, make_parser
 from core.config import MODELS, Config
 from core.inference.segmenter import Segmenter, prepare
 from core.network.fcn import inference_symbol, parameter_shapes
+from core.network.snapshots import Snapshot
 from core.runtime.hardware import cpu_flags
 from core.runtime.mxnet_backend import mx
 
@@ -64,7 +65,8 @@ def main():
     scales = config.scales if args.ms else (1.0,)
     parameters = random_parameters(args.model, config)
     dtypes = ["float32"] + ["bfloat16"] * ("avx512bw" in cpu_flags())
-    ours = {dtype: Segmenter(config, args.model, parameters, [mx.cpu()], dtype) for dtype in dtypes}
+    snapshot = Snapshot(config, args.model, 0, parameters, "")
+    ours = {dtype: Segmenter(snapshot, [mx.cpu()], dtype) for dtype in dtypes}
     rng = np.random.default_rng(0)
     if args.growth:
         for factor in (0.5, 1, 1.5):

@@ -18,6 +18,7 @@ def run(way, args, pipe):
 
     from core.config import Config
     from core.inference.segmenter import Segmenter
+    from core.network.snapshots import Snapshot
     from core.runtime.mxnet_backend import mx
     config = Config(width=args.width)
     parameters = random_parameters("final", config)
@@ -31,7 +32,8 @@ def run(way, args, pipe):
         segmenter = PlainSegmenter(config, "final", parameters)
         scored = (segmenter.scores(image, scales) for image in images)
     else:
-        scored = Segmenter(config, "final", parameters, [mx.cpu()], args.dtype).scores_of(images, scales)
+        snapshot = Snapshot(config, "final", 0, parameters, "")
+        scored = Segmenter(snapshot, [mx.cpu()], args.dtype).scores_of(images, scales)
     for number, _ in enumerate(scored, 1):
         if number % max(1, args.images // 10) == 0:
             pipe.send((number, _resident()))

@@ -15,7 +15,8 @@ from measure import alternate, draw, draw_scores, make_parser
 from core.cli import positive
 from core.config import Config
 from core.evaluation.metrics import confusion_matrix
-from core.inference.postprocess import EvaluationOptions, compare, estimate, scores_path
+from core.inference.options import EvaluationOptions, InferenceOptions
+from core.inference.postprocess import compare, estimate, scores_path
 from core.io.files import read_array, write_array
 from core.io.images import read_image, read_mask, write_image, write_mask
 from core.paths import image_path, mask_path, stems
@@ -36,6 +37,7 @@ def main():
     from inference import random_parameters
 
     from core.inference.segmenter import Segmenter, scored_images
+    from core.network.snapshots import Snapshot
     from core.runtime.hardware import cpu_flags
     from core.runtime.mxnet_backend import mx
 
@@ -44,20 +46,22 @@ def main():
         os.environ["OMP_NUM_THREADS"] = str(args.plain_threads)
     with tempfile.TemporaryDirectory() as folder, process_pool(args.jobs) as pool, process_pool(1) as other:
         names, scores = draw_data(folder, args, config)
-        options = EvaluationOptions(None, folder, folder, folder, config.scales, True, False, False, False)
+        inference = InferenceOptions(config.scales, crf=True)
+        options = EvaluationOptions(inference, None, folder, folder, folder)
         work = functools.partial(estimate, config=config, crf=False, labels=dict.fromkeys(names, LABELS),
                                  folder=folder) if args.estimate \
             else functools.partial(compare, config=config, options=options)
 
         def ours(segmenter):
             scored = (one._replace(scores=scores[one.name])
-                      for one in scored_images(segmenter, names, folder, config.scales))
+                      for one in scored_images(segmenter, names, folder=folder, options=inference))
             for _ in ordered_map(work, scored, None if args.estimate else pool, 2 * args.jobs):
                 pass
 
         ways = {"plain": lambda: other.submit(plain, folder, model).result()}
         for dtype in ["float32"] + ["bfloat16"] * ("avx512bw" in cpu_flags()):
-            segmenter = Segmenter(config, model, random_parameters(model, config), [mx.cpu()], dtype)
+            snapshot = Snapshot(config, model, 0, random_parameters(model, config), "")
+            segmenter = Segmenter(snapshot, [mx.cpu()], dtype)
             ways["core/, %s" % dtype] = functools.partial(ours, segmenter)
         alternate(ways, args.repeats, "an image", len(names))
 

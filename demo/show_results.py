@@ -34,8 +34,7 @@ def main():
 
     segmenters = []
     for model, epoch in epochs.items():
-        trained, parameters = load_snapshot(layout, model, epoch, config)
-        segmenters.append(Segmenter(trained, model, parameters, resolve_devices("cpu")))
+        segmenters.append(Segmenter(load_snapshot(config, model, epoch), resolve_devices("cpu")))
     refined = os.path.join(layout.output("final", epochs["final"]), "masks")
     rows = []
     for name in read_list(layout.val_list)[:args.images]:

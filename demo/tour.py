@@ -61,8 +61,7 @@ class Model:
     """A trained model of the run.
 
     Attributes:
-        config: with the settings that the snapshot records.
-        parameters: as `snapshots.load_snapshot` gives them. device: mxnet.Context. path: of the snapshot.
+        snapshot: snapshots.Snapshot. path: of its file. device: mxnet.Context.
         segmenter: inference.Segmenter.
     """
 
@@ -79,9 +78,9 @@ class Model:
         except UserError:  # no ranking, or one of snapshots that were trained anew
             epoch = find_epoch(config, name, "newest")
         self.path = layout.snapshot(name, epoch)
-        self.config, self.parameters = load_snapshot(layout, name, epoch, config)
+        self.snapshot = load_snapshot(config, name, epoch)
         self.device = resolve_devices(device)[0]
-        self.segmenter = Segmenter(self.config, name, self.parameters, [self.device])
+        self.segmenter = Segmenter(self.snapshot, [self.device])
 
 
 def show(rows, titles, height=190):

@@ -1,5 +1,6 @@
 """Stages 3 and 6: evaluate snapshots on images with masks."""
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -13,13 +14,14 @@ from core.errors import UserError
 from core.evaluation.metrics import image_iou, summarise
 from core.evaluation.report import Example, best_and_worst, write_report
 from core.evaluation.results import ResultFolder, identity, report
-from core.inference.postprocess import EvaluationOptions, compare, masks_folder, predict, scores_path, scoring_settings
+from core.inference.options import EvaluationOptions, InferenceOptions
+from core.inference.postprocess import compare, masks_folder, predict, scores_path, scoring_settings
 from core.inference.segmenter import Segmenter, scored_images
 from core.io.files import cached_digest, read_json, read_list, write_json
 from core.io.images import read_mask
 from core.io.locks import locked
 from core.io.logs import logger, progress, versions
-from core.network.snapshots import load_identified
+from core.network.snapshots import load_snapshot
 from core.paths import Layout, check_no_true_mask, check_pairs, image_path, mask_path
 from core.runtime.mxnet_backend import resolve_dtype
 from core.runtime.parallel import ordered_map, process_pool
@@ -27,7 +29,7 @@ from core.runtime.parallel import ordered_map, process_pool
 NO_MASKS = "none"  # stands for the folder of masks where there are none
 
 
-def evaluation_options(config, model, epoch, ms=False, crf=False, save_masks=False, save_scores=False, flip=False,
+def evaluation_options(config, model, *, epoch, ms=False, crf=False, save_masks=False, save_scores=False, flip=False,
                        **places):
     """Options of an evaluation, of VOC val by default.
 
@@ -44,11 +46,11 @@ def evaluation_options(config, model, epoch, ms=False, crf=False, save_masks=Fal
     if paths["masks"] == NO_MASKS:
         paths["masks"] = None
         save_masks = True
-    return EvaluationOptions(scales=config.scales if ms else (1.0,), crf=crf, save_masks=save_masks,
-                             save_scores=save_scores, flip=flip, **paths)
+    inference = InferenceOptions(config.scales if ms else (1.0,), flip, crf)
+    return EvaluationOptions(inference, save_masks=save_masks, save_scores=save_scores, **paths)
 
 
-def evaluate(config, model, epoch, devices, options, jobs=1):
+def evaluate(config, model, *, epoch, devices, options, jobs=1):
     """Predict every image of the list and compare it with its mask, if there are masks.
 
     Goes on where an earlier run with the same snapshot and settings was killed; report.html and result.json appear at
@@ -56,6 +58,7 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
 
     Args:
         devices: list of mxnet.Context.
+        options: what `evaluation_options` gives; the setting dtype decides in what type the network computes.
         jobs: processes that run the CRF.
 
     Returns:
@@ -73,10 +76,11 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
     if options.masks is not None:
         check_pairs(names, (mask_path, options.masks, "run create_dataset.py, or see --masks; --masks %s only predicts"
                             % NO_MASKS))
-    config, parameters, digest = load_identified(layout, model, epoch, config)
-    dtype = resolve_dtype(config.dtype, devices)
+    snapshot = load_snapshot(config, model, epoch)
+    inference = dataclasses.replace(options.inference, dtype=resolve_dtype(config.dtype, devices))
+    options = dataclasses.replace(options, inference=inference)
     keys = _data_keys(options, names)
-    settings = _settings(config, digest, options, keys, dtype)
+    settings = _settings(snapshot, options, keys)
     saved = ["masks"] * options.save_masks + ["scoremaps"] * options.save_scores
     folder = ResultFolder(options.output)
     finished = _find(folder, settings, saved, options, names)
@@ -84,8 +88,8 @@ def evaluate(config, model, epoch, devices, options, jobs=1):
         with locked(folder.lock, "evaluation into %s" % options.output, wait=True):
             finished = _find(folder, settings, saved, options, names)  # what this process waited for, perhaps
             if not finished:
-                return _evaluate(config, model, epoch, parameters, devices, dtype, options, jobs, keys,
-                                 settings, saved, folder)
+                return _evaluate(snapshot, options, devices=devices, jobs=jobs, keys=keys, settings=settings,
+                                 saved=saved, folder=folder)
     logger.info("%s holds this evaluation already", folder.path)
     report(finished)
     return finished
@@ -109,8 +113,9 @@ def _check_list(path, layout):
                         "choose an epoch by its number, or --epoch newest" % path)
 
 
-def _evaluate(config, model, epoch, parameters, devices, dtype, options, jobs, keys, settings, saved, folder):
+def _evaluate(snapshot, options, *, devices, jobs, keys, settings, saved, folder):
     """Do the work of `evaluate`, under the folder's lock."""
+    config = snapshot.config
     folder.disown(saved)
     journal = folder.journal(settings, saved, config.num_classes)
     counts = {name: journal.done[key] for name, key in keys.items()
@@ -119,10 +124,10 @@ def _evaluate(config, model, epoch, parameters, devices, dtype, options, jobs, k
     if counts:
         logger.info("going on after %d of %d images", len(counts), len(keys))
     start = time.perf_counter()
-    segmenter = Segmenter(config, model, parameters, devices, dtype)
+    segmenter = Segmenter(snapshot, devices, options.inference.dtype)
     work = functools.partial(compare, config=config, options=options)
-    with journal, process_pool(jobs) if options.crf and jobs > 1 else contextlib.nullcontext() as pool:
-        scored_rest = scored_images(segmenter, rest, options.images, options.scales, options.flip)
+    with journal, process_pool(jobs) if options.inference.crf and jobs > 1 else contextlib.nullcontext() as pool:
+        scored_rest = scored_images(segmenter, rest, folder=options.images, options=options.inference)
         compared = ordered_map(work, scored_rest, pool, 2 * jobs)
         for scored, counted in progress(compared, len(rest), os.path.basename(options.output)):
             journal.add(keys[scored.name], counted)
@@ -130,9 +135,9 @@ def _evaluate(config, model, epoch, parameters, devices, dtype, options, jobs, k
     seconds = (time.perf_counter() - start) / max(1, len(rest))
     logger.info("%.3f seconds an image", seconds)
     confusion = sum(counts.values(), np.zeros((config.num_classes,) * 2, np.int64))
-    result = dict(summarise(confusion, config.classes), model=model, epoch=epoch, settings=settings, saved=saved,
-                  versions=versions(), device=", ".join(map(str, devices)), seconds_per_image=round(seconds, 4),
-                  config=config.changed(), confusion=confusion.tolist(),
+    result = dict(summarise(confusion, config.classes), model=snapshot.model, epoch=snapshot.epoch, settings=settings,
+                  saved=saved, versions=versions(), device=", ".join(map(str, devices)),
+                  seconds_per_image=round(seconds, 4), config=config.changed(), confusion=confusion.tolist(),
                   image_iou={name: image_iou(counts[name]) for name in keys})
     if options.masks is not None:
         shown = itertools.chain(*best_and_worst(result["image_iou"]))
@@ -148,14 +153,14 @@ def _evaluate(config, model, epoch, parameters, devices, dtype, options, jobs, k
 def _examples(config, options, segmenter, names):
     """Dict from id to `reports.Example`, of the images that a report shows."""
     examples = {}
-    for scored in scored_images(segmenter, names, options.images, options.scales, options.flip):
-        mask, _ = predict(scored, config, options.crf)
+    for scored in scored_images(segmenter, names, folder=options.images, options=options.inference):
+        mask, _ = predict(scored, config, options.inference.crf)
         truth = read_mask(mask_path(options.masks, scored.name), config.num_classes, mask.shape)
         examples[scored.name] = Example(scored.name, scored.image, truth, mask)
     return examples
 
 
-def evaluate_all(config, model, devices, ms=False, crf=False, wait_hours=None, jobs=1, flip=False):
+def evaluate_all(config, model, *, devices, ms=False, crf=False, wait_hours=None, jobs=1, flip=False):
     """Evaluate every snapshot of `model` that has no result with these settings yet, then rank them.
 
     A snapshot that can't be evaluated is reported and left out; the others go on.
@@ -177,8 +182,8 @@ def evaluate_all(config, model, devices, ms=False, crf=False, wait_hours=None, j
         new = [epoch for epoch in layout.epochs(model) if epoch not in results and epoch not in failures]
         for epoch in new:
             try:
-                options = evaluation_options(config, model, epoch, ms, crf, flip=flip)
-                results[epoch] = evaluate(config, model, epoch, devices, options, jobs)
+                options = evaluation_options(config, model, epoch=epoch, ms=ms, crf=crf, flip=flip)
+                results[epoch] = evaluate(config, model, epoch=epoch, devices=devices, options=options, jobs=jobs)
             except UserError as error:
                 failures[epoch] = str(error)
                 logger.error("epoch %d can't be evaluated: %s", epoch, error)
@@ -256,8 +261,8 @@ def _data_keys(options, names):
     return keys
 
 
-def _settings(config, digest, options, keys, dtype):
+def _settings(snapshot, options, keys):
     """What decides the numbers of an evaluation, as JSON keeps it."""
     names, data = (hashlib.sha256("\n".join(values).encode("utf-8")).hexdigest() for values in (keys, keys.values()))
-    return dict(scoring_settings(config, digest, options.scales, options.crf, dtype, options.flip),
+    return dict(scoring_settings(snapshot, options.inference),
                 images=options.images, masks=options.masks, names_sha256=names, data_sha256=data)

@@ -7,19 +7,20 @@ import os
 from core.config import network_settings
 from core.dataset.samples import read_labels
 from core.errors import UserError
+from core.inference.options import InferenceOptions
 from core.inference.postprocess import estimate, shown_labels
 from core.inference.segmenter import Segmenter, scored_images
 from core.io.files import cached_digest, read_list, read_note, remove, settle_note, write_json
 from core.io.images import read_mask
 from core.io.locks import locked
 from core.io.logs import logger, progress
-from core.network.snapshots import load_identified
+from core.network.snapshots import load_snapshot
 from core.paths import Layout, check_no_true_mask, check_pairs, folder_lock, image_path, mask_path, stems
 from core.runtime.mxnet_backend import resolve_dtype
 from core.runtime.parallel import ordered_map, process_pool
 
 
-def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, jobs=1, model="init", flip=False,
+def estimate_train_masks(config, epoch, *, devices, crf=False, overwrite=False, jobs=1, model="init", flip=False,
                          output=None):
     """Write cache/final_voc_masks/<id>.png for every image of the training list.
 
@@ -47,14 +48,15 @@ def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, job
     names = read_list(layout.train_list, "run create_dataset.py")
     check_no_true_mask(folder, names, layout.val_masks)
     check_pairs(names, (image_path, layout.train_images, "run create_dataset.py"))
-    config, parameters, digest = load_identified(layout, model, epoch, config)
+    snapshot = load_snapshot(config, model, epoch)
+    config = snapshot.config
+    options = InferenceOptions(config.scales, flip, crf, resolve_dtype(config.dtype, devices))
     labels = read_labels(layout.train_labels, names, config)
-    origin = {"model": model, "epoch": epoch, "snapshot_sha256": digest,
+    origin = {"model": model, "epoch": epoch, "snapshot_sha256": snapshot.digest,
               "scales": list(config.scales), "network": network_settings(config),
               "crf": {name: value for name, value in vars(config).items() if name.startswith("crf_")} if crf else None}
-    dtype = resolve_dtype(config.dtype, devices)
-    if dtype != "float32":
-        origin["dtype"] = dtype
+    if options.dtype != "float32":
+        origin["dtype"] = options.dtype
     if flip:
         origin["flip"] = True
     with locked(folder_lock(folder), "mask estimation into %s" % folder):
@@ -63,10 +65,10 @@ def estimate_train_masks(config, epoch, devices, crf=False, overwrite=False, job
         rest = [name for name in names if name not in done]
         logger.info("%d masks to estimate, %d there already", len(rest), len(names) - len(rest))
 
-        segmenter = Segmenter(config, model, parameters, devices, dtype)
+        segmenter = Segmenter(snapshot, devices, options.dtype)
         work = functools.partial(estimate, config=config, crf=crf, labels=labels, folder=folder)
         with process_pool(jobs) if crf and jobs > 1 else contextlib.nullcontext() as pool:
-            scored = scored_images(segmenter, rest, layout.train_images, config.scales, flip)
+            scored = scored_images(segmenter, rest, folder=layout.train_images, options=options)
             made = progress(ordered_map(work, scored, pool, 2 * jobs), len(rest), "mask estimation")
             shown = collections.Counter(label for _, found in made for label in found)
         for name in filter(done.__contains__, names):

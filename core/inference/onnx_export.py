@@ -10,8 +10,7 @@ from core.inference.upsampling import DOUBLINGS, KERNEL
 from core.io.files import write_bytes
 from core.io.logs import logger
 from core.network.fcn import inference_symbol
-from core.network.snapshots import load_identified
-from core.paths import Layout
+from core.network.snapshots import load_snapshot
 from core.runtime.mxnet_backend import mx
 
 try:
@@ -26,7 +25,7 @@ OPSET = 13
 _IR_VERSION = 7  # of ONNX 1.8, which came with opset 13: older runtimes read the file
 
 
-def export(config, model, epoch, path):
+def export(config, model, *, epoch, path):
     """Write a snapshot as an ONNX file.
 
     Input: image (height, width, 3) uint8 RGB, of any size. Outputs: mask (height, width) uint8 class indices; scores
@@ -36,8 +35,8 @@ def export(config, model, epoch, path):
     Raises:
         UserError: the snapshot is missing or wrong, or the file can't be written.
     """
-    layout = Layout(config)
-    config, (args, aux), digest = load_identified(layout, model, epoch, config)
+    snapshot = load_snapshot(config, model, epoch)
+    config, (args, aux) = snapshot.config, snapshot.parameters
     values = {name: value.asnumpy() for name, value in {**args, **aux}.items()}
     with mx.name.NameManager():  # counts unnamed layers from 0: the same snapshot gives the same file
         symbol = inference_symbol(model, config)
@@ -53,7 +52,7 @@ def export(config, model, epoch, path):
                           network.initializers),
         opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION)
     helper.set_model_props(proto, {"classes": json.dumps(config.classes), "model": model, "epoch": str(epoch),
-                                   "snapshot_sha256": digest})
+                                   "snapshot_sha256": snapshot.digest})
     onnx.checker.check_model(proto)
     write_bytes(path, proto.SerializeToString(deterministic=True))
     logger.info("%s: %s model, epoch %d, ONNX opset %d, %d classes", path, model, epoch, OPSET, config.num_classes)

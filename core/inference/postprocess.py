@@ -21,30 +21,6 @@ Scored = collections.namedtuple("Scored", "name image scores")  # id, (h, w, 3) 
 Picture = collections.namedtuple("Picture", "name path size")
 Picture.__doc__ = """A picture of the user's own: name of its results; file, or None for a frame of a video; (h, w)."""
 
-EvaluationOptions = collections.namedtuple("EvaluationOptions",
-                                           "list images masks output scales crf save_masks save_scores flip")
-EvaluationOptions.__doc__ = """What to evaluate and what to keep.
-
-list, images, masks: file of the ids, folders of their images and masks; without masks (None) images are predicted
-    and nothing is measured.
-output: folder for result.json, masks/ and scoremaps/.
-scales: factors whose scores add up.
-crf: whether the dense CRF refines the scores.
-save_masks, save_scores: whether to keep predictions as masks/<id>.png and scoremaps/<id>.npy.
-flip: whether the scores of the mirrored images add up too.
-"""
-
-SegmentationOptions = collections.namedtuple("SegmentationOptions", "output scales crf save_scores allowed max_side")
-SegmentationOptions.__doc__ = """How to segment and what to keep.
-
-output: folder for masks/, overlays/, scoremaps/ and predictions.json.
-scales: factors whose scores add up.
-crf: whether the dense CRF refines the scores.
-save_scores: whether to keep scoremaps/<name>.npy.
-allowed: names of the classes that may occur besides the background, with commas between, or None for all.
-max_side: pixels of the longer side above which a picture is scaled down for the network.
-"""
-
 
 def predict(scored, config, crf, allowed=None):
     """Mask of an image from its scores.
@@ -74,7 +50,7 @@ def compare(scored, config, options):
     """Predict an image, keep what the options ask for, and count its pixels, if there are masks.
 
     Args:
-        options: EvaluationOptions.
+        options: `options.EvaluationOptions`.
 
     Returns:
         (classes, classes) int64 confusion matrix, of zeros without masks.
@@ -82,7 +58,7 @@ def compare(scored, config, options):
     Raises:
         UserError: the true mask is missing or wrong, or a file can't be written.
     """
-    mask, values = predict(scored, config, options.crf)
+    mask, values = predict(scored, config, options.inference.crf)
     truth = np.full(mask.shape, IGNORE_LABEL, np.uint8)
     if options.masks is not None:
         truth = read_mask(mask_path(options.masks, scored.name), config.num_classes, mask.shape)
@@ -93,7 +69,7 @@ def compare(scored, config, options):
     return confusion_matrix(truth, mask, config.num_classes)
 
 
-def estimate(scored, config, crf, labels, folder):
+def estimate(scored, config, *, crf, labels, folder):
     """Predict an image with its image-level labels only and write its mask.
 
     Args:
@@ -118,7 +94,7 @@ def segment(scored, config, options):
 
     Args:
         scored: Scored; its name is a `Picture`, its image the picture scaled down to what the network is given.
-        options: SegmentationOptions.
+        options: `options.SegmentationOptions`; its classes allowed are indices.
 
     Returns:
         dict from class index to its share of the pixels, for those there are, and the (h, w) uint8 mask.
@@ -127,7 +103,7 @@ def segment(scored, config, options):
         UserError: a file can't be written.
     """
     name, path, size = scored.name
-    mask, values = predict(scored, config, options.crf, options.allowed)
+    mask, values = predict(scored, config, options.inference.crf, options.allowed)
     if options.save_scores:
         write_array(scores_path(options.output, name), values)
     if mask.shape != size:
@@ -155,15 +131,16 @@ def scores_path(output, name):
     return os.path.join(output, "scoremaps", name + ".npy")
 
 
-def scoring_settings(config, digest, scales, crf, dtype="float32", flip=False):
+def scoring_settings(snapshot, options):
     """What decides the prediction of an image, as JSON keeps it.
 
     float32 and no flip go without saying, as in old results.
 
     Args:
-        digest: SHA-256 of the snapshot.
+        snapshot: `snapshots.Snapshot`.
+        options: `options.InferenceOptions`.
     """
-    values = {name: value for name, value in vars(config).items() if name.startswith("crf_")}
-    return {**({} if dtype == "float32" else {"dtype": dtype}), **({"flip": True} if flip else {}),
-            "snapshot_sha256": digest, "scales": list(scales), "crf": values if crf else None,
-            **network_settings(config)}
+    values = {name: value for name, value in vars(snapshot.config).items() if name.startswith("crf_")}
+    return {**({} if options.dtype == "float32" else {"dtype": options.dtype}),
+            **({"flip": True} if options.flip else {}), "snapshot_sha256": snapshot.digest,
+            "scales": list(options.scales), "crf": values if options.crf else None, **network_settings(snapshot.config)}

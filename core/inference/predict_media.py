@@ -1,6 +1,7 @@
 """Pictures and videos of the user's own: masks, overlays, scores, and what is in them."""
 import collections
 import contextlib
+import dataclasses
 import functools
 import os
 
@@ -23,12 +24,12 @@ from core.io.files import write_json
 from core.io.locks import locked
 from core.io.logs import logger, progress, versions
 from core.io.resize import shrink
-from core.network.snapshots import load_identified
+from core.network.snapshots import load_snapshot
 from core.paths import Layout, check_no_true_mask, mask_path
 from core.runtime.parallel import ordered_map, process_pool
 
 
-def segment_media(config, model, epoch, devices, media, options, jobs=1):
+def segment_media(config, model, *, epoch, devices, media, options, jobs=1):
     """Segment pictures and videos; write palette masks and overlays of their own size, and predictions.json.
 
     A file that can't be decoded is reported, and the others go on. A killed run goes on after the last finished file.
@@ -36,6 +37,7 @@ def segment_media(config, model, epoch, devices, media, options, jobs=1):
     Args:
         devices: list of mxnet.Context.
         media: list of `media.Medium`.
+        options: `options.SegmentationOptions`.
         jobs: processes that run the CRF.
 
     Returns:
@@ -49,15 +51,14 @@ def segment_media(config, model, epoch, devices, media, options, jobs=1):
     _check_apart(media, options.output)
     check_no_true_mask(masks_folder(options.output), [medium.name for medium in media], Layout(config).val_masks)
     with locked(os.path.join(options.output, ".lock"), "segmentation into %s" % options.output):
-        return _segment_media(config, model, epoch, devices, media, options, jobs)
+        return _segment_media(load_snapshot(config, model, epoch), devices, media, options, jobs)
 
 
-def _segment_media(config, model, epoch, devices, media, options, jobs):
-    layout = Layout(config)
-    config, parameters, digest = load_identified(layout, model, epoch, config)
+def _segment_media(snapshot, devices, media, options, jobs):
+    config, model, epoch = snapshot.config, snapshot.model, snapshot.epoch
     if options.allowed:
-        options = options._replace(allowed=allowed_classes(config, options.allowed))
-    settings = dict(scoring_settings(config, digest, options.scales, options.crf), model=model, epoch=epoch,
+        options = dataclasses.replace(options, allowed=allowed_classes(config, options.allowed))
+    settings = dict(scoring_settings(snapshot, options.inference), model=model, epoch=epoch,
                     max_side=options.max_side, scoremaps=options.save_scores,
                     labels=[config.classes[index] for index in options.allowed] if options.allowed else None)
     journal = Journal(os.path.join(options.output, "progress.jsonl"), settings)
@@ -67,10 +68,11 @@ def _segment_media(config, model, epoch, devices, media, options, jobs):
     if len(rest) < len(media):
         logger.info("going on after %d of %d files", len(media) - len(rest), len(media))
 
-    logger.info("%s model, epoch %d: %s", model, epoch, layout.snapshot(model, epoch))
-    work = _Work(config, options, Segmenter(config, model, parameters, devices), jobs)
+    logger.info("%s model, epoch %d: %s", model, epoch, Layout(config).snapshot(model, epoch))
+    work = _Work(config, options, Segmenter(snapshot, devices, options.inference.dtype), jobs)
     many = len(rest) > 1 or any(is_video(medium.path) for medium in rest)
-    with journal, process_pool(jobs) if options.crf and jobs > 1 and many else contextlib.nullcontext() as pool:
+    parallel = options.inference.crf and jobs > 1 and many
+    with journal, process_pool(jobs) if parallel else contextlib.nullcontext() as pool:
         for medium, found in progress(work.results(rest, pool), len(rest), "segmentation"):
             journal.done[medium.name] = dict(found, state=states[medium.name])
             journal.add(medium.name, journal.done[medium.name])
@@ -124,7 +126,7 @@ class _Work:
     def _segment(self, pairs, pool):
         """Yield (name, what `predictions.segment` gives, (h, w)) for each (Picture, image)."""
         run = functools.partial(segment, config=self._config, options=self._options)
-        scored = score_pairs(self._segmenter, pairs, self._options.scales)
+        scored = score_pairs(self._segmenter, pairs, self._options.inference)
         for done, result in ordered_map(run, scored, pool, self._ahead):
             yield done.name.name, result, done.name.size
 
@@ -135,7 +137,7 @@ class _Work:
                 if image.shape[:2] != size:
                     logger.info("%s: %d x %d pixels, scaled down to %d x %d for the network; see --max-side",
                                 shown(medium.path), *size[::-1], *image.shape[1::-1])
-                self._segmenter.check_memory(medium.path, image.shape[:2], self._options.scales)
+                self._segmenter.check_memory(medium.path, image.shape[:2], self._options.inference.scales)
                 yield Picture(medium.name, medium.path, size), image
 
     def _video(self, medium, pool):
@@ -147,7 +149,7 @@ class _Work:
             for number, frame in enumerate(video.frames(), 1):
                 under_way.append(frame)
                 image = shrink(frame, self._options.max_side)
-                self._segmenter.check_memory(medium.path, image.shape[:2], self._options.scales)
+                self._segmenter.check_memory(medium.path, image.shape[:2], self._options.inference.scales)
                 yield Picture("%s/%06d" % (medium.name, number), None, frame.shape[:2]), image
 
         total = collections.Counter()

@@ -25,17 +25,17 @@ _LESS_MEMORY = "leave out the largest of --scales, or shrink the images"
 class Segmenter:
     """A trained network on one or more devices."""
 
-    def __init__(self, config, model, parameters, devices, dtype="float32"):
+    def __init__(self, snapshot, devices, dtype="float32"):
         """
         Args:
-            model: "init" or "final".
-            parameters: (args, aux) as `snapshots.load_snapshot` gives them.
+            snapshot: `snapshots.Snapshot`.
             devices: list of mxnet.Context; images go to them in turn.
-            dtype: what `backend.resolve_dtype` gives; scores are float32 in any case.
+            dtype: what `mxnet_backend.resolve_dtype` gives; scores are float32 in any case.
         """
-        self._config = config
+        self._config = snapshot.config
         self._on_cpu = any(device.device_type == "cpu" for device in devices)
-        symbol, args = inference_symbol(model, config, folded=True), fold_batch_norms(*parameters)
+        symbol = inference_symbol(snapshot.model, snapshot.config, folded=True)
+        args = fold_batch_norms(*snapshot.parameters)
         if dtype != "float32":
             symbol, args, _ = amp.convert_model(symbol, args, {}, target_dtype=dtype)
         self._networks = [Network(symbol, args, device) for device in devices]
@@ -104,20 +104,25 @@ class Segmenter:
         return plain
 
 
-def scored_images(segmenter, names, folder, scales, flip=False):
-    """Yield a `predictions.Scored` for each name, in order; images are read when they are needed."""
+def scored_images(segmenter, names, *, folder, options):
+    """Yield a `postprocess.Scored` for each name, in order; images are read when they are needed.
+
+    Args:
+        folder: of the images, <name>.jpg.
+        options: `options.InferenceOptions`.
+    """
     def pairs():
         for name in names:
             path = image_path(folder, name)
             image = read_image(path)
-            segmenter.check_memory(path, image.shape[:2], scales)
+            segmenter.check_memory(path, image.shape[:2], options.scales)
             yield name, image
 
-    return score_pairs(segmenter, pairs(), scales, flip)
+    return score_pairs(segmenter, pairs(), options)
 
 
-def score_pairs(segmenter, pairs, scales, flip=False):
-    """Yield a `predictions.Scored` for each (name, image) pair, in order; pairs are taken when they are needed."""
+def score_pairs(segmenter, pairs, options):
+    """Yield a `postprocess.Scored` for each (name, image) pair, in order; pairs are taken when they are needed."""
     under_way = collections.deque()
 
     def images():
@@ -125,16 +130,16 @@ def score_pairs(segmenter, pairs, scales, flip=False):
             under_way.append((name, image))
             yield image
 
-    for scores in segmenter.scores_of(images(), scales, flip):
+    for scores in segmenter.scores_of(images(), options.scales, options.flip):
         name, image = under_way.popleft()
         yield Scored(name, image, scores)
 
 
-def branch_scores(config, parameters, image, device):
+def branch_scores(snapshot, image, device):
     """What the two branches of the final model say about an image, each by itself.
 
     Args:
-        parameters: (args, aux) as `snapshots.load_snapshot` gives them.
+        snapshot: `snapshots.Snapshot` of the final model.
         image: (h, w, 3) uint8 RGB.
         device: mxnet.Context.
 
@@ -143,9 +148,9 @@ def branch_scores(config, parameters, image, device):
         probabilities that the image shows each class.
     """
     size = image.shape[:2]
-    executor = branches_symbol(config, folded=True).bind(
-        device, dict(fold_batch_norms(*parameters), data=mx.nd.array(prepare(image, size, config.mean_rgb)[None])),
-        grad_req="null")
+    data = mx.nd.array(prepare(image, size, snapshot.config.mean_rgb)[None])
+    executor = branches_symbol(snapshot.config, folded=True).bind(
+        device, dict(fold_batch_norms(*snapshot.parameters), data=data), grad_req="null")
     cells, image_level = (output.asnumpy()[0] for output in executor.forward(is_train=False))
     return combine_scales([cells], [size], size), image_level.ravel()
 

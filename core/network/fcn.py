@@ -101,7 +101,7 @@ def fold_batch_norms(args, aux):
     s = g / sqrt(v + e) and bias s (bias - m) + b. It is computed in float64.
 
     Args:
-        args, aux: dicts from name to mxnet.nd.NDArray, as `snapshots.load_snapshot` gives them.
+        args, aux: dicts from name to mxnet.nd.NDArray, as a `snapshots.Snapshot` holds them.
 
     Returns:
         dict from name to mxnet.nd.NDArray: arguments of `inference_symbol(..., folded=True)`, which has no auxiliary

@@ -5,19 +5,22 @@ object. MXNet and the published implementation take names that start with "arg:"
 record, as the published ones are, fits the settings that it is used with.
 """
 import collections
+import dataclasses
 import errno
 import hashlib
 import json
 import os
+from typing import Dict, Tuple
 
 import numpy as np
 
-from core.config import adopt_settings, network_settings
+from core.config import Config, adopt_settings, network_settings
 from core.errors import UserError
 from core.io.files import file_digest, replacing, write_text
 from core.io.logs import logger
 from core.network.fcn import parameter_shapes
 from core.network.params_files import check_params_file
+from core.paths import Layout
 from core.runtime.mxnet_backend import mx
 
 _DISK_FULL = "the disk is full, or a quota or a limit on the size of files is reached"
@@ -28,6 +31,23 @@ Parameters.__doc__ = """Content of a .params file.
 args, aux: dicts from parameter name to mxnet.nd.NDArray on the CPU.
 settings: dict from the name of a setting to its value, as the file records them; empty where it records none.
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """A trained network.
+
+    Attributes:
+        config: with the settings that the snapshot records.
+        model: "init" or "final".
+        parameters: (args, aux), dicts from parameter name to mxnet.nd.NDArray on the CPU; just those of the network.
+        digest: SHA-256 of its file, as hexadecimal text.
+    """
+    config: Config
+    model: str
+    epoch: int
+    parameters: Tuple[Dict[str, mx.nd.NDArray], Dict[str, mx.nd.NDArray]]
+    digest: str
 
 
 def save_snapshot(layout, model, epoch, config, symbol, args, aux):
@@ -163,17 +183,28 @@ def adopt_recorded(config, path, recorded):
     return adopted
 
 
-def load_snapshot(layout, model, epoch, config):
-    """Parameters of a snapshot, checked against the network that it was trained for.
+def load_snapshot(config: Config, model: str, epoch: int) -> Snapshot:
+    """Read a snapshot and check it against the network that it was trained for.
 
-    Returns:
-        (config, (args, aux)): config with the settings that the snapshot records; dicts with just the network's
-        parameters, for a published snapshot's fixed upsampling weights and other extras are left out.
+    Its digest is that of the very file that was read, even if another one takes its place meanwhile. A published
+    snapshot's fixed upsampling weights and other extras are left out.
 
     Raises:
         UserError: the snapshot is missing or damaged, lacks a parameter, has one of another shape, or records another
             value of a setting than a flag or the --config file gave.
     """
+    path = Layout(config).snapshot(model, epoch)
+    while True:
+        before = _identity(path)
+        adopted, parameters = _read_snapshot(config, model, epoch)
+        digest = file_digest(path)
+        if _identity(path) == before:
+            return Snapshot(adopted, model, epoch, parameters, digest)
+
+
+def _read_snapshot(config, model, epoch):
+    """(config with the settings that the snapshot records, (args, aux)); see `load_snapshot`."""
+    layout = Layout(config)
     path = layout.snapshot(model, epoch)
     epochs = layout.epochs(model)
     if epoch not in epochs:
@@ -194,21 +225,6 @@ def load_snapshot(layout, model, epoch, config):
                                 % (path, name, np.dtype(found[name].dtype).name))
         checked.append({name: found[name] for name in shapes})
     return config, tuple(checked)
-
-
-def load_identified(layout, model, epoch, config):
-    """`load_snapshot`, and the digest of the very file that it read, also when a new one takes its place meanwhile.
-
-    Returns:
-        (config, (args, aux), SHA-256 as hexadecimal text).
-    """
-    path = layout.snapshot(model, epoch)
-    while True:
-        before = _identity(path)
-        config_then, parameters = load_snapshot(layout, model, epoch, config)
-        digest = file_digest(path)
-        if _identity(path) == before:
-            return config_then, parameters, digest
 
 
 def _identity(path):

@@ -111,12 +111,12 @@ def find_checkpoint(layout, model, config, names, start_epoch, devices):
         if start_epoch is not None and record["start_epoch"] != start_epoch:
             continue
         adopted = adopt_recorded(config, path, record["settings"])
-        adopted, parameters = load_snapshot(layout, model, epoch, adopted)
-        if parameters_digest(*parameters) != record["parameters_sha256"]:
+        snapshot = load_snapshot(adopted, model, epoch)
+        if parameters_digest(*snapshot.parameters) != record["parameters_sha256"]:
             logger.warning("%s does not belong to %s: looking at earlier ones", path, layout.snapshot(model, epoch))
             continue
-        _check_record(layout, model, path, record, adopted, names, devices)
-        return adopted, Checkpoint(epoch, parameters, momentum, record)
+        _check_record(layout, model, path, record, snapshot.config, names, devices)
+        return snapshot.config, Checkpoint(epoch, snapshot.parameters, momentum, record)
     if epochs and not states and start_epoch is None:
         raise UserError("%s is missing, so the run can't go on exactly: --epoch %d goes on with fresh momentum, and "
                         "without --resume training starts anew" % (layout.state(model, epochs[-1]), epochs[-1]))

@@ -24,7 +24,7 @@ _BASE_SETTINGS = ("stride_on", "mean_rgb")  # what the ResNet stages fit beside 
 _POLY_POWER = 0.9  # Chen et al., "DeepLab" (PAMI 2018), section 4.1
 
 
-def train(config, model, devices, start_epoch=None, resume=False, keep=None, store=None):
+def train(config, model, *, devices, start_epoch=None, resume=False, keep=None, store=None):
     """Train `model` up to `config.max_epoch`, with a snapshot after every epoch.
 
     Args:
@@ -101,7 +101,7 @@ def _check_agreement(store, checkpoint):
 
 def _start(config, layout, model, devices, samples, epoch, total):
     """(config, Checkpoint) of a new run: from a snapshot, the base model, or from scratch; without momentum."""
-    snapshot = load_snapshot(layout, model, epoch, config) if epoch else None
+    snapshot = load_snapshot(config, model, epoch) if epoch else None
     if epoch + 1 >= config.max_epoch:
         raise UserError("%s max_epoch is %d, and training ends before it: give a higher --max-epoch"
                         % ("epoch %d is trained already," % epoch if epoch else "the first epoch is 1,",
@@ -111,7 +111,7 @@ def _start(config, layout, model, devices, samples, epoch, total):
         logger.warning("%s has epochs of an earlier run, %s: until this one has written them anew, --epoch newest and "
                        "eval_loop.py take them too; move them away", layout.snapshots, ", ".join(map(str, later)))
     if snapshot:
-        config, parameters = snapshot
+        config, parameters = snapshot.config, snapshot.parameters
     elif os.path.exists(layout.base_model) or "base_model" in config.changed():
         config, parameters = _from_base_model(config, model, layout.base_model)
     else:

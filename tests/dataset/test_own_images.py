@@ -265,7 +265,7 @@ def test_estimation_tells_which_labels_the_masks_show(untrained, sample, caplog)
             write_mask(str(masks[name]), np.zeros_like(read_mask(str(masks[name]), 21)))
         caplog.clear()
         with caplog.at_level("INFO"):
-            estimate_train_masks(untrained, 2, resolve_devices("cpu"))
+            estimate_train_masks(untrained, 2, devices=resolve_devices("cpu"))
         shown = {name: set(np.unique(read_mask(str(masks[name]), 21)).tolist()) for name in labels}
         told, = [line for line in caplog.messages if line.startswith("masks that show a label")]
         lost = []
@@ -282,12 +282,12 @@ def test_estimation_tells_which_labels_the_masks_show(untrained, sample, caplog)
 def test_masks_of_images_with_changed_labels_are_estimated_anew(untrained, sample):
     create_dataset(untrained, 1)
     cpu = resolve_devices("cpu")
-    estimate_train_masks(untrained, 2, cpu)
+    estimate_train_masks(untrained, 2, devices=cpu)
     path = sample / "dataset" / "train_labels.json"
     names = sorted(json.loads(path.read_text()))
     masks = {name: sample / "cache" / "final_voc_masks" / (name + ".png") for name in names}
     times = {name: mask.stat().st_mtime_ns for name, mask in masks.items()}
     path.write_text(json.dumps(dict(json.loads(path.read_text()), **{names[3]: [7]})))
-    estimate_train_masks(untrained, 2, cpu)
+    estimate_train_masks(untrained, 2, devices=cpu)
     assert [name for name in names if masks[name].stat().st_mtime_ns != times[name]] == [names[3]]
     assert set(np.unique(read_mask(str(masks[names[3]]), 21)).tolist()) <= {0, 7}

@@ -182,7 +182,7 @@ def test_parameters_of_another_type_are_named(tiny):
     values = mx.nd.load(path)
     mx.nd.save(path, dict(values, **{"arg:conv1_bias": values["arg:conv1_bias"].astype("int32")}))
     with pytest.raises(UserError, match="conv1_bias is of type int32; float32 is expected"):
-        load_snapshot(Layout(tiny), "init", 1, tiny)
+        load_snapshot(tiny, "init", 1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -192,7 +192,7 @@ def test_parameters_that_are_not_finite_are_named(tiny, value):
     values["arg:conv1_weight"][0] = value
     mx.nd.save(path, values)
     with pytest.raises(UserError, match="-1.params: conv1_weight holds numbers that are not finite"):
-        load_snapshot(Layout(tiny), "init", 1, tiny)
+        load_snapshot(tiny, "init", 1)
 
 
 def test_nothing_in_a_yaml_or_mat_file_is_run(tmp_path):
@@ -214,9 +214,10 @@ def test_a_mask_of_another_format_is_not_opened(tmp_path, kind):
 
 
 def test_a_damaged_line_of_the_journal_costs_its_image_only(ready):
-    whole = evaluate(ready, "init", 1, CPU, evaluation_options(ready, "init", 1, output=ready.path("whole")))
+    options = evaluation_options(ready, "init", epoch=1, output=ready.path("whole"))
+    whole = evaluate(ready, "init", epoch=1, devices=CPU, options=options)
     folder = ready.path("out")
-    options = evaluation_options(ready, "init", 1, output=folder)
+    options = evaluation_options(ready, "init", epoch=1, output=folder)
     names = read_list(options.list)
     image = image_path(options.images, names[2])
     content = open(image, "rb").read()
@@ -224,7 +225,7 @@ def test_a_damaged_line_of_the_journal_costs_its_image_only(ready):
     with open(image, "wb") as file:
         file.write(content[:100])
     with pytest.raises(UserError, match="can't be decoded"):
-        evaluate(ready, "init", 1, CPU, options)
+        evaluate(ready, "init", epoch=1, devices=CPU, options=options)
     with open(image, "wb") as file:
         file.write(content)
     journal = os.path.join(folder, "progress.jsonl")
@@ -234,7 +235,7 @@ def test_a_damaged_line_of_the_journal_costs_its_image_only(ready):
         with open(journal, "wb") as file:
             file.write(b"\n".join([lines[0], damaged] + lines[2:]))
         assert names[0] not in ResultFolder(folder).journal(whole["settings"], [], ready.num_classes).done
-    assert evaluate(ready, "init", 1, CPU, options)["confusion"] == whole["confusion"]
+    assert evaluate(ready, "init", epoch=1, devices=CPU, options=options)["confusion"] == whole["confusion"]
 
 
 # Odd pictures
@@ -311,9 +312,9 @@ def test_odd_pictures_train_and_are_evaluated_as_they_are_seen(ready):
     seen = {name for _ in range(4) for name in next(batches).names}
     batches.close()
     assert seen == set(names)
-    options = evaluation_options(ready, "init", 1, crf=True, save_masks=True, list=layout.train_list,
+    options = evaluation_options(ready, "init", epoch=1, crf=True, save_masks=True, list=layout.train_list,
                                  images=layout.train_images, masks=layout.train_masks, output=ready.path("odd"))
-    result = evaluate(ready, "init", 1, CPU, options)
+    result = evaluate(ready, "init", epoch=1, devices=CPU, options=options)
     assert np.sum(result["confusion"]) == sum(np.prod(odd_pictures()[name][1]) for name in names)
     assert sorted(os.listdir(ready.path("odd", "masks"))) == sorted(name + ".png" for name in names)
 
@@ -341,7 +342,7 @@ def test_an_image_that_exceeds_the_memory_is_named_before_it_is_scored(ready, mo
     monkeypatch.setattr(core.inference.segmenter, "free_memory", lambda: 10 ** 6)
     monkeypatch.setattr(core.inference.segmenter.Network, "forward", None)
     with pytest.raises(UserError, match=name + r".jpg is \d+ x \d+ pixels: at scale 1 that takes about .* are free"):
-        evaluate(ready, "init", 1, CPU, evaluation_options(ready, "init", 1))
+        evaluate(ready, "init", epoch=1, devices=CPU, options=evaluation_options(ready, "init", epoch=1))
 
 
 def test_folders_may_be_links(tiny, tmp_path):
@@ -353,7 +354,7 @@ def test_folders_may_be_links(tiny, tmp_path):
         os.symlink(str(elsewhere / name), tiny.path(name))
     create_dataset(tiny, 1)
     save_random_snapshot(tiny)
-    evaluate(tiny, "init", 1, CPU, evaluation_options(tiny, "init", 1))
+    evaluate(tiny, "init", epoch=1, devices=CPU, options=evaluation_options(tiny, "init", epoch=1))
     assert (elsewhere / "outputs" / "init_fcn_resnet50_epoch1" / "result.json").exists()
     assert os.path.exists(image_path(Layout(tiny).train_images, read_list(Layout(tiny).train_list)[0]))
 
@@ -377,26 +378,27 @@ def test_create_dataset_on_a_full_disk_leaves_no_half_file(tiny, sample, size):
 
 @pytest.mark.parametrize("size, culprit", [(0, "progress.jsonl"), (900, "progress.jsonl"), (2500, "report.html")])
 def test_an_evaluation_on_a_full_disk_ends_and_goes_on(ready, size, culprit):
-    options = evaluation_options(ready, "init", 1)
-    smooth = evaluate(ready, "init", 1, CPU, options._replace(output=ready.path("smooth")))
+    options = evaluation_options(ready, "init", epoch=1)
+    smooth = evaluate(ready, "init", epoch=1, devices=CPU,
+                      options=dataclasses.replace(options, output=ready.path("smooth")))
     with largest_file(size), pytest.raises(UserError, match=culprit + " can't be written: File too large"):
-        evaluate(ready, "init", 1, CPU, options)
+        evaluate(ready, "init", epoch=1, devices=CPU, options=options)
     assert not os.path.exists(os.path.join(options.output, "result.json"))
-    assert evaluate(ready, "init", 1, CPU, options)["confusion"] == smooth["confusion"]
+    assert evaluate(ready, "init", epoch=1, devices=CPU, options=options)["confusion"] == smooth["confusion"]
 
 
 def test_mask_estimation_on_a_full_disk_ends_and_goes_on(ready):
     folder = Layout(ready).train_masks
-    estimate_train_masks(ready, 1, CPU)
+    estimate_train_masks(ready, 1, devices=CPU)
     smooth = {name: open(os.path.join(folder, name), "rb").read() for name in os.listdir(folder)}
     sizes = sorted(map(len, smooth.values()))
     for name in smooth:
         os.remove(os.path.join(folder, name))
     with largest_file(sizes[-1] - 1), pytest.raises(UserError, match=r"/\w+.png can't be written: File too large"):
-        estimate_train_masks(ready, 1, CPU)
+        estimate_train_masks(ready, 1, devices=CPU)
     gc.collect()  # where memory that the error kept would end the process
     assert all(open(os.path.join(folder, name), "rb").read() == smooth[name] for name in os.listdir(folder))
-    estimate_train_masks(ready, 1, CPU)
+    estimate_train_masks(ready, 1, devices=CPU)
     assert {name: open(os.path.join(folder, name), "rb").read() for name in os.listdir(folder)} == smooth
 
 
@@ -410,8 +412,9 @@ def test_a_log_on_a_full_disk_is_told_once_and_the_run_goes_on(tiny, tmp_path, c
 
 
 @pytest.mark.parametrize("folder, run", [
-    ("outputs", lambda config: evaluate(config, "init", 1, CPU, evaluation_options(config, "init", 1))),
-    ("cache", lambda config: estimate_train_masks(config, 1, CPU)),
+    ("outputs", lambda config: evaluate(config, "init", epoch=1, devices=CPU,
+                                        options=evaluation_options(config, "init", epoch=1))),
+    ("cache", lambda config: estimate_train_masks(config, 1, devices=CPU)),
     ("dataset/train_images", lambda config: create_dataset(config, 1)),
     ("log", lambda config: start_log(Layout(config).log("a"), config))])
 def test_a_folder_that_can_not_be_made_is_named(ready, folder, run):
@@ -471,7 +474,7 @@ def test_the_ranking_holds_what_is_there_and_knows_its_snapshots(ready, monkeypa
             os.remove(layout.snapshot("init", 1))
             save_random_snapshot(ready, 3)
     monkeypatch.setattr("core.evaluation.evaluate.time.sleep", meanwhile)
-    ranking = evaluate_all(ready, "init", CPU, wait_hours=1)
+    ranking = evaluate_all(ready, "init", devices=CPU, wait_hours=1)
     assert looked == [[1, 2], [2, 3]] and sorted(epoch for epoch, _ in ranking) == [2, 3]
     best = find_epoch(ready, "init", "best")
     assert best == ranking[0][0]
@@ -482,7 +485,7 @@ def test_the_ranking_holds_what_is_there_and_knows_its_snapshots(ready, monkeypa
 
 def test_masks_of_other_classes_or_labels_do_not_train(ready, caplog):
     layout = Layout(ready)
-    estimate_train_masks(ready, 1, CPU)
+    estimate_train_masks(ready, 1, devices=CPU)
     assert voc_samples(layout, ready)
     classes = ready.classes[:1] + ready.classes[:0:-1]
     with pytest.raises(UserError, match="final_voc_masks.json tells of other classes than the setting classes has now"):
@@ -519,7 +522,7 @@ def test_a_note_that_is_none_of_this_program_is_named_and_stays(ready, content):
     write_text(path, content)
     for overwrite in (False, True):
         with pytest.raises(UserError, match="final_voc_masks.json is damaged, or not of this program"):
-            estimate_train_masks(ready, 1, CPU, overwrite=overwrite)
+            estimate_train_masks(ready, 1, devices=CPU, overwrite=overwrite)
     with open(path) as file:
         assert file.read() == content
 
@@ -532,11 +535,11 @@ def test_eval_loop_killed_goes_on_to_the_same_ranking(ready, tmp_path):
     process.kill()
     process.communicate()
     assert not (tmp_path / "outputs" / "init_ranking.json").exists()
-    ranking = evaluate_all(ready, "init", CPU)
+    ranking = evaluate_all(ready, "init", devices=CPU)
     assert sorted(epoch for epoch, _ in ranking) == [1, 2] and not journal.exists()
     for epoch, mean_iou in ranking:
-        options = evaluation_options(ready, "init", epoch, output=ready.path("smooth%d" % epoch))
-        assert evaluate(ready, "init", epoch, CPU, options)["mean_iou"] == mean_iou
+        options = evaluation_options(ready, "init", epoch=epoch, output=ready.path("smooth%d" % epoch))
+        assert evaluate(ready, "init", epoch=epoch, devices=CPU, options=options)["mean_iou"] == mean_iou
 
 
 def children(pid):

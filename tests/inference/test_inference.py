@@ -8,6 +8,7 @@ from core.config import Config
 from core.errors import UserError
 from core.inference.segmenter import Network, Segmenter, branch_scores, prepare
 from core.inference.upsampling import combine_scales, upsampling_matrix
+from core.network.snapshots import Snapshot
 from core.runtime import mxnet_backend as backend
 from core.runtime.hardware import cpu_flags
 from core.runtime.mxnet_backend import mx, resolve_dtype
@@ -75,7 +76,7 @@ def test_scores_equal_the_published_steps(rng, model, scales):
     args["conv1_weight"] /= 50
     image = cv2.resize(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8), (61, 45), interpolation=cv2.INTER_CUBIC)
     arrays = tuple({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
-    segmenter = Segmenter(config, model, arrays, [mx.cpu()])
+    segmenter = Segmenter(Snapshot(config, model, 0, arrays, ""), [mx.cpu()])
     expected = segment(reference.Network(args, aux), image, scales, model)
     assert expected.std() > 0.05
     np.testing.assert_allclose(segmenter.scores(image, scales), expected, atol=1e-4)
@@ -87,10 +88,10 @@ def test_the_branches_of_the_final_model_together_give_its_scores(rng):
     args["conv1_weight"] /= 50
     parameters = tuple({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
     image = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)  # one cell
-    cells, image_level = branch_scores(config, parameters, image, mx.cpu())
+    cells, image_level = branch_scores(Snapshot(config, "final", 0, parameters, ""), image, mx.cpu())
     assert cells.shape == (config.num_classes, 8, 8) and image_level.shape == (config.num_classes,)
     joint = cells * (image_level / (1 - image_level))[:, None, None]  # exp(cell score + image-level score)
-    scores = Segmenter(config, "final", parameters, [mx.cpu()]).scores(image)
+    scores = Segmenter(Snapshot(config, "final", 0, parameters, ""), [mx.cpu()]).scores(image)
     np.testing.assert_allclose(joint / joint.sum(0), scores / scores.sum(0), rtol=1e-3)  # upsampling fades the border
     assert np.abs(cells / cells.sum(0) - scores / scores.sum(0)).max() > 0.01
 
@@ -103,7 +104,7 @@ def test_flip_adds_the_scores_of_the_mirrored_image_mirrored_back(rng, scales):
     args["conv1_weight"] /= 50
     arrays = tuple({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
     image = cv2.resize(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8), (61, 45), interpolation=cv2.INTER_CUBIC)
-    segmenter = Segmenter(config, "init", arrays, [mx.cpu()])
+    segmenter = Segmenter(Snapshot(config, "init", 0, arrays, ""), [mx.cpu()])
     plain, mirrored = segmenter.scores(image, scales), segmenter.scores(np.ascontiguousarray(image[:, ::-1]), scales)
     assert np.abs(plain - mirrored[:, :, ::-1]).max() > 0.05
     found = segmenter.scores(image, scales, flip=True)
@@ -115,9 +116,9 @@ def test_several_devices_and_shapes_give_scores_in_order(rng):
     args, aux = random_parameters("init", config, rng)
     arrays = tuple({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
     images = [rng.integers(0, 255, (20 + 8 * (k % 3), 30 + 7 * k, 3), dtype=np.uint8) for k in range(12)]
-    alone = Segmenter(config, "init", arrays, [mx.cpu()])
+    alone = Segmenter(Snapshot(config, "init", 0, arrays, ""), [mx.cpu()])
     expected = [alone.scores(image) for image in images]
-    found = list(Segmenter(config, "init", arrays, [mx.cpu(0), mx.cpu(1)]).scores_of(images))
+    found = list(Segmenter(Snapshot(config, "init", 0, arrays, ""), [mx.cpu(0), mx.cpu(1)]).scores_of(images))
     assert len(found) == 12
     for a, b in zip(expected, found):
         np.testing.assert_allclose(a, b, atol=1e-4)
@@ -131,7 +132,7 @@ def test_bfloat16_scores_are_those_of_float32_but_for_rounding(rng, model):
     args["conv1_weight"] /= 50
     image = cv2.resize(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8), (61, 45), interpolation=cv2.INTER_CUBIC)
     arrays = tuple({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
-    plain, low = (Segmenter(config, model, arrays, [mx.cpu()], dtype).scores(image)
+    plain, low = (Segmenter(Snapshot(config, model, 0, arrays, ""), [mx.cpu()], dtype).scores(image)
                   for dtype in ("float32", "bfloat16"))
     assert plain.std() > 0.05 and low.dtype == np.float32
     difference = np.abs(plain - low)
@@ -181,9 +182,9 @@ def test_shapes_that_share_memory_do_not_disturb_one_another(rng, dtype):
                        for part in random_parameters("final", config, rng))
     images = [rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
               for height, width in ((40, 56), (90, 30), (16, 16), (64, 120), (33, 47), (40, 56), (90, 30))]
-    together = Segmenter(config, "final", parameters, [mx.cpu()], dtype)
+    together = Segmenter(Snapshot(config, "final", 0, parameters, ""), [mx.cpu()], dtype)
     for image, scores in zip(images + images, together.scores_of(images + images, (0.7, 1.0))):
-        np.testing.assert_array_equal(scores, Segmenter(config, "final", parameters, [mx.cpu()], dtype)
+        np.testing.assert_array_equal(scores, Segmenter(Snapshot(config, "final", 0, parameters, ""), [mx.cpu()], dtype)
                                       .scores(image, (0.7, 1.0)))
 
 
@@ -191,7 +192,7 @@ def test_images_are_read_a_few_ahead_and_bound_shape_by_shape(rng, monkeypatch):
     config = Config(**SMALL)
     parameters = tuple({name: mx.nd.array(value) for name, value in part.items()}
                        for part in random_parameters("init", config, rng))
-    segmenter = Segmenter(config, "init", parameters, [mx.cpu()])
+    segmenter = Segmenter(Snapshot(config, "init", 0, parameters, ""), [mx.cpu()])
     bound, read = [], []
     bind = Network._bind
     monkeypatch.setattr(Network, "_bind", lambda self, shape: (bound.append(shape), bind(self, shape)))
@@ -213,7 +214,7 @@ def test_memory_that_runs_out_is_told_with_what_needs_less(rng, monkeypatch):
     config = Config(**SMALL)
     parameters = tuple({name: mx.nd.array(value) for name, value in part.items()}
                        for part in random_parameters("init", config, rng))
-    segmenter = Segmenter(config, "init", parameters, [mx.cpu()])
+    segmenter = Segmenter(Snapshot(config, "init", 0, parameters, ""), [mx.cpu()])
 
     def forward(self, data):
         raise mx.MXNetError("cudaMalloc retry failed: out of memory")

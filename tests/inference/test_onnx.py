@@ -23,13 +23,12 @@ SIZES = [(48, 64), (45, 61), (1, 1), (9, 200), (130, 97)]  # (h, w)
 
 
 def segmenter(config, model):
-    config, parameters = load_snapshot(Layout(config), model, 2, config)
-    return Segmenter(config, model, parameters, [mx.cpu()])
+    return Segmenter(load_snapshot(config, model, 2), [mx.cpu()])
 
 
 @pytest.mark.parametrize("model", ["init", "final"])
 def test_any_size_gives_the_scores_and_masks_of_mxnet(untrained, tmp_path, rng, model):
-    export(untrained, model, 2, str(tmp_path / "out.onnx"))
+    export(untrained, model, epoch=2, path=str(tmp_path / "out.onnx"))
     session = open_session(str(tmp_path / "out.onnx"))
     network = segmenter(untrained, model)
     classes = set()
@@ -48,9 +47,9 @@ def test_any_size_gives_the_scores_and_masks_of_mxnet(untrained, tmp_path, rng, 
 
 def test_the_file_says_what_it_is(untrained, tmp_path):
     path = str(tmp_path / "out.onnx")
-    export(untrained, "final", 2, path)
+    export(untrained, "final", epoch=2, path=path)
     content = open(path, "rb").read()
-    export(untrained, "final", 2, path)
+    export(untrained, "final", epoch=2, path=path)
     assert open(path, "rb").read() == content  # the same snapshot, the same bytes
     proto = onnx.load(path)
     assert [opset.version for opset in proto.opset_import] == [OPSET]

@@ -11,7 +11,7 @@ from PIL import Image
 import core.inference.segmenter
 from core.errors import UserError
 from core.inference.media import Video, find_media, read_picture, video_writer
-from core.inference.postprocess import SegmentationOptions
+from core.inference.options import InferenceOptions, SegmentationOptions
 from core.inference.predict_media import allowed_classes, segment_media
 from core.inference.segmenter import Segmenter
 from core.io.drawing import overlay
@@ -42,16 +42,14 @@ def save_video(path, frames, code):
     return str(path)
 
 
-def run(config, paths, output, **changes):
-    options = SegmentationOptions(output=str(output), scales=(1.0,), crf=False, save_scores=False, allowed=None,
-                                  max_side=1500)
-    return segment_media(config, "final", 2, [mx.cpu()], find_media([str(path) for path in paths], [str(output)]),
-                         options._replace(**changes))
+def run(config, paths, output, scales=(1.0,), crf=False, **keep):
+    options = SegmentationOptions(InferenceOptions(scales, crf=crf), str(output), **keep)
+    media = find_media([str(path) for path in paths], [str(output)])
+    return segment_media(config, "final", epoch=2, devices=[mx.cpu()], media=media, options=options)
 
 
 def expected_mask(config, image):
-    config, parameters = load_snapshot(Layout(config), "final", 2, config)
-    return Segmenter(config, "final", parameters, [mx.cpu()]).scores(image).argmax(0)
+    return Segmenter(load_snapshot(config, "final", 2), [mx.cpu()]).scores(image).argmax(0)
 
 
 def test_masks_and_overlays_have_the_names_and_sizes_of_the_pictures(untrained, tmp_path, image):

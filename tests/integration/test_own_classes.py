@@ -18,7 +18,7 @@ from core.errors import UserError
 from core.evaluation.evaluate import evaluate, evaluation_options
 from core.evaluation.submission import check_submission
 from core.inference.media import Medium
-from core.inference.postprocess import SegmentationOptions
+from core.inference.options import InferenceOptions, SegmentationOptions
 from core.inference.predict_media import segment_media
 from core.io.files import write_lines
 from core.io.images import read_mask, write_image, write_mask
@@ -182,18 +182,19 @@ def test_forty_classes_train_and_are_evaluated(tmp_path):
     write_lines(layout.train_list, ids)
     write_lines(layout.val_list, ids)
     cpu = resolve_devices("cpu")
-    train(config, "final", cpu)
-    result = evaluate(config, "final", 1, cpu, evaluation_options(config, "final", 1, crf=True, save_scores=True,
-                                                                  save_masks=True))
+    train(config, "final", devices=cpu)
+    options = evaluation_options(config, "final", epoch=1, crf=True, save_scores=True, save_masks=True)
+    result = evaluate(config, "final", epoch=1, devices=cpu, options=options)
     assert np.shape(result["confusion"]) == (41, 41) and tuple(result["iou"]) == names
     assert np.sum(result["confusion"], 1)[[21, 40]].tolist() == [660, 660]
     output = layout.output("final", 1)
     assert np.load(os.path.join(output, "scoremaps", "a.npy")).shape == (41, 40, 48)
     with open(os.path.join(output, "report.html"), encoding="utf-8") as file:
         assert "thing 40" in file.read()
-    options = SegmentationOptions(str(tmp_path / "out"), (1.0,), True, False, "thing 40", 100)
+    options = SegmentationOptions(InferenceOptions(crf=True), str(tmp_path / "out"), allowed="thing 40", max_side=100)
     media = [Medium("a", image_path(layout.val_images, "a"))]
-    segment_media(Config(root=str(tmp_path)), "final", 1, cpu, media, options)  # the snapshot tells its classes
+    snapshot_knows_classes = Config(root=str(tmp_path))
+    segment_media(snapshot_knows_classes, "final", epoch=1, devices=cpu, media=media, options=options)
     mask = read_mask(str(tmp_path / "out" / "masks" / "a.png"), 41)
     assert set(np.unique(mask).tolist()) <= {0, 40}
     with pytest.raises(UserError, match="knows the 21 classes of VOC"):

@@ -195,8 +195,7 @@ def test_masks_with_crf_are_those_of_the_refined_scores(copy):
     layout = Layout(config)
     sharpen(copy, "init")
     run_script(copy, "est_voc_train_masks.py", "--epoch", "2", "--gpu", "cpu", "--crf", "--output", "refined")
-    config, parameters = load_snapshot(layout, "init", 2, config)
-    segmenter, changed = Segmenter(config, "init", parameters, [mx.cpu()]), 0
+    segmenter, changed = Segmenter(load_snapshot(config, "init", 2), [mx.cpu()]), 0
     for name, labels in read(copy, "dataset", "train_labels.json").items():
         image = read_image(image_path(layout.train_images, name))
         scores = segmenter.scores(image, config.scales)[[0] + labels]

@@ -30,7 +30,7 @@ def test_a_snapshot_comes_back_as_it_was(layout, parameters, tiny):
     path = save(layout, parameters, tiny)
     assert path.endswith(os.path.join("snapshots", "init_fcn_resnet50-3.params"))
     assert os.path.exists(os.path.join(os.path.dirname(path), "init_fcn_resnet50-symbol.json"))
-    for saved, loaded in zip(parameters, load_snapshot(layout, "init", 3, tiny)[1]):
+    for saved, loaded in zip(parameters, load_snapshot(tiny, "init", 3).parameters):
         assert set(saved) == set(loaded)
         assert all((saved[name] == loaded[name]).asnumpy().all() for name in saved)
 
@@ -47,7 +47,7 @@ def test_epochs_are_not_padded_and_unfinished_files_do_not_count(layout, paramet
 def test_fixed_upsampling_weights_of_a_published_snapshot_are_left_out(layout, parameters, tiny):
     extra = dict(parameters[0], upsample_weight=mx.nd.ones((4, 1, 4, 4)))
     save(layout, (extra, parameters[1]), tiny)
-    assert "upsample_weight" not in load_snapshot(layout, "init", 3, tiny)[1][0]
+    assert "upsample_weight" not in load_snapshot(tiny, "init", 3).parameters[0]
 
 
 def test_a_missing_parameter_is_named(layout, parameters, tiny):
@@ -56,21 +56,21 @@ def test_a_missing_parameter_is_named(layout, parameters, tiny):
         del cut[part][name]
         save(layout, cut, tiny)
         with pytest.raises(UserError, match="lacks the parameter " + name):
-            load_snapshot(layout, "init", 3, tiny)
+            load_snapshot(tiny, "init", 3)
 
 
 def test_a_parameter_of_another_shape_is_named(layout, parameters, tiny):
     save(layout, (dict(parameters[0], score_weight=mx.nd.ones((5, 8, 1, 1))), parameters[1]), tiny)
     with pytest.raises(UserError, match=r"score_weight has shape \(5, 8, 1, 1\), the init model wants \(21, 8, 1, 1\)"):
-        load_snapshot(layout, "init", 3, tiny)
+        load_snapshot(tiny, "init", 3)
 
 
 def test_a_missing_snapshot_is_named_with_those_there(layout, parameters, tiny):
     with pytest.raises(UserError, match="init_fcn_resnet50-4.params is missing; train it"):
-        load_snapshot(layout, "init", 4, tiny)
+        load_snapshot(tiny, "init", 4)
     save(layout, parameters, tiny, 7)
     with pytest.raises(UserError, match="epochs there: 7"):
-        load_snapshot(layout, "init", 4, tiny)
+        load_snapshot(tiny, "init", 4)
 
 
 @pytest.mark.parametrize("kept", [0, 5, 1000, -1])
@@ -81,14 +81,14 @@ def test_a_truncated_snapshot_is_named(layout, parameters, tiny, kept):
     with open(path, "wb") as file:
         file.write(content[:kept])
     with pytest.raises(UserError, match="init_fcn_resnet50-3.params is damaged"):
-        load_snapshot(layout, "init", 3, tiny)
+        load_snapshot(tiny, "init", 3)
 
 
 def test_arrays_without_names_are_no_snapshot(layout, tiny):
     os.makedirs(layout.snapshots)
     mx.nd.save(layout.snapshot("init", 1), [mx.nd.ones((2, 2))])
     with pytest.raises(UserError, match="without names"):
-        load_snapshot(layout, "init", 1, tiny)
+        load_snapshot(tiny, "init", 1)
 
 
 def test_a_save_that_fails_leaves_the_last_snapshot(layout, parameters, tiny, monkeypatch):
@@ -114,7 +114,7 @@ def published(tiny, **changes):
 def test_the_settings_of_the_network_travel_with_the_snapshot(layout, parameters, tiny):
     trained = dataclasses.replace(tiny, stride_on="3x3", mean_rgb=(124.5, 116, 104), head_dilation=6)
     save(layout, parameters, trained)
-    config = load_snapshot(layout, "init", 3, published(tiny))[0]
+    config = load_snapshot(published(tiny), "init", 3).config
     for name in ("width", "units", "stride_on", "mean_rgb", "head_dilation", "classes"):
         assert getattr(config, name) == getattr(trained, name), name
     assert config.crop_size == Config().crop_size  # of the training, not of the network
@@ -129,8 +129,8 @@ def test_another_setting_given_by_the_user_is_refused(layout, parameters, tiny, 
     trained = dataclasses.replace(tiny, stride_on="3x3", mean_rgb=(124.5, 116, 104), head_dilation=6)
     save(layout, parameters, trained)
     with pytest.raises(UserError, match=message):
-        load_snapshot(layout, "init", 3, published(tiny, **{name: mine}))
-    load_snapshot(layout, "init", 3, published(tiny, **{name: getattr(trained, name)}))
+        load_snapshot(published(tiny, **{name: mine}), "init", 3)
+    load_snapshot(published(tiny, **{name: getattr(trained, name)}), "init", 3)
 
 
 def test_a_published_snapshot_is_used_with_the_settings_that_are_given(layout, parameters, tiny):
@@ -138,8 +138,9 @@ def test_a_published_snapshot_is_used_with_the_settings_that_are_given(layout, p
     values = {name: value for name, value in mx.nd.load(path).items() if not name.startswith("settings:")}
     mx.nd.save(path, values)
     for stride_on in ("1x1", "3x3"):
-        config, (args, _) = load_snapshot(layout, "init", 3, dataclasses.replace(tiny, stride_on=stride_on))
-        assert config == dataclasses.replace(tiny, stride_on=stride_on) and "conv1_weight" in args
+        snapshot = load_snapshot(dataclasses.replace(tiny, stride_on=stride_on), "init", 3)
+        assert snapshot.config == dataclasses.replace(tiny, stride_on=stride_on)
+        assert "conv1_weight" in snapshot.parameters[0]
 
 
 def test_mxnet_reads_snapshots_without_minding_the_settings(layout, parameters, tiny):
@@ -158,4 +159,4 @@ def test_a_damaged_record_is_named(layout, parameters, tiny, record, message):
     values = {name: value for name, value in mx.nd.load(path).items() if not name.startswith("settings:")}
     mx.nd.save(path, dict(values, **{"settings:" + record: mx.nd.zeros(1)}))
     with pytest.raises(UserError, match=message):
-        load_snapshot(layout, "init", 3, published(tiny))
+        load_snapshot(published(tiny), "init", 3)

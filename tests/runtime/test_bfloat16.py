@@ -30,7 +30,7 @@ def trained(tmp_path):
             write_image(image_path(layout.web_images, names[-1]), image)
             write_mask(mask_path(layout.web_masks, names[-1]), index * mask)
     write_lines(layout.web_list, names)
-    train(config, "init", [mx.cpu()])
+    train(config, "init", devices=[mx.cpu()])
     write_lines(layout.val_list, names[::2])
     return config, layout
 
@@ -40,8 +40,9 @@ def test_bfloat16_moves_the_mean_iou_by_less_than_a_tenth_of_a_point(trained):
     config, layout = trained
     results = []
     for dtype in ("float32", "bfloat16"):
-        options = evaluation_options(config, "init", 1, images=layout.web_images, masks=layout.web_masks)
-        results.append(evaluate(Config(**dict(vars(config), dtype=dtype)), "init", 1, [mx.cpu()], options))
+        options = evaluation_options(config, "init", epoch=1, images=layout.web_images, masks=layout.web_masks)
+        changed = Config(**dict(vars(config), dtype=dtype))
+        results.append(evaluate(changed, "init", epoch=1, devices=[mx.cpu()], options=options))
     full, low = (result["mean_iou"] for result in results)
     assert full > 0.45
     assert 0 < abs(full - low) < 0.001

@@ -12,15 +12,8 @@ from conftest import ROOT
 
 from core.config import Config
 from core.errors import UserError
-from core.inference.postprocess import (
-    EvaluationOptions,
-    Picture,
-    Scored,
-    SegmentationOptions,
-    compare,
-    estimate,
-    segment,
-)
+from core.inference.options import EvaluationOptions, InferenceOptions, SegmentationOptions
+from core.inference.postprocess import Picture, Scored, compare, estimate, segment
 from core.runtime.parallel import ordered_map, process_pool
 
 
@@ -32,9 +25,9 @@ def test_results_come_in_order():
 
 
 def test_what_workers_are_sent_brings_no_mxnet_along():
-    sent = (functools.partial(compare, config=Config(), options=EvaluationOptions(*[None] * 9)),
+    sent = (functools.partial(compare, config=Config(), options=EvaluationOptions(InferenceOptions(), *[None] * 4)),
             functools.partial(estimate, config=Config(), crf=True, labels={}, folder=""),
-            functools.partial(segment, config=Config(), options=SegmentationOptions(*[None] * 6)),
+            functools.partial(segment, config=Config(), options=SegmentationOptions(InferenceOptions(), "")),
             Scored(Picture("a", "a.png", (1, 1)), None, None))
     with process_pool(1) as pool:
         assert pool.submit(workers.imported, "core.inference.postprocess", sent).result()

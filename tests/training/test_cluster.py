@@ -94,14 +94,14 @@ def launched(flags, command, **environment):
 
 def test_two_workers_train_as_two_devices_of_one(prepared):
     """Steps, not only gradients: so rescale_grad is that of the whole batch, which Module does not touch."""
-    training.train(prepared, "init", [mx.cpu(0), mx.cpu(1)])
-    _, expected = load_snapshot(Layout(prepared), "init", 2, prepared)
+    training.train(prepared, "init", devices=[mx.cpu(0), mx.cpu(1)])
+    expected = load_snapshot(prepared, "init", 2).parameters
     for name in os.listdir(Layout(prepared).snapshots):
         os.remove(os.path.join(Layout(prepared).snapshots, name))
     with launched(["--workers", "2"], training_command(prepared)) as job:
         output = job.communicate(timeout=300)[0]
         assert job.returncode == 0, output
-    _, found = load_snapshot(Layout(prepared), "init", 2, prepared)
+    found = load_snapshot(prepared, "init", 2).parameters
     for part, expected_part in zip(found, expected):
         for name, value in expected_part.items():
             np.testing.assert_allclose(part[name].asnumpy(), value.asnumpy(), rtol=1e-5, atol=1e-6, err_msg=name)

@@ -64,7 +64,7 @@ def elsewhere(config, name):
 
 
 def values(config, epoch, model="final"):
-    parts = load_snapshot(Layout(config), model, epoch, config)[1]
+    parts = load_snapshot(config, model, epoch).parameters
     return {name: value.asnumpy() for part in parts for name, value in part.items()}
 
 
@@ -92,7 +92,7 @@ def killed(config, moment, *flags, script="train_seg_model.py"):
 def test_a_run_killed_again_and_again_ends_with_the_bits_of_one_never_stopped(prepared):
     devices = [mx.cpu(0), mx.cpu(1)]
     smooth = elsewhere(prepared, "smooth")
-    training.train(smooth, "final", devices)
+    training.train(smooth, "final", devices=devices)
     layout = Layout(prepared)
 
     killed(prepared, "half:-1.states", "--resume")
@@ -104,12 +104,12 @@ def test_a_run_killed_again_and_again_ends_with_the_bits_of_one_never_stopped(pr
     killed(prepared, "after:-2.params", "--resume")
     assert layout.epochs("final") == [1, 2]
     assert "going on after epoch 2" in killed(prepared, "batch:2", "--resume")
-    training.train(prepared, "final", devices, resume=True)
+    training.train(prepared, "final", devices=devices, resume=True)
     assert layout.unfinished("final") == []
     for epoch in (1, 2, 3):
         assert_equal_bits(values(prepared, epoch), values(smooth, epoch))
     before = file_digest(layout.snapshot("final", 3))
-    training.train(prepared, "final", devices, resume=True)  # there is nothing left to do
+    training.train(prepared, "final", devices=devices, resume=True)  # there is nothing left to do
     assert file_digest(layout.snapshot("final", 3)) == before
 
 
@@ -117,17 +117,17 @@ def test_a_run_killed_again_and_again_ends_with_the_bits_of_one_never_stopped(pr
 def begun(prepared):
     """A run of the init model with two of its three epochs trained."""
     config = dataclasses.replace(prepared, learning_rate_decay="none", max_epoch=3)
-    training.train(config, "init", CPU)
+    training.train(config, "init", devices=CPU)
     return dataclasses.replace(config, max_epoch=4)
 
 
 def test_momentum_goes_on_with_resume_and_starts_anew_with_epoch(begun):
     exact, fresh = begun, elsewhere(begun, "fresh")
     smooth = dataclasses.replace(elsewhere(begun, "smooth"), max_epoch=4)
-    training.train(smooth, "init", CPU)
-    training.train(exact, "init", CPU, resume=True)
+    training.train(smooth, "init", devices=CPU)
+    training.train(exact, "init", devices=CPU, resume=True)
     assert_equal_bits(values(exact, 3, "init"), values(smooth, 3, "init"))
-    training.train(fresh, "init", CPU, start_epoch=2)
+    training.train(fresh, "init", devices=CPU, start_epoch=2)
     assert not np.array_equal(values(fresh, 3, "init")["fc_weight"], values(smooth, 3, "init")["fc_weight"])
 
 
@@ -144,10 +144,10 @@ def given(config, **changes):
 def test_settings_of_the_run_are_taken_up_and_others_refused(begun, messages):
     forgotten = dataclasses.replace(begun, learning_rate=Config().learning_rate, seed=0)
     with pytest.raises(UserError, match=r"setting learning_rate is 0.5, but .*-2.states was made with 0.01"):
-        training.train(given(begun, learning_rate=0.5), "init", CPU, resume=True)
+        training.train(given(begun, learning_rate=0.5), "init", devices=CPU, resume=True)
     with pytest.raises(UserError, match=r"setting seed is 3, but .*-2.states was made with 0"):
-        training.train(given(begun, seed=3), "init", CPU, resume=True)
-    training.train(forgotten, "init", [mx.cpu(0), mx.cpu(1)], resume=True)
+        training.train(given(begun, seed=3), "init", devices=CPU, resume=True)
+    training.train(forgotten, "init", devices=[mx.cpu(0), mx.cpu(1)], resume=True)
     assert any("states: learning_rate=0.01" in line for line in messages)
     assert any("on 1 devices and goes on with 2" in line for line in messages)
 
@@ -158,31 +158,31 @@ def test_another_list_or_base_model_is_refused(begun):
     with open(layout.web_list, "w") as file:
         file.write("\n".join(lines[1:]))
     with pytest.raises(UserError, match="-2.states was trained on another list of web images"):
-        training.train(begun, "init", CPU, resume=True)
+        training.train(begun, "init", devices=CPU, resume=True)
     with open(layout.web_list, "w") as file:
         file.write("\r\n".join(lines))
     os.makedirs(os.path.dirname(layout.base_model), exist_ok=True)
     shutil.copy(layout.snapshot("init", 1), layout.base_model)
     with pytest.raises(UserError, match="was trained from other parameters than .*resnet50.params holds now"):
-        training.train(begun, "init", CPU, resume=True)
+        training.train(begun, "init", devices=CPU, resume=True)
 
 
 def test_resume_with_an_epoch_goes_on_with_the_run_of_that_start_only(begun, messages):
     fine = given(begun, learning_rate=0.001, max_epoch=4)
-    training.train(fine, "init", CPU, start_epoch=1, resume=True)  # epoch 2 there is of the run from scratch
+    training.train(fine, "init", devices=CPU, start_epoch=1, resume=True)  # epoch 2 there is of the run from scratch
     assert "there is no run to go on with" in messages
     assert Layout(begun).epochs("init") == [1, 2, 3]
     del messages[:]
-    training.train(dataclasses.replace(fine, max_epoch=5), "init", CPU, start_epoch=1, resume=True)
+    training.train(dataclasses.replace(fine, max_epoch=5), "init", devices=CPU, start_epoch=1, resume=True)
     assert "going on after epoch 3" in messages
 
 
 def test_keep_leaves_the_last_ones_the_best_one_and_the_start(begun):
     layout = Layout(begun)
     write_json(layout.ranking("init"), {"ranking": [{"epoch": 3, "mean_iou": 0.5}, {"epoch": 2, "mean_iou": 0.4}]})
-    training.train(dataclasses.replace(begun, max_epoch=8), "init", CPU, resume=True, keep=2)
+    training.train(dataclasses.replace(begun, max_epoch=8), "init", devices=CPU, resume=True, keep=2)
     assert layout.epochs("init") == [3, 6, 7] and layout.epochs("init", "states") == [6, 7]
-    training.train(dataclasses.replace(begun, max_epoch=10), "init", CPU, start_epoch=7, keep=1)
+    training.train(dataclasses.replace(begun, max_epoch=10), "init", devices=CPU, start_epoch=7, keep=1)
     assert layout.epochs("init") == [3, 6, 7, 9] and layout.epochs("init", "states") == [9]
 
 
@@ -190,26 +190,26 @@ def test_snapshots_without_states_are_named_and_not_written_over(begun):
     for epoch in (1, 2):
         os.remove(Layout(begun).state("init", epoch))
     with pytest.raises(UserError, match=r"-2.states is missing.*--epoch 2 goes on with fresh momentum"):
-        training.train(begun, "init", CPU, resume=True)
+        training.train(begun, "init", devices=CPU, resume=True)
 
 
 @pytest.mark.parametrize("kind", ["snapshot", "state"])
 def test_a_truncated_file_is_named_and_the_one_before_goes_on_exactly(begun, kind):
     smooth, layout = elsewhere(begun, "smooth"), Layout(begun)
-    training.train(smooth, "init", CPU, resume=True)
+    training.train(smooth, "init", devices=CPU, resume=True)
     path = getattr(layout, kind)("init", 2)
     os.truncate(path, os.path.getsize(path) // 2)
     with pytest.raises(UserError, match=r"%s is damaged.* epoch 2 moved away, --resume goes on from epoch 1" % path):
-        training.train(begun, "init", CPU, resume=True)
+        training.train(begun, "init", devices=CPU, resume=True)
     os.remove(path)
-    training.train(begun, "init", CPU, resume=True)
+    training.train(begun, "init", devices=CPU, resume=True)
     assert_equal_bits(values(begun, 3, "init"), values(smooth, 3, "init"))
 
 
 def test_a_state_of_another_snapshot_is_passed_over(begun, messages):
     layout = Layout(begun)
     shutil.copy(layout.snapshot("init", 1), layout.snapshot("init", 2))
-    training.train(begun, "init", CPU, resume=True)
+    training.train(begun, "init", devices=CPU, resume=True)
     assert any("-2.states does not belong to" in line for line in messages) and "going on after epoch 1" in messages
 
 
@@ -225,13 +225,13 @@ def test_arrays_that_do_not_fit_leave_the_old_file_however_little_is_missing(tmp
 
 def test_a_full_disk_stops_training_with_the_last_snapshot_intact(begun):
     layout, smooth = Layout(begun), elsewhere(begun, "smooth")
-    training.train(smooth, "init", CPU, resume=True)
+    training.train(smooth, "init", devices=CPU, resume=True)
     before = sorted(os.listdir(layout.snapshots)), values(begun, 2, "init")
     size = os.path.getsize(layout.state("init", 2))
     with largest_file(size - 1), pytest.raises(UserError, match=r"-3\.\w+ can't be written: the disk is full"):
-        training.train(begun, "init", CPU, resume=True)
+        training.train(begun, "init", devices=CPU, resume=True)
     assert_equal_bits(values(begun, 2, "init"), before[1])
-    training.train(begun, "init", CPU, resume=True)
+    training.train(begun, "init", devices=CPU, resume=True)
     assert_equal_bits(values(begun, 3, "init"), values(smooth, 3, "init"))
 
 
@@ -258,16 +258,16 @@ def test_a_second_training_run_and_a_second_estimation_are_refused(begun):
     with locked(layout.training_lock("init"), "training"):
         with pytest.raises(UserError, match=r"training of the init model in .*snapshots is under way in process %d on"
                            % os.getpid()):
-            training.train(begun, "init", CPU, resume=True)
-        training.train(dataclasses.replace(begun, max_epoch=2), "final", CPU)  # another model is no matter
+            training.train(begun, "init", devices=CPU, resume=True)
+        training.train(dataclasses.replace(begun, max_epoch=2), "final", devices=CPU)  # another model is no matter
     with locked(folder_lock(layout.train_masks), "mask estimation"):
         with pytest.raises(UserError, match="mask estimation into .* is under way"):
-            estimate_train_masks(begun, 2, CPU, overwrite=True)
+            estimate_train_masks(begun, 2, devices=CPU, overwrite=True)
 
 
 def test_a_second_evaluation_waits_and_takes_up_the_first_ones_result(begun, messages):
-    options = evaluation_options(begun, "init", 2)
-    first = evaluate(begun, "init", 2, CPU, options)
+    options = evaluation_options(begun, "init", epoch=2)
+    first = evaluate(begun, "init", epoch=2, devices=CPU, options=options)
     path = os.path.join(options.output, "result.json")
     finished = os.path.join(begun.root, "finished.json")
     os.replace(path, finished)
@@ -284,7 +284,7 @@ def test_a_second_evaluation_waits_and_takes_up_the_first_ones_result(begun, mes
     thread = threading.Thread(target=other)
     thread.start()
     held.wait(60)
-    second = evaluate(begun, "init", 2, CPU, options)
+    second = evaluate(begun, "init", epoch=2, devices=CPU, options=options)
     thread.join()
     assert waiting.is_set() and second["confusion"] == first["confusion"]
     assert any("holds this evaluation already" in line for line in messages)
@@ -297,10 +297,10 @@ def test_estimation_anew_that_is_killed_goes_on_with_the_same_command(begun):
     killed(begun, "after:2012_000003.png", *flags, script="est_voc_train_masks.py")
     made = {name: os.stat(os.path.join(folder, name)).st_mtime_ns for name in os.listdir(folder)}
     assert 0 < len(made) < len(times) and not set(made.items()) & set(times.items())
-    estimate_train_masks(begun, 2, CPU, overwrite=True)
+    estimate_train_masks(begun, 2, devices=CPU, overwrite=True)
     assert len(os.listdir(folder)) == len(times)
     assert all(os.stat(os.path.join(folder, name)).st_mtime_ns == time for name, time in made.items())
-    estimate_train_masks(begun, 2, CPU, overwrite=True)  # that one has come to its end, and this is another
+    estimate_train_masks(begun, 2, devices=CPU, overwrite=True)  # that one has come to its end, and this is another
     assert not any(os.stat(os.path.join(folder, name)).st_mtime_ns == time for name, time in made.items())
 
 
@@ -317,37 +317,38 @@ def test_evaluation_and_estimation_that_are_killed_go_on_to_the_same_files(begun
             masks = os.path.join(layout.output("init", 2), "masks")
             assert len(os.listdir(masks)) == 2  # and one not yet in place
             os.remove(os.path.join(masks, "2012_000008.png"))
-        estimate_train_masks(config, 2, CPU)
+        estimate_train_masks(config, 2, devices=CPU)
     estimated = [{name: file_digest(os.path.join(Layout(config).train_masks, name))
                   for name in os.listdir(Layout(config).train_masks) if not name.startswith(".")}
                  for config in (smooth, begun)]
     assert estimated[0] == estimated[1] and len(estimated[0]) == 8
-    results = [evaluate(config, "init", 2, CPU, evaluation_options(config, "init", 2, save_masks=True))
+    results = [evaluate(config, "init", epoch=2, devices=CPU,
+                        options=evaluation_options(config, "init", epoch=2, save_masks=True))
                for config in (smooth, begun)]
     assert results[0]["confusion"] == results[1]["confusion"]
     assert {name + ".png" for name in results[1]["image_iou"]} <= set(os.listdir(masks))
 
 
 def test_masks_that_a_killed_evaluation_wrote_over_count_for_none(begun):
-    options = evaluation_options(begun, "init", 2, save_masks=True, output=begun.path("mine"))
-    evaluate(begun, "init", 2, CPU, options)
+    options = evaluation_options(begun, "init", epoch=2, save_masks=True, output=begun.path("mine"))
+    evaluate(begun, "init", epoch=2, devices=CPU, options=options)
     path = os.path.join(options.output, "masks", "2012_000008.png")
     expected = file_digest(path)
     killed(begun, "after:2012_000008.png", "--gpu", "cpu", "--epoch", "1", "--model", "init", "--savemask",
            "--output", options.output, script="eval_seg_model.py")
     write_mask(path, np.ones((2, 2), np.uint8))  # whatever the other snapshot predicted
-    evaluate(begun, "init", 2, CPU, options)
+    evaluate(begun, "init", epoch=2, devices=CPU, options=options)
     assert file_digest(path) == expected
 
 
 def test_overwriting_takes_masks_of_its_own_only(begun):
     layout = Layout(begun)
     names = read_list(layout.train_list)
-    estimate_train_masks(begun, 1, CPU, overwrite=True)
+    estimate_train_masks(begun, 1, devices=CPU, overwrite=True)
     write_lines(layout.train_list, names[1:])
-    estimate_train_masks(begun, 1, CPU)
+    estimate_train_masks(begun, 1, devices=CPU)
     write_mask(os.path.join(layout.train_masks, "holiday.png"), np.zeros((2, 2), np.uint8))
-    estimate_train_masks(begun, 2, CPU, overwrite=True)
+    estimate_train_masks(begun, 2, devices=CPU, overwrite=True)
     left = {name for name in os.listdir(layout.train_masks) if not name.startswith(".")}
     assert left == {name + ".png" for name in names[1:] + ["holiday"]}, "the first image's mask is of the other epoch"
 
@@ -362,9 +363,9 @@ def test_a_snapshot_replaced_while_it_is_read_is_not_mixed_up(begun, monkeypatch
         return found
     expected = values(begun, 1, "init")
     monkeypatch.setattr(snapshots, "read_parameters", replaced_after_reading)
-    _, (args, _), digest = snapshots.load_identified(layout, "init", 2, begun)
-    assert digest == file_digest(layout.snapshot("init", 2))
-    assert (args["fc_weight"].asnumpy() == expected["fc_weight"]).all()
+    found = load_snapshot(begun, "init", 2)
+    assert found.digest == file_digest(layout.snapshot("init", 2))
+    assert (found.parameters[0]["fc_weight"].asnumpy() == expected["fc_weight"]).all()
 
 
 def test_published_snapshots_still_hold_what_mxnet_reads(begun):

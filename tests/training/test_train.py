@@ -144,8 +144,8 @@ def test_the_same_seed_gives_the_same_snapshots_and_another_one_others(prepared)
 
     def run(seed, workers):
         changed = dataclasses.replace(config, seed=seed, workers=workers)
-        training.train(changed, "init", [mx.cpu()])
-        return load_snapshot(Layout(config), "init", 1, config)[1][0]["fc_weight"].asnumpy()
+        training.train(changed, "init", devices=[mx.cpu()])
+        return load_snapshot(config, "init", 1).parameters[0]["fc_weight"].asnumpy()
     first = run(1, 1)
     assert (run(1, 3) == first).all()
     assert not (run(2, 1) == first).all()
@@ -157,7 +157,7 @@ def test_the_log_tells_loss_accuracy_label_loss_and_speed(prepared):
         image = read_image("%s/%s.jpg" % (layout.train_images, name))
         write_mask("%s/%s.png" % (layout.train_masks, name), np.zeros(image.shape[:2], np.uint8))
     start_log(layout.log("train_final_model"), prepared)
-    training.train(prepared, "final", [mx.cpu(0), mx.cpu(1)])
+    training.train(prepared, "final", devices=[mx.cpu(0), mx.cpu(1)])
     text = open(layout.log("train_final_model")).read()
     last = re.findall(r"\[epoch: 2\] \[batch: 3/3\] \[loss: ([0-9.]+)\] \[accuracy: ([0-9.]+)\] "
                       r"\[label loss: ([0-9.]+)\] \[images/s: ([0-9.]+)\] \[waiting for data: ([0-9.]+) %\]", text)
@@ -168,12 +168,12 @@ def test_the_log_tells_loss_accuracy_label_loss_and_speed(prepared):
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_images(prepared):
     with pytest.raises(UserError, match=r"not finite in epoch \d+, batch \d+: .*\d+_000000"):
-        training.train(dataclasses.replace(prepared, learning_rate=1e30), "init", [mx.cpu()])
+        training.train(dataclasses.replace(prepared, learning_rate=1e30), "init", devices=[mx.cpu()])
 
 
 def test_a_batch_that_can_not_be_shared_evenly_is_refused(prepared):
     with pytest.raises(UserError, match="4 images can't be shared evenly by 3 devices"):
-        training.train(prepared, "init", [mx.cpu(index) for index in range(3)])
+        training.train(prepared, "init", devices=[mx.cpu(index) for index in range(3)])
 
 
 @pytest.mark.parametrize("text", ["Failed to allocate CPU Memory", "cudaMalloc retry failed: out of memory"])
