@@ -7,7 +7,7 @@ from core.paths import Layout
 
 
 def main():
-    parser = make_parser(__doc__, ("scales",))
+    parser = make_parser(__doc__, ("scales", "dtype"))
     parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, video, folder that is searched for "
                         "both, or quoted pattern such as 'holiday/**/*.jpg'")
     parser.add_argument("--model", choices=MODELS, default="final", help="model to use (default: %(default)s)")
@@ -33,18 +33,21 @@ def main():
     layout = Layout(config)
     start_log(layout.log("predict"), config)
 
+    # After the flags, as importing mxnet takes seconds.
     from core.evaluation.evaluate import find_epoch
     from core.inference.media import find_media
     from core.inference.options import InferenceOptions, SegmentationOptions
     from core.inference.predict_media import segment_media
-    from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
+    from core.runtime.mxnet_backend import resolve_devices, resolve_dtype
     output = args.output or layout.predictions
     media = find_media(args.paths, leave_out=[output])
-    options = SegmentationOptions(InferenceOptions(config.scales if args.ms else (1.0,), crf=args.crf), output,
-                                  save_scores=args.savescoremap, allowed=args.labels, max_side=args.max_side)
     epoch = find_epoch(config, args.model, args.epoch)
-    segment_media(config, args.model, epoch=epoch, devices=resolve_devices(args.gpu), media=media, options=options,
-                  jobs=args.jobs)
+    devices = resolve_devices(args.gpu)
+    inference = InferenceOptions(config.scales if args.ms else (1.0,), crf=args.crf,
+                                 dtype=resolve_dtype(config.dtype, devices, fastest=True))
+    options = SegmentationOptions(inference, output, save_scores=args.savescoremap, allowed=args.labels,
+                                  max_side=args.max_side)
+    segment_media(config, args.model, epoch=epoch, devices=devices, media=media, options=options, jobs=args.jobs)
 
 
 if __name__ == "__main__":

@@ -131,8 +131,8 @@ class Config:
     # Inference
     scales: Tuple[float, ...] = _setting((0.7, 1.0, 1.3), "scales whose scores --ms and mask estimation add up",
                                          above=0, at_most=8)
-    dtype: str = _setting("auto", "type the network computes in, in evaluation and mask estimation: float32, "
-                          "bfloat16 (CPUs), float16 (GPUs), or auto, which is float32",
+    dtype: str = _setting("auto", "type the network computes in, except in training: float32, bfloat16 (CPUs), float16 "
+                          "(GPUs), or auto: bfloat16 in predict.py on a CPU with AMX, else float32",
                           choices=("auto", "float32", "bfloat16", "float16"))
     crf_iterations: int = _setting(10, "mean-field iterations of the dense CRF", at_least=1)
     crf_gaussian_sxy: float = _setting(2.0, "standard deviation of the smoothness kernel, pixels", above=0)

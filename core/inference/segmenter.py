@@ -12,9 +12,10 @@ from core.inference.postprocess import Scored
 from core.inference.upsampling import combine_scales
 from core.io.images import read_image
 from core.network.fcn import branches_symbol, fold_batch_norms, inference_symbol
+from core.network.precision import convert, unsafe_convolutions
 from core.paths import image_path
 from core.runtime.hardware import free_memory
-from core.runtime.mxnet_backend import amp, mx, told_memory
+from core.runtime.mxnet_backend import explaining_out_of_memory, mx
 
 _TOGETHER, _PIXELS_TOGETHER = 8, 1 << 22  # images for each device, and their pixels, scored shape by shape
 _BYTES_PER_CHANNEL = 20  # of memory, for each pixel and channel of conv1: measured, 1300 bytes with 64 channels
@@ -36,9 +37,7 @@ class Segmenter:
         self._on_cpu = any(device.device_type == "cpu" for device in devices)
         symbol = inference_symbol(snapshot.model, snapshot.config, folded=True)
         args = fold_batch_norms(*snapshot.parameters)
-        if dtype != "float32":
-            symbol, args, _ = amp.convert_model(symbol, args, {}, target_dtype=dtype)
-        self._networks = [Network(symbol, args, device) for device in devices]
+        self._networks = [Network(symbol, args, device, dtype) for device in devices]
 
     def check_memory(self, path, size, scales):
         """Raise UserError, naming `path`, if the scores of an image of (h, w) pixels exceed the free memory.
@@ -72,7 +71,7 @@ class Segmenter:
         """
         started = []
         for group, error in _groups(images, len(self._networks)):
-            with told_memory(_LESS_MEMORY):
+            with explaining_out_of_memory(_LESS_MEMORY):
                 # Networks run on while results are fetched.
                 finished, started = started, self._start(group, scales, flip)
             yield from itertools.starmap(self._finish, finished)
@@ -95,7 +94,7 @@ class Segmenter:
                 for found, own, image in zip(outputs, sizes, images)]
 
     @staticmethod
-    @told_memory(_LESS_MEMORY)
+    @explaining_out_of_memory(_LESS_MEMORY)
     def _finish(outputs, scaled_sizes, size):
         plain, *mirrored = (combine_scales([output.asnumpy()[0] for output in view], scaled_sizes, size)
                             for view in outputs)
@@ -194,11 +193,20 @@ class Network:
     more than one would take more memory than the published way.
     """
 
-    def __init__(self, symbol, args, device):
-        self._symbol = symbol
+    def __init__(self, symbol, args, device, dtype="float32"):
+        """
+        Args:
+            symbol, args: the network and its parameters, in float32.
+            device: mxnet.Context.
+            dtype: what it computes in: "float32", "bfloat16" or "float16". Shapes that are not safe in bfloat16 are
+                computed in float32.
+        """
+        self._float32 = symbol
+        self._fast = convert(symbol, dtype) if dtype != "float32" else symbol
+        self._dtype = dtype
         self._device = device
         self._args = {name: value.as_in_context(device) for name, value in args.items()}
-        self._shape = self._executor = None
+        self._shape = self._bound = self._executor = None
 
     def forward(self, data):
         """Start the network on (3, h, w) float32; returns an NDArray (1, classes, h/8, w/8) to come."""
@@ -210,6 +218,9 @@ class Network:
     def _bind(self, shape):
         if self._executor is not None:  # what is still to run would keep its copy of the weights
             self._executor.outputs[0].wait_to_read()
-        self._executor = self._symbol.bind(self._device, dict(self._args, data=mx.nd.empty((1,) + shape, self._device)),
-                                           grad_req="null", shared_exec=self._executor)
-        self._shape = shape
+        unsafe = self._dtype == "bfloat16" and unsafe_convolutions(self._float32, (1,) + shape)
+        symbol = self._float32 if unsafe else self._fast
+        memory = self._executor if symbol is self._bound else None  # to be used again
+        self._executor = symbol.bind(self._device, dict(self._args, data=mx.nd.empty((1,) + shape, self._device)),
+                                     grad_req="null", shared_exec=memory)
+        self._bound, self._shape = symbol, shape

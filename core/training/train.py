@@ -16,7 +16,7 @@ from core.io.logs import logger, progress
 from core.network.fcn import base_layer_name, is_base_parameter, parameter_shapes, training_symbol
 from core.network.snapshots import adopt_recorded, load_snapshot, read_parameters
 from core.paths import Layout
-from core.runtime.mxnet_backend import mx, told_memory
+from core.runtime.mxnet_backend import explaining_out_of_memory, mx
 from core.training.checkpoint import Checkpoint, find_checkpoint, run_record, save_checkpoint, start_file
 
 _LINES_PER_EPOCH = 4
@@ -50,7 +50,7 @@ def train(config, model, *, devices, start_epoch=None, resume=False, keep=None, 
         _train(config, layout, model, devices, start_epoch, resume, keep, store)
 
 
-@told_memory("lower --batch-size or --crop-size")
+@explaining_out_of_memory("lower --batch-size or --crop-size")
 def _train(config, layout, model, devices, start_epoch, resume, keep, store):
     rank, workers = (store.rank, store.num_workers) if store else (0, 1)
     total = len(devices) * workers

@@ -154,6 +154,21 @@ def test_types_that_a_device_lacks_are_refused_and_auto_is_float32(monkeypatch):
     assert resolve_dtype("bfloat16", cpu) == "bfloat16"
 
 
+@pytest.mark.parametrize("has_amx", [False, True])
+def test_only_prediction_on_a_cpu_with_amx_chooses_bfloat16_by_itself(monkeypatch, caplog, has_amx):
+    monkeypatch.setattr(backend.logger, "propagate", True)
+    caplog.set_level("INFO", backend.logger.name)
+    monkeypatch.setattr(backend, "cpu_flags", lambda: {"avx512bw", "avx512_bf16"})
+    monkeypatch.setattr(backend, "_HAS_AMX", has_amx)
+    cpu = [mx.cpu()]
+    assert resolve_dtype("auto", cpu) == resolve_dtype("float32", cpu, fastest=True) == "float32"
+    assert ("--dtype bfloat16 is more than twice as fast" in caplog.text) == has_amx
+    assert resolve_dtype("auto", cpu, fastest=True) == ("bfloat16" if has_amx else "float32")
+    assert resolve_dtype("auto", [mx.gpu(0)], fastest=True) == "float32"
+    resolve_dtype("bfloat16", cpu)
+    assert ("float32 is faster on this CPU" in caplog.text) == (not has_amx)
+
+
 @pytest.mark.parametrize("flags, granted, enabled", [({"avx512_bf16"}, True, False), ({"amx_tile"}, True, False),
                                                      ({"amx_tile", "amx_bf16"}, False, False),
                                                      ({"amx_tile", "amx_bf16"}, True, True)])
@@ -169,7 +184,7 @@ def test_tile_registers_are_used_only_where_they_are_there_and_granted(monkeypat
             return 0 if granted else -1
     monkeypatch.setattr(backend.ctypes, "CDLL", Libc)
     monkeypatch.setattr(backend.os, "environ", {})
-    backend._enable_amx(flags)
+    assert backend._enable_amx(flags) == enabled
     assert calls == ([(158, 0x1023, 18)] if "amx_bf16" in flags else [])
     assert (backend.os.environ.get("DNNL_MAX_CPU_ISA") == "AVX512_CORE_AMX") == enabled
 

@@ -14,7 +14,7 @@ from core.io.logs import start_log
 from core.network.fcn import parameter_shapes
 from core.network.snapshots import load_snapshot
 from core.paths import Layout
-from core.runtime.mxnet_backend import mx, told_memory
+from core.runtime.mxnet_backend import explaining_out_of_memory, mx
 from core.training import train as training
 
 SMALL = {"width": 2, "units": (1, 1, 1, 1), "head_channels": 3, "head_dilation": 2, "global_channels": 5,
@@ -178,13 +178,13 @@ def test_a_batch_that_can_not_be_shared_evenly_is_refused(prepared):
 
 @pytest.mark.parametrize("text", ["Failed to allocate CPU Memory", "cudaMalloc retry failed: out of memory"])
 def test_memory_that_runs_out_is_told_in_one_line(text):
-    with pytest.raises(UserError, match="lower --batch-size"), told_memory("lower --batch-size or --crop-size"):
+    with pytest.raises(UserError, match="lower --batch-size"), explaining_out_of_memory("lower --batch-size"):
         raise mx.MXNetError("Traceback (most recent call last): %s" % text)
-    with pytest.raises(mx.MXNetError), told_memory("lower --batch-size or --crop-size"):
+    with pytest.raises(mx.MXNetError), explaining_out_of_memory("lower --batch-size or --crop-size"):
         raise mx.MXNetError("another error")
 
 
 def test_a_network_that_no_memory_holds_is_told_in_one_line():
     network = mx.sym.exp(mx.sym.Variable("data"))
-    with pytest.raises(UserError, match="lower --batch-size"), told_memory("lower --batch-size or --crop-size"):
+    with pytest.raises(UserError, match="lower --batch-size"), explaining_out_of_memory("lower --batch-size"):
         network.simple_bind(mx.cpu(), data=(1 << 15, 1 << 15, 1 << 15))  # 128 TiB

@@ -1,0 +1,93 @@
+"""The rule for input sizes that are not safe in bfloat16, and what it keeps from happening on a CPU with AMX."""
+import concurrent.futures
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_network import random_parameters
+
+from core.config import Config
+from core.inference import segmenter
+from core.network.fcn import fold_batch_norms, inference_symbol
+from core.network.precision import unsafe_convolutions
+from core.runtime.hardware import available_cpus, cpu_flags
+from core.runtime.mxnet_backend import mx
+
+SMALL = {"width": 2, "units": (1, 1, 1, 1), "head_channels": 3, "global_channels": 5, "classes": ("bk", "a", "b", "c")}
+SIZES = range(8, 401, 8)
+
+
+def cells(size, stride):
+    return -(-size // stride)
+
+
+@pytest.mark.parametrize("stride_on", ["1x1", "3x3"])
+@pytest.mark.parametrize("model, strides", [("init", (4, 8)), ("final", (4, 8, 16, 32))])
+def test_every_map_of_an_unsafe_size_is_found_at_every_stride(model, strides, stride_on):
+    symbol = inference_symbol(model, Config(**SMALL, stride_on=stride_on), folded=True)
+    found = set()
+    for height in SIZES:
+        for width in {height, 192, 256, 48}:
+            products = {cells(height, stride) * cells(width, stride) for stride in strides}
+            unsafe = unsafe_convolutions(symbol, (1, 3, height, width))
+            assert bool(unsafe) == bool(products & {33, 36, 39, 42, 45, 48}), (height, width)
+            found.update(unsafe)
+    assert {"res2a_branch2c", "res3a_branch1", "score"} <= found
+    assert {"res4a_branch1_g", "res5a_branch2c_g"} <= found or model == "init"
+    assert not any(name.endswith(("2b", "2b_g", "conv1")) for name in found), "3 x 3 convolutions are safe"
+
+
+def test_the_images_of_a_batch_count_one_by_one():
+    symbol = inference_symbol("init", Config(**SMALL))
+    assert unsafe_convolutions(symbol, (2, 3, 48, 48)) == unsafe_convolutions(symbol, (1, 3, 48, 48)) != []
+    assert unsafe_convolutions(symbol, (3, 3, 16, 16)) == []  # 3 x 12 cells
+
+
+@pytest.mark.parametrize("dtype, computed_in_float32", [("bfloat16", [True, False, True, True, False]),
+                                                        ("float16", [False] * 5)])
+def test_a_network_bound_for_an_unsafe_size_computes_in_float32(rng, monkeypatch, dtype, computed_in_float32):
+    """A network of twice the scores stands for the one in bfloat16, which this CPU may be unable to run."""
+    monkeypatch.setattr(segmenter, "convert", lambda symbol, _: symbol * 2)
+    config = Config(**SMALL)
+    args, aux = ({name: mx.nd.array(value) for name, value in part.items()}
+                 for part in random_parameters("final", config, rng))
+    network = segmenter.Network(inference_symbol("final", config, folded=True), fold_batch_norms(args, aux), mx.cpu(),
+                                dtype)
+    for size, in_float32 in zip([(48, 48), (64, 64), (192, 256), (192, 224), (200, 200)], computed_in_float32):
+        total = network.forward(np.zeros((3,) + size, np.float32)).asnumpy().sum(1)
+        np.testing.assert_allclose(total, 1 if in_float32 else 2, rtol=1e-5)
+
+
+SCORE = """
+import numpy as np
+from core.config import Config
+from core.inference.segmenter import Segmenter
+from core.network.fcn import parameter_shapes
+from core.network.snapshots import Snapshot
+from core.runtime.mxnet_backend import mx
+config, rng = Config(units=(1, 1, 1, 1)), np.random.default_rng(0)
+parts = tuple({name: mx.nd.array(rng.normal(0, 0.02, shape) + name.endswith(("gamma", "var")))
+               for name, shape in shapes.items()} for shapes in parameter_shapes(%r, config))
+segmenter = Segmenter(Snapshot(config, %r, 0, parts, ""), [mx.cpu()], "bfloat16")
+for _ in range(5):
+    scores = segmenter.scores(rng.integers(0, 256, (%d, %d, 3)).astype(np.uint8))
+    assert np.isfinite(scores).all()
+print("scored")
+"""
+
+
+@pytest.mark.skipif("amx_bf16" not in cpu_flags(), reason="this CPU has no AMX")
+@pytest.mark.parametrize("model", ["init", "final"])
+def test_no_size_harms_a_process_on_a_cpu_with_amx(model):
+    def score(size):
+        code = SCORE % ((model, model) + size)
+        done = subprocess.run([sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=ROOT, OMP_NUM_THREADS="2"),
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, timeout=300)
+        return done.returncode == 0 and "scored" in done.stdout
+    sizes = [(size, size) for size in SIZES] + [(192, 256), (224, 168), (48, 64), (72, 40), (160, 288)]
+    with concurrent.futures.ThreadPoolExecutor(max(1, available_cpus() // 2)) as pool:
+        failed = [size for size, fine in zip(sizes, pool.map(score, sizes)) if not fine]
+    assert not failed
