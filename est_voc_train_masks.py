@@ -7,7 +7,7 @@ from core.paths import Layout
 
 
 def main():
-    parser = make_parser(__doc__, ("scales", "dtype"))
+    parser = make_parser(__doc__, ("scales", "dtype", "crf_engine"))
     parser.add_argument("--model", choices=MODELS, default="init", help="model that estimates the masks; final "
                         "is for another round of training (default: %(default)s)")
     parser.add_argument("--gpu", default="0", metavar="DEVICES",

@@ -7,7 +7,7 @@ from core.paths import Layout
 
 
 def main():
-    parser = make_parser(__doc__, ("scales", "dtype"))
+    parser = make_parser(__doc__, ("scales", "dtype", "crf_engine"))
     parser.add_argument("--model", choices=MODELS, required=True, help="model to evaluate")
     parser.add_argument("--gpu", default="0", metavar="DEVICES",
                         help="GPU number, several such as 0,1 to share the images, or cpu (default: %(default)s)")

@@ -7,7 +7,7 @@ from core.paths import Layout
 
 
 def main():
-    parser = make_parser(__doc__, ("scales", "dtype"))
+    parser = make_parser(__doc__, ("scales", "dtype", "crf_engine"))
     parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, video, folder that is searched for "
                         "both, or quoted pattern such as 'holiday/**/*.jpg'")
     parser.add_argument("--model", choices=MODELS, default="final", help="model to use (default: %(default)s)")

@@ -34,6 +34,7 @@ def main():
     parser.add_argument("--plain-threads", type=positive, metavar="N", help="threads of MXNet in the plain way "
                         "(default: as in ours; MXNet by itself takes half of the cores)")
     args = parser.parse_args()
+    from crf import plain_is_installed
     from inference import random_parameters
 
     from core.inference.segmenter import Segmenter, scored_images
@@ -58,7 +59,9 @@ def main():
             for _ in ordered_map(work, scored, None if args.estimate else pool, 2 * args.jobs):
                 pass
 
-        ways = {"plain": lambda: other.submit(plain, folder, model).result()}
+        ways = {}
+        if args.estimate or plain_is_installed():
+            ways["plain"] = lambda: other.submit(plain, folder, model).result()
         for dtype in ["float32"] + ["bfloat16"] * ("avx512bw" in cpu_flags()):
             snapshot = Snapshot(config, model, 0, random_parameters(model, config), "")
             segmenter = Segmenter(snapshot, [mx.cpu()], dtype)

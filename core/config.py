@@ -134,6 +134,8 @@ class Config:
     dtype: str = _setting("auto", "type the network computes in, except in training: float32, bfloat16 (CPUs), float16 "
                           "(GPUs), or auto: bfloat16 in predict.py on a CPU with AMX, else float32",
                           choices=("auto", "float32", "bfloat16", "float16"))
+    crf_engine: str = _setting("own", "implementation of the dense CRF: own, or the published pydensecrf, if it is "
+                               "installed", choices=("own", "pydensecrf"))
     crf_iterations: int = _setting(10, "mean-field iterations of the dense CRF", at_least=1)
     crf_gaussian_sxy: float = _setting(2.0, "standard deviation of the smoothness kernel, pixels", above=0)
     crf_gaussian_compat: float = _setting(3.0, "weight of the smoothness kernel", at_least=0)

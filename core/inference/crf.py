@@ -1,7 +1,10 @@
 """Dense CRF: sharpens scores along the edges of the image. Does not import mxnet, so that it runs in workers."""
+import importlib.util
 import math
 
 import numpy as np
+
+from core.errors import UserError
 
 SMALLEST_SCORE = 1e-20  # lower scores, zeros among them, count as this: their logarithm stays finite
 _LARGEST_ROW = 1.5  # of the normalised kernels; on photographs up to 1.1 (smoothness) and 1.35 (appearance)
@@ -32,6 +35,8 @@ def refine(scores, image, config, minor_odds=None):
     Returns:
         (classes, h, w) float32 marginals; they add up to 1 at each pixel.
     """
+    if config.crf_engine == "pydensecrf":
+        return _reference(scores, image, config)
     from core.inference.mean_field import mean_field  # imports numba, which takes half a second
 
     if minor_odds is None:
@@ -48,3 +53,30 @@ def refine(scores, image, config, minor_odds=None):
 def largest_message(config):
     """S of `refine`, at least 4: also where messages hardly count, labels left out must be well below the best."""
     return max(4, _LARGEST_ROW * (config.crf_gaussian_compat + config.crf_bilateral_compat))
+
+
+def crf_settings(config):
+    """What decides the CRF's marginals, as JSON keeps it.
+
+    The project's own engine goes without saying, as in old results.
+
+    Raises:
+        UserError: crf_engine names a package that is not installed.
+    """
+    if config.crf_engine == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
+        raise UserError("--crf-engine pydensecrf: the package is missing: pip install pydensecrf2==1.1 (needs a C++ "
+                        "compiler and Python 3.8 to 3.12), or leave the flag out")
+    return {name: value for name, value in vars(config).items()
+            if name.startswith("crf_") and (name, value) != ("crf_engine", "own")}
+
+
+def _reference(scores, image, config):
+    """Marginals of all labels by pydensecrf, the published implementation."""
+    from pydensecrf import densecrf
+
+    crf = densecrf.DenseCRF2D(image.shape[1], image.shape[0], len(scores))
+    crf.setUnaryEnergy(-np.log(np.maximum(scores, SMALLEST_SCORE, dtype=np.float32)).reshape(len(scores), -1))
+    crf.addPairwiseGaussian(sxy=config.crf_gaussian_sxy, compat=config.crf_gaussian_compat)
+    crf.addPairwiseBilateral(sxy=config.crf_bilateral_sxy, srgb=config.crf_bilateral_srgb,
+                             rgbim=np.ascontiguousarray(image), compat=config.crf_bilateral_compat)
+    return np.array(crf.inference(config.crf_iterations)).reshape(scores.shape)

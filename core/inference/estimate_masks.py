@@ -7,6 +7,7 @@ import os
 from core.config import network_settings
 from core.dataset.samples import read_labels
 from core.errors import UserError
+from core.inference.crf import crf_settings
 from core.inference.options import InferenceOptions
 from core.inference.postprocess import estimate, shown_labels
 from core.inference.segmenter import Segmenter, scored_images
@@ -54,7 +55,7 @@ def estimate_train_masks(config, epoch, *, devices, crf=False, overwrite=False, 
     labels = read_labels(layout.train_labels, names, config)
     origin = {"model": model, "epoch": epoch, "snapshot_sha256": snapshot.digest,
               "scales": list(config.scales), "network": network_settings(config),
-              "crf": {name: value for name, value in vars(config).items() if name.startswith("crf_")} if crf else None}
+              "crf": crf_settings(config) if crf else None}
     if options.dtype != "float32":
         origin["dtype"] = options.dtype
     if flip:

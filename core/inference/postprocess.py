@@ -8,7 +8,7 @@ import numpy as np
 from core.classes import BACKGROUND, IGNORE_LABEL
 from core.config import network_settings
 from core.evaluation.metrics import confusion_matrix
-from core.inference.crf import SMALLEST_SCORE, refine
+from core.inference.crf import SMALLEST_SCORE, crf_settings, refine
 from core.io.drawing import overlay
 from core.io.files import write_array
 from core.io.images import read_image, read_mask, write_image, write_mask
@@ -140,7 +140,7 @@ def scoring_settings(snapshot, options):
         snapshot: `snapshots.Snapshot`.
         options: `options.InferenceOptions`.
     """
-    values = {name: value for name, value in vars(snapshot.config).items() if name.startswith("crf_")}
     return {**({} if options.dtype == "float32" else {"dtype": options.dtype}),
             **({"flip": True} if options.flip else {}), "snapshot_sha256": snapshot.digest,
-            "scales": list(options.scales), "crf": values if options.crf else None, **network_settings(snapshot.config)}
+            "scales": list(options.scales), "crf": crf_settings(snapshot.config) if options.crf else None,
+            **network_settings(snapshot.config)}

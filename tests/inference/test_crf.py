@@ -1,3 +1,4 @@
+import importlib.util
 import math
 import subprocess
 import sys
@@ -5,16 +6,19 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
-from crf import plain as published  # pydensecrf, all labels in the mean field
+from crf import plain as published  # all labels in the mean field
 
 import core.inference.mean_field
 from core.config import Config
-from core.inference.crf import largest_message, refine
+from core.errors import UserError
+from core.inference.crf import crf_settings, largest_message, refine
 from core.inference.mean_field import _kernels
 from core.inference.permutohedral import add_filtered
 from core.inference.postprocess import Scored, predict
 from core.runtime.parallel import process_pool
 
+needs_pydensecrf = pytest.mark.skipif(importlib.util.find_spec("pydensecrf") is None,
+                                      reason="pydensecrf2, the reference, is not installed")
 SETTINGS = ({}, {"crf_iterations": 1}, {"crf_bilateral_compat": 1}, {"crf_gaussian_compat": 0},
             {"crf_bilateral_compat": 0}, {"crf_bilateral_srgb": 40}, {"crf_bilateral_sxy": 5}, {"crf_gaussian_sxy": 9})
 
@@ -52,6 +56,7 @@ def test_masks_snap_to_the_edges_of_the_image(scene):
     assert before < 0.9 and after > 0.96
 
 
+@needs_pydensecrf
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_marginals_are_those_of_pydensecrf(scene, settings):
     _, image, scores = scene
@@ -59,6 +64,7 @@ def test_marginals_are_those_of_pydensecrf(scene, settings):
     np.testing.assert_allclose(refine(scores, image, config, 0), published(scores, image, config), atol=1e-3)
 
 
+@needs_pydensecrf
 @pytest.mark.parametrize("labels, size", [(1, (6, 7)), (2, (1, 1)), (2, (1, 40)), (3, (50, 1)), (4, (40, 50)),
                                           (5, (40, 50)), (21, (40, 50)), (41, (20, 30)), (3, (120, 150))])
 def test_any_number_of_labels_and_size(rng, labels, size):
@@ -69,6 +75,7 @@ def test_any_number_of_labels_and_size(rng, labels, size):
         np.testing.assert_allclose(marginals, published(scores, image, Config()), atol=5e-3)
 
 
+@needs_pydensecrf
 def test_images_of_one_colour(rng):
     scores = rng.random((3, 30, 40)).astype(np.float32)
     image = np.full((30, 40, 3), 90, np.uint8)
@@ -140,6 +147,7 @@ def crowd(scene, rng):
     return truth, image, np.concatenate([scores[:2], more.astype(np.float32)])
 
 
+@needs_pydensecrf
 def test_minor_labels_change_no_pixel(crowd):
     _, image, scores = crowd
     found, full = refine(scores, image, Config()), published(scores, image, Config())
@@ -148,6 +156,7 @@ def test_minor_labels_change_no_pixel(crowd):
     np.testing.assert_allclose(found.sum(0), 1, atol=1e-4)
 
 
+@needs_pydensecrf
 @pytest.mark.parametrize("iterations", [1, 2, 10])
 def test_marginals_of_minor_labels_stay_below_the_bound(scene, rng, iterations):
     """The hardest case: the best label changes from pixel to pixel, so that only the minor one's messages agree."""
@@ -176,6 +185,7 @@ def test_messages_stay_below_the_bound(scene, rng):
         assert 7 < sums.max() < largest_message(Config())
 
 
+@needs_pydensecrf
 def test_a_label_that_may_win_is_not_left_out(crowd):
     """With a patch where it leads, a label has the marginals of the whole mean field."""
     _, image, scores = crowd
@@ -184,6 +194,7 @@ def test_a_label_that_may_win_is_not_left_out(crowd):
     assert full[5].max() > 0.9 and np.abs(found[5] - full[5]).max() < 0.01
 
 
+@needs_pydensecrf
 def test_labels_that_fade_leave_the_mean_field(scene, rng, monkeypatch):
     """Labels that lead in single pixels at first, and nowhere once their neighbours have been heard."""
     channels = []
@@ -220,3 +231,23 @@ def test_neither_mxnet_nor_pydensecrf_is_imported():
             "print(*{'mxnet', 'pydensecrf', 'numba'} & set(sys.modules))")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, universal_newlines=True)
     assert done.returncode == 0 and done.stdout.split() == ["numba"]
+
+
+@needs_pydensecrf
+def test_the_engine_may_be_pydensecrf(scene):
+    _, image, scores = scene
+    config = Config(crf_engine="pydensecrf")
+    assert (refine(scores, image, config) != refine(scores, image, Config())).any()
+    np.testing.assert_allclose(refine(scores, image, config), refine(scores, image, Config(), 0), atol=1e-3)
+
+
+def test_an_engine_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install pydensecrf2"):
+        crf_settings(Config(crf_engine="pydensecrf"))
+    assert "crf_engine" not in crf_settings(Config())  # results from before the setting keep counting
+
+
+@needs_pydensecrf
+def test_results_name_the_engine():
+    assert crf_settings(Config(crf_engine="pydensecrf"))["crf_engine"] == "pydensecrf"
