@@ -1,0 +1,121 @@
+"""What people decided on web images, and the masks that they corrected.
+
+Decisions lie in dataset/web_decisions.csv, one appended line each; the last one on an image counts. Corrected masks lie
+in dataset/web_corrected/. Neither is ever written by another stage, so they survive `create_web_masks.py --overwrite`.
+"""
+import csv
+import io
+import os
+from typing import Dict, List, NamedTuple, Optional
+
+from core.errors import UserError
+from core.io.files import list_folder, read_text
+from core.io.locks import locked
+from core.paths import Layout, image_path, web_class
+
+KEEP, REJECT, MOVE, AUTOMATIC = "keep", "reject", "move", "automatic"
+DECISIONS = (KEEP, REJECT, MOVE, AUTOMATIC)
+_HEADER = "name,decision,new_name\n"
+
+
+class Decision(NamedTuple):
+    """What is to become of a web image.
+
+    decision: one of DECISIONS; AUTOMATIC leaves it to the noise filter.
+    new_name: the name below which a moved image goes on, with the index of its class in front; else "".
+    """
+    name: str
+    decision: str
+    new_name: str = ""
+
+
+def read_decisions(layout: Layout, num_classes: int) -> Dict[str, Decision]:
+    """The last decision on each image.
+
+    A line that a full disk left without its end is passed over.
+
+    Raises:
+        UserError: the file is none of ours, or a line is no decision; its number is given.
+    """
+    path = layout.web_decisions
+    if not os.path.exists(path):
+        return {}
+    whole, _, _ = read_text(path).rpartition("\n")
+    found: Dict[str, Decision] = {}
+    for number, row in enumerate(csv.reader(whole.splitlines()), 1):
+        if number == 1 and ",".join(row) + "\n" == _HEADER:
+            continue
+        if number == 1 or len(row) != 3 or row[1] not in DECISIONS or (row[1] == MOVE) != bool(row[2]):
+            raise UserError(f"{path}, line {number}: {_HEADER.strip()} is expected, with a decision of "
+                            f"{', '.join(DECISIONS)}; correct the line or remove it")
+        for name in filter(None, (row[0], row[2])):
+            web_class(name, num_classes)
+        found[row[0]] = Decision(*row)
+    return {name: decision for name, decision in found.items() if decision.decision != AUTOMATIC}
+
+
+def add_decision(layout: Layout, name: str, decision: str, class_index: Optional[int] = None) -> Decision:
+    """Append a decision; it is on the disk when this returns.
+
+    Args:
+        class_index: the class that the image moves to.
+    """
+    path = layout.web_decisions
+    with locked(path + ".lock", "a decision", wait=True):
+        new_name = _free_name(layout, class_index) if decision == MOVE else ""
+        made = Decision(name, decision, new_name)
+        fresh = not os.path.exists(path) or os.path.getsize(path) == 0
+        try:
+            with open(path, "rb+" if not fresh else "wb") as file:
+                if not fresh:
+                    _drop_half_line(file)
+                file.write(((_HEADER if fresh else "") + _line(made)).encode("utf-8"))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"{path} can't be written: {error.strerror}") from error
+    return made
+
+
+def apply_moves(layout: Layout, decisions: Dict[str, Decision]) -> List[Decision]:
+    """Rename the images that moved to another class; those renamed before are passed over.
+
+    Returns:
+        the moves that this call made.
+    """
+    made = []
+    for decision in decisions.values():
+        if decision.decision == MOVE:
+            source, target = (image_path(layout.web_images, name) for name in (decision.name, decision.new_name))
+            if os.path.exists(source) and not os.path.exists(target):
+                os.rename(source, target)
+                made.append(decision)
+    return made
+
+
+def corrected_names(layout: Layout) -> List[str]:
+    """Names of the web images with a corrected mask."""
+    return [name[:-4] for name in list_folder(layout.web_corrected) if name.endswith(".png") and name[0] != "."]
+
+
+def _line(decision: Decision) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(decision)
+    return buffer.getvalue()
+
+
+def _drop_half_line(file) -> None:
+    """Put the end of the file behind its last whole line."""
+    content = file.read()
+    file.seek(content.rfind(b"\n") + 1)
+    file.truncate()
+
+
+def _free_name(layout: Layout, class_index: Optional[int]) -> str:
+    """A name of the class that no image has and no other move has taken."""
+    taken = {name[:-4] for name in list_folder(layout.web_images) if name.endswith(".jpg")}
+    if os.path.exists(layout.web_decisions):
+        taken.update(row[2] for row in csv.reader(read_text(layout.web_decisions).splitlines()) if len(row) == 3)
+    own = [int(name.split("_")[1]) for name in taken
+           if name.startswith(f"{class_index}_") and name.split("_")[1].isdigit()]
+    return f"{class_index}_{max(own, default=0) + 1:06d}"

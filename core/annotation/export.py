@@ -1,0 +1,165 @@
+"""Take masks to annotation tools and other trainers, and corrected web masks back."""
+import os
+import shutil
+from typing import Iterator, List, NamedTuple, Optional
+
+import numpy as np
+
+from core.annotation.formats import Item, read, write
+from core.classes import IGNORE_LABEL
+from core.config import Config
+from core.errors import UserError
+from core.io.files import list_folder, read_json, read_list
+from core.io.images import read_image, read_mask, write_mask
+from core.io.locks import locked
+from core.io.logs import logger, progress
+from core.paths import Layout, check_pairs, image_path, mask_path, stems, web_class
+
+SOURCES = ("web", "pseudo", "val", "predictions")
+
+
+class Pair(NamedTuple):
+    """Name and paths of an image and its mask."""
+    name: str
+    image: str
+    mask: str
+
+
+def find_pairs(config: Config, source: str, everything: bool = False) -> List[Pair]:
+    """Images with masks of one kind.
+
+    Args:
+        source: one of SOURCES: web masks, pseudo masks of the training images, ground truth of the val images, or
+            what predict.py found in pictures.
+        everything: web images that the noise filter left out, too.
+
+    Raises:
+        UserError: list, images or masks are missing.
+    """
+    layout = Layout(config)
+    if source == "predictions":
+        return _predicted(layout)
+    if source == "web":
+        images, masks, made_by = layout.web_images, layout.web_masks, "create_web_masks.py"
+        names = sorted(stems(masks, ".png")) if everything else read_list(layout.web_list, f"run {made_by}")
+    elif source == "pseudo":
+        images, masks, made_by = layout.train_images, layout.train_masks, "est_voc_train_masks.py"
+        names = read_list(layout.train_list, "run create_dataset.py")
+    else:
+        images, masks, made_by = layout.val_images, layout.val_masks, "create_dataset.py"
+        names = read_list(layout.val_list, f"run {made_by}")
+    check_pairs(names, (image_path, images, "run create_dataset.py, or see docs/formats.md"),
+                (mask_path, masks, f"run {made_by}"))
+    return [Pair(name, image_path(images, name), mask_path(masks, name)) for name in names]
+
+
+def _predicted(layout: Layout) -> List[Pair]:
+    path = os.path.join(layout.predictions, "predictions.json")
+    if not os.path.exists(path):
+        raise UserError(f"{path} is missing: run predict.py")
+    files = read_json(path)["files"]
+    return [Pair(name, row["file"], mask_path(os.path.join(layout.predictions, "masks"), name))
+            for name, row in files.items() if "frames" not in row]
+
+
+def export_masks(config: Config, kind: str, pairs: List[Pair], output: str, *, ignore: Optional[str] = None,
+                 polygons: bool = False) -> None:
+    """Write masks and images in a format of other tools; the folder appears when it is complete.
+
+    Args:
+        kind, ignore, polygons: as for `formats.write`.
+        output: folder, which must not exist or be empty.
+
+    Raises:
+        UserError: the folder holds something, or an image or mask is missing or damaged.
+    """
+    output = os.path.abspath(output)
+    if list_folder(output) or os.path.isfile(output):
+        raise UserError(f"{output} is not an empty folder: choose another --output, or remove it first")
+    if not pairs:
+        raise UserError("there is no mask to export")
+    above, name = os.path.split(output)
+    partial = os.path.join(above, f".{name}.partial")
+    with locked(os.path.join(above, f".{name}.lock"), f"an export into {output}"):
+        shutil.rmtree(partial, ignore_errors=True)
+        os.makedirs(partial)
+        try:
+            ignored = _Share()
+            items = progress(ignored.count(_items(pairs, config)), len(pairs), "export")
+            count = write(kind, items, partial, config.classes, ignore=ignore, polygons=polygons)
+            if os.path.isdir(output):
+                os.rmdir(output)
+            os.rename(partial, output)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    logger.info("%d images with masks are in %s", count, output)
+    if ignored.share and ignore is None and kind != "png":
+        logger.warning("%.1f %% of the pixels are 255 (uncertain) and were exported as background: --ignore-label NAME "
+                       "exports them as a class of that name", 100 * ignored.share)
+
+
+def _items(pairs: List[Pair], config: Config) -> Iterator[Item]:
+    for name, image, mask in pairs:
+        yield Item(name.replace("/", "_"), image, read_mask(mask, config.num_classes))
+
+
+class _Share:
+    """Share of the pixels of 255 among the items that pass."""
+
+    def __init__(self):
+        self._ignored = self._all = 0
+
+    def count(self, items: Iterator[Item]) -> Iterator[Item]:
+        for item in items:
+            self._ignored += int(np.count_nonzero(item.mask == IGNORE_LABEL))
+            self._all += item.mask.size
+            yield item
+
+    @property
+    def share(self) -> float:
+        return self._ignored / max(self._all, 1)
+
+
+def import_masks(config: Config, kind: str, path: str, *, ignore: Optional[str] = None) -> List[str]:
+    """Store corrected masks of web images; create_web_masks.py takes them in place of its own.
+
+    All are checked before the first is written. Masks that equal the present ones are not counted as corrected.
+
+    Args:
+        kind, path, ignore: as for `formats.read`.
+
+    Returns:
+        names of the images whose mask is another now.
+
+    Raises:
+        UserError: a mask has no web image, another size, or shows another class than its image's.
+    """
+    layout = Layout(config)
+    known = stems(layout.web_images, ".jpg")
+    changed = {}
+    found = 0
+    for name, mask in read(kind, path, config.classes, ignore):
+        found += 1
+        if name not in known:
+            raise UserError(f"{path}: {name} is no web image: {image_path(layout.web_images, name)} is missing")
+        size = read_image(image_path(layout.web_images, name)).shape[:2]
+        if mask.shape != size:
+            raise UserError(f"{path}: the mask of {name} is {mask.shape[1]} x {mask.shape[0]} pixels, its image "
+                            f"{size[1]} x {size[0]}")
+        own = web_class(name, config.num_classes)
+        others = sorted(set(np.unique(mask).tolist()) - {0, own, IGNORE_LABEL})
+        if others:
+            raise UserError(f"{path}: the mask of {name} shows {config.classes[others[0]]}; web images show their own "
+                            f"class, {config.classes[own]}, only. Mark other objects as background")
+        present = next((mask_path(folder, name) for folder in (layout.web_corrected, layout.web_masks)
+                        if os.path.exists(mask_path(folder, name))), None)
+        if present is None or not np.array_equal(read_mask(present, config.num_classes), mask):
+            changed[name] = mask
+    if not found:
+        raise UserError(f"{path} holds no masks")
+    for name, mask in changed.items():
+        write_mask(mask_path(layout.web_corrected, name), mask)
+    logger.info("%d of %d masks differ from the present ones and are in %s now; create_web_masks.py uses them",
+                len(changed), found, layout.web_corrected)
+    return sorted(changed)

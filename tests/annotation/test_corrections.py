@@ -1,0 +1,136 @@
+"""Decisions on web images, corrected masks, and export_masks.py."""
+import json
+import os
+import threading
+
+import numpy as np
+import pytest
+from conftest import largest_file, run_script
+
+from core.annotation.corrections import Decision, add_decision, apply_moves, corrected_names, read_decisions
+from core.annotation.export import export_masks, find_pairs, import_masks
+from core.config import Config
+from core.errors import UserError
+from core.io.files import read_lines, write_lines
+from core.io.images import read_mask, write_image, write_mask
+from core.paths import Layout, image_path, mask_path
+
+CLASSES = ("background", "mug", "spoon")
+
+
+@pytest.fixture
+def config(tmp_path, rng):
+    """Four web images, three of them on the list."""
+    config = Config(root=str(tmp_path), classes=CLASSES)
+    layout = Layout(config)
+    names = ["1_000001", "1_000002", "2_000001", "2_000002"]
+    for name in names:
+        mask = np.zeros((24, 32), np.uint8)
+        mask[5:15, 8:20] = int(name[0])
+        mask[15:18] = 255
+        write_image(image_path(layout.web_images, name), rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        write_mask(mask_path(layout.web_masks, name), mask)
+    write_lines(layout.web_list, names[:3])
+    return config
+
+
+def test_the_last_decision_counts_and_automatic_takes_it_back(config):
+    layout = Layout(config)
+    for name, decision in (("1_000001", "reject"), ("2_000001", "keep"), ("1_000001", "keep"),
+                           ("2_000001", "automatic")):
+        add_decision(layout, name, decision)
+    assert read_decisions(layout, 3) == {"1_000001": Decision("1_000001", "keep", "")}
+
+
+def test_moved_images_get_names_that_nothing_has(config):
+    layout = Layout(config)
+    assert add_decision(layout, "1_000001", "move", 2).new_name == "2_000003"
+    assert add_decision(layout, "1_000002", "move", 2).new_name == "2_000004"
+    assert [move.new_name for move in apply_moves(layout, read_decisions(layout, 3))] == ["2_000003", "2_000004"]
+    assert sorted(os.listdir(layout.web_images)) == ["2_00000%d.jpg" % number for number in (1, 2, 3, 4)]
+    assert apply_moves(layout, read_decisions(layout, 3)) == [], "a second call finds them moved"
+
+
+def test_a_half_written_line_is_dropped_and_costs_no_other(config):
+    layout = Layout(config)
+    add_decision(layout, "1_000001", "reject")
+    with open(layout.web_decisions, "a") as file:
+        file.write("1_000002,rej")
+    assert set(read_decisions(layout, 3)) == {"1_000001"}
+    add_decision(layout, "2_000001", "keep")
+    assert read_lines(layout.web_decisions) == ["name,decision,new_name", "1_000001,reject,", "2_000001,keep,"]
+
+
+def test_a_full_disk_is_reported_and_nothing_is_lost(config):
+    layout = Layout(config)
+    add_decision(layout, "1_000001", "reject")
+    with largest_file(os.path.getsize(layout.web_decisions) + 5):
+        with pytest.raises(UserError, match="web_decisions.csv can't be written"):
+            add_decision(layout, "1_000002", "reject")
+    add_decision(layout, "2_000001", "keep")
+    assert set(read_decisions(layout, 3)) == {"1_000001", "2_000001"}
+
+
+def test_decisions_of_several_windows_are_all_stored(config):
+    layout = Layout(config)
+    names = [f"1_{number:06d}" for number in range(100, 140)]
+    threads = [threading.Thread(target=add_decision, args=(layout, name, "keep")) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(read_decisions(layout, 3)) == set(names)
+
+
+@pytest.mark.parametrize("line", ["1_000001,perhaps,", "1_000001,keep", "1_000001,move,", "9_000001,keep,"])
+def test_a_line_that_is_no_decision_is_named(config, line):
+    path = Layout(config).web_decisions
+    write_lines(path, ["name,decision,new_name", line])
+    with pytest.raises(UserError, match="line 2|class index 1..2"):
+        read_decisions(Layout(config), 3)
+
+
+def test_corrected_masks_are_checked_before_any_is_stored(config, tmp_path):
+    layout = Layout(config)
+    export_masks(config, "png", find_pairs(config, "web"), str(tmp_path / "out"))
+    folder = str(tmp_path / "out" / "masks")
+    better = read_mask(mask_path(folder, "1_000002"), 3)
+    better[0, 0] = 1
+    write_mask(mask_path(folder, "1_000002"), better)
+    other = better.copy()
+    for name, mask, message in (("2_000001", other, "shows mug; web images show their own class, spoon"),
+                                ("2_000001", better[1:], "32 x 23 pixels, its image 32 x 24"),
+                                ("2_000009", better, "2_000009 is no web image")):
+        write_mask(mask_path(folder, name), mask)
+        with pytest.raises(UserError, match=message):
+            import_masks(config, "png", str(tmp_path / "out"))
+        assert corrected_names(layout) == []
+        os.remove(mask_path(folder, name))
+    assert import_masks(config, "png", str(tmp_path / "out")) == ["1_000002"], "equal masks are not corrections"
+    np.testing.assert_array_equal(read_mask(mask_path(layout.web_corrected, "1_000002"), 3), better)
+
+
+def test_an_export_appears_whole_or_not_at_all(config, tmp_path):
+    pairs = find_pairs(config, "web")
+    os.remove(pairs[-1].mask)
+    with pytest.raises(UserError, match="2_000001.png"):
+        export_masks(config, "coco", pairs, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out.partial"))
+    with pytest.raises(UserError, match="not an empty folder"):
+        export_masks(config, "coco", pairs, str(tmp_path / "dataset"))
+
+
+def test_the_script_exports_and_imports(tmp_path, config):
+    (tmp_path / "own.yaml").write_text("classes: [background, mug, spoon]\n")
+    flags = "--format", "coco", "--root", str(tmp_path), "--config", str(tmp_path / "own.yaml")
+    report = run_script(tmp_path, "export_masks.py", *flags)
+    assert "3 images with masks" in report and "12.5 % of the pixels are 255" in report
+    path = tmp_path / "outputs" / "web_coco" / "annotations.json"
+    content = json.loads(path.read_text())
+    assert len(content["images"]) == 3 and len(content["annotations"]) == 3
+    content["annotations"] = content["annotations"][1:]
+    path.write_text(json.dumps(content))
+    report = run_script(tmp_path, "export_masks.py", *flags, "--import", str(path))
+    assert "3 of 3 masks differ" in report  # what was uncertain is background now
+    assert not read_mask(mask_path(Layout(config).web_corrected, "1_000001"), 3).any()
+    run_script(tmp_path, "export_masks.py", *flags, "--masks", "val", "--import", str(path), status=2)

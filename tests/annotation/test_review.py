@@ -1,0 +1,272 @@
+"""The review page: its server, and the page itself in headless Chromium where that is installed."""
+import csv
+import os
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from werkzeug.serving import make_server
+
+from core.annotation.corrections import add_decision, read_decisions
+from core.annotation.review import Review, make_app
+from core.config import Config
+from core.errors import UserError
+from core.io.files import read_lines
+from core.io.images import write_image, write_mask
+from core.paths import Layout, image_path, mask_path
+
+CLASSES = ("background", "mug", "spoon")
+
+
+def make_data(root, count):
+    """`count` web images of each class with masks; of every five one was left out."""
+    config = Config(root=str(root), classes=CLASSES)
+    layout = Layout(config)
+    rows = []
+    for label in (1, 2):
+        for number in range(1, count + 1):
+            name = f"{label}_{number:06d}"
+            image = np.full((40, 50, 3), (number * 37 % 256, 90 * label, 60), np.uint8)
+            mask = np.zeros((40, 50), np.uint8)
+            mask[10:30, 12:40] = label
+            write_image(image_path(layout.web_images, name), image)
+            write_mask(mask_path(layout.web_masks, name), mask)
+            left_out = number % 5 == 0
+            rows.append([name, CLASSES[label], int(not left_out), f"{number / count:.4f}", "0.3",
+                         "score below 0.4" if left_out else ""])
+    with open(layout.web_report, "w", newline="") as file:
+        csv.writer(file).writerows([["name", "class", "kept", "score", "foreground", "reason"], *rows])
+    return config
+
+
+@pytest.fixture
+def config(tmp_path):
+    return make_data(tmp_path, 10)
+
+
+@pytest.fixture
+def client(config):
+    return make_app(config, "secret").test_client()
+
+
+def test_nothing_is_served_without_the_token(client):
+    for path in ("/", "/images", "/other/", "/other/images", "/static/review.js", "/secret/static/../../review.py"):
+        assert client.get(path).status_code == 404, path
+    assert client.post("/decide", json={"name": "1_000001", "decision": "keep"}).status_code == 404
+    assert client.get("/secret/").status_code == 200
+    assert client.get("/secret/static/review.js").status_code == 200
+    assert client.get("/secret/images").headers["Referrer-Policy"] == "no-referrer"
+
+
+def test_a_row_for_each_image_says_what_became_of_it(client):
+    rows = {row["name"]: row for row in client.get("/secret/images").get_json()["images"]}
+    assert len(rows) == 20
+    assert rows["2_000005"] == {"name": "2_000005", "class": 2, "kept": False, "score": 0.5, "foreground": 0.3,
+                                "reason": "score below 0.4", "corrected": False}
+
+
+def test_a_decision_is_on_the_disk_when_it_is_answered(client, config):
+    answer = client.post("/secret/decide", json={"name": "1_000005", "decision": "keep"})
+    assert answer.get_json() == {"decision": "keep", "class": 1}
+    assert read_lines(Layout(config).web_decisions)[1:] == ["1_000005,keep,"]
+    answer = client.post("/secret/decide", json={"name": "1_000005", "decision": "move", "class": 2})
+    assert answer.get_json() == {"decision": "move", "class": 2}
+    assert client.get("/secret/changes").get_json() == {"1_000005": {"decision": "move", "class": 2}}
+
+
+@pytest.mark.parametrize("row, status", [
+    ({"name": "1_000005", "decision": "burn"}, 400), ({"name": "../x", "decision": "keep"}, 404), ({}, 400), ([], 400),
+    ({"name": "1_000005", "decision": "move"}, 409), ({"name": "1_000005", "decision": "move", "class": 1}, 409),
+    ({"name": "1_000005", "decision": "move", "class": 3}, 409),
+    ({"name": "1_000005", "decision": "move", "class": True}, 409)])
+def test_what_is_no_decision_is_refused(client, config, row, status):
+    assert client.post("/secret/decide", json=row).status_code == status
+    assert not os.path.exists(Layout(config).web_decisions)
+
+
+def test_thumbnails_are_made_once_and_again_when_the_mask_changes(client, config):
+    layout = Layout(config)
+    first = client.get("/secret/thumbnail/1_000001").data
+    assert client.get("/secret/thumbnail/1_000001").data == first and len(os.listdir(layout.web_review)) == 1
+    write_mask(mask_path(layout.web_masks, "1_000001"), np.zeros((40, 50), np.uint8))
+    assert client.get("/secret/thumbnail/1_000001").data != first
+    write_mask(mask_path(layout.web_corrected, "1_000001"), np.ones((40, 50), np.uint8))
+    client.get("/secret/thumbnail/1_000001")
+    assert len(os.listdir(layout.web_review)) == 3
+    assert client.get("/secret/view/1_000001").data != client.get("/secret/view/1_000001?outline=0").data
+    assert client.get("/secret/thumbnail/9_000001").status_code == 404
+
+
+def test_a_damaged_image_is_shown_as_an_empty_tile(client, config):
+    with open(image_path(Layout(config).web_images, "1_000001"), "wb") as file:
+        file.write(b"none")
+    assert client.get("/secret/thumbnail/1_000001").status_code == 200
+
+
+def test_without_web_images_there_is_nothing_to_review(tmp_path):
+    with pytest.raises(UserError, match="run fetch_web_images.py first"):
+        Review(Config(root=str(tmp_path)))
+
+
+# The page in a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver")
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not program or not driver:
+        pytest.skip("Chromium and its driver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1000,900"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield started
+    started.quit()
+
+
+class Page:
+    """The page of a data set, in a window of the browser."""
+
+    def __init__(self, browser, address):
+        self.browser = browser
+        browser.get(address)
+        self.wait(lambda: self.names("kept") or self.names("left"))
+
+    def wait(self, condition):
+        from selenium.webdriver.support.ui import WebDriverWait
+        WebDriverWait(self.browser, 30, 0.05).until(lambda _: condition())
+
+    def run(self, code, *values):
+        return self.browser.execute_script(code, *values)
+
+    def names(self, grid):
+        return self.run("return [...document.querySelectorAll(`#${arguments[0]} .tile`)]"
+                        ".map(tile => tile.dataset.name)", grid)
+
+    def click(self, selector):
+        self.run("document.querySelector(arguments[0]).click()", selector)
+
+    def focus(self, name):
+        self.run("document.querySelector(`[data-name='${arguments[0]}']`).focus()", name)
+
+    def focused(self):
+        return self.run("return document.activeElement.dataset.name || null")
+
+    def press(self, *keys):
+        from selenium.webdriver.common.action_chains import ActionChains
+        for key in keys:
+            ActionChains(self.browser).send_keys(key).perform()
+
+
+@pytest.fixture
+def serve():
+    """Function that serves a data set and gives the address."""
+    servers = []
+
+    def start(config):
+        server = make_server("127.0.0.1", 0, make_app(config, "secret"), threaded=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{server.server_port}/secret/"
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def decided(config):
+    return {name: tuple(decision)[1:] for name, decision in read_decisions(Layout(config), 3).items()}
+
+
+def test_click_key_undo_and_reload(browser, serve, config):
+    page = Page(browser, serve(config))
+    assert page.names("left") == ["1_000005", "1_000010"] and page.names("kept")[0] == "1_000001", "lowest score first"
+    page.click("[data-name='1_000005']")
+    page.wait(lambda: "1_000005" in page.names("kept"))
+    page.focus("1_000001")
+    page.press("r")
+    page.wait(lambda: "1_000001" in page.names("left"))
+    assert decided(config) == {"1_000005": ("keep", ""), "1_000001": ("reject", "")}
+    page.wait(lambda: page.focused() == "1_000002")  # the next image
+    page.press("u")
+    page.wait(lambda: "1_000001" in page.names("kept"))
+    assert decided(config) == {"1_000005": ("keep", "")}
+    browser.refresh()
+    page.wait(lambda: "1_000005" in page.names("kept"))
+    assert not [row for row in browser.get_log("browser") if row["level"] == "SEVERE"]
+
+
+def test_keyboard_alone_is_enough(browser, serve, config):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+    page = Page(browser, serve(config))
+    page.press(Keys.ARROW_RIGHT)
+    page.wait(lambda: page.focused() == "1_000001")
+    page.press(Keys.ARROW_RIGHT, Keys.ENTER)
+    page.wait(lambda: page.run("return document.getElementById('large').open"))
+    page.press("r")
+    page.wait(lambda: "1_000003" in page.run("return document.getElementById('large-text').textContent"))  # the next
+    page.press("r")
+    page.wait(lambda: set(decided(config)) == {"1_000002", "1_000003"})
+    page.press(Keys.ESCAPE)
+    page.wait(lambda: not page.run("return document.getElementById('large').open"))
+    page.focus("1_000004")
+    page.press("m")
+    page.wait(lambda: page.run("return document.getElementById('move').open"))
+    page.press(Keys.TAB, Keys.ENTER)  # from the list of classes to the button
+    page.wait(lambda: "1_000004" not in page.names("kept"))
+    assert decided(config)["1_000004"] == ("move", "2_000011")
+    page.press("u")
+    page.wait(lambda: "1_000004" not in decided(config))
+    ActionChains(browser).key_down(Keys.CONTROL).send_keys("z").key_up(Keys.CONTROL).perform()
+    page.wait(lambda: len(decided(config)) == 1)
+
+
+def test_two_windows_see_each_others_decisions(browser, serve, config):
+    page = Page(browser, serve(config))
+    add_decision(Layout(config), "1_000002", "reject")  # as a second window does, by the same file
+    page.wait(lambda: "1_000002" in page.names("left"))
+
+
+def test_filters_show_a_class_and_a_reason(browser, serve, config):
+    page = Page(browser, serve(config))
+    page.run("const menu = document.getElementById('class'); menu.value = '2'; menu.dispatchEvent(new Event('change'))")
+    assert page.names("left") == ["2_000005", "2_000010"]
+    page.run("const menu = document.getElementById('reason'); menu.value = 'score below 0.4';"
+             "menu.dispatchEvent(new Event('change'))")
+    assert page.names("kept") == [] and page.names("left") == ["2_000005", "2_000010"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_many_images_on_a_narrow_screen(browser, serve, tmp_path, scheme):
+    config = make_data(tmp_path, 250)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {
+        "features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
+        "width": 380, "height": 700, "deviceScaleFactor": 1, "mobile": False})
+    try:
+        page = Page(browser, serve(config))
+        assert len(page.names("kept")) == 200 and len(page.names("left")) == 50
+        assert page.run("return document.documentElement.scrollWidth <= 380"), "nothing sticks out sideways"
+        ground = page.run("return getComputedStyle(document.body).backgroundColor")
+        assert ground == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(23, 24, 26)")
+        page.wait(lambda: page.run("return document.querySelector('.tile img').naturalWidth") > 0)
+        made = len(os.listdir(Layout(config).web_review))
+        assert 0 < made < 250, "thumbnails are made where they come into view"
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_a_decision_on_an_image_that_is_gone_is_reported(browser, serve, config):
+    page = Page(browser, serve(config))
+    os.remove(image_path(Layout(config).web_images, "1_000001"))
+    page.click("[data-name='1_000001']")
+    page.wait(lambda: "1_000001 is gone" in page.run("return document.getElementById('status').textContent"))
+    assert decided(config) == {}
