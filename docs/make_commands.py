@@ -15,7 +15,8 @@ from core.cli import Parser  # noqa: E402
 from core.io.files import write_text  # noqa: E402
 
 PATH = os.path.join(FOLDER, "commands.md")
-ORDER = ("fetch_web_images", "convert_base_model", "create_web_masks", "eval_web_masks", "create_dataset",
+ORDER = ("fetch_web_images", "convert_base_model", "create_web_masks", "eval_web_masks",
+         "review_web_masks", "export_masks", "create_dataset",
          "train_seg_model", "launch", "eval_seg_model", "eval_loop", "est_voc_train_masks", "predict", "report",
          "export_onnx")  # that of a full-size run; scripts that are not named here follow
 SHARED = ("help", "config", "root", "seed")
