@@ -21,6 +21,7 @@ from core.io.images import encode_image, encode_mask, read_image, read_mask
 
 FORMATS = ("coco", "yolo", "labelme", "cvat", "png")
 _LABELME_VERSION = "5.4.1"
+_COCO_FILE = os.path.join("annotations", "instances_default.json")
 _ORIENTATION = 0x0112  # EXIF
 
 
@@ -121,7 +122,7 @@ class _Writer:
 
 
 class _Coco(_Writer):
-    """annotations.json, "object detection" of https://cocodataset.org/#format-data; one annotation for each region."""
+    """COCO's object detection format (https://cocodataset.org/#format-data), an annotation for each region."""
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -143,7 +144,7 @@ class _Coco(_Writer):
                                  else {"size": [height, width], "counts": to_counts(pixels)})})
 
     def finish(self):
-        write_json(self.place("annotations.json"), {
+        write_json(self.place(_COCO_FILE), {
             "images": self._images, "annotations": self._annotations,
             "categories": [{"id": label, "name": name, "supercategory": ""} for label, name in self.names.items()
                            if label != BACKGROUND]})
@@ -258,7 +259,7 @@ def label_of(name: str, labels: Dict[str, int], place: str) -> int:
 
 def _read_coco(path, labels):
     if os.path.isdir(path):
-        path = os.path.join(path, "annotations.json")
+        path = os.path.join(path, _COCO_FILE)
     with _malformed(path, "COCO JSON with images, annotations and categories"):
         content = read_json(path)
         categories = {row["id"]: row["name"] for row in content["categories"]}

@@ -12,7 +12,6 @@ import numpy as np
 from flask import Flask, abort, jsonify, request, send_file, send_from_directory
 from werkzeug.serving import make_server
 
-from core.annotation.corrections import DECISIONS, MOVE, Decision, add_decision, corrected_names, read_decisions
 from core.config import Config
 from core.cosegmentation.contact_sheet import outlined
 from core.errors import UserError
@@ -20,6 +19,7 @@ from core.io.files import read_text
 from core.io.images import read_image, read_mask, write_image
 from core.io.logs import logger
 from core.paths import Layout, image_path, mask_path, stems, web_class
+from core.web.corrections import DECISIONS, MOVE, Decision, add_decision, corrected_names, read_decisions
 
 _THUMBNAIL = 180  # longest side, pixels
 _STATIC = os.path.join(os.path.dirname(os.path.abspath(__file__)), "static")

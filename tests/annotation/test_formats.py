@@ -16,6 +16,7 @@ from core.errors import UserError
 from core.io.images import write_image
 
 CLASSES = ("background", "mug", "spoon", "key")
+COCO_FILE = os.path.join("annotations", "instances_default.json")
 
 
 def blobs(rng, size, classes=1):
@@ -101,7 +102,7 @@ def test_cocos_own_reader_gives_the_masks(items, tmp_path):
     coco = pytest.importorskip("pycocotools.coco")
     for polygons in (False, True):
         folder = written("coco", items, tmp_path / f"out{polygons}", polygons=polygons)
-        found = coco.COCO(str(folder / "annotations.json"))
+        found = coco.COCO(str(folder / COCO_FILE))
         assert [row["name"] for row in found.loadCats(found.getCatIds())] == list(CLASSES[1:])
         for image, item in zip(found.dataset["images"], items):
             mask = np.zeros(item.mask.shape, np.uint8)
@@ -125,12 +126,12 @@ def test_cocos_own_reader_gives_the_masks(items, tmp_path):
 def test_cocos_compressed_run_lengths_are_read(items, tmp_path):
     codec = pytest.importorskip("pycocotools.mask")
     folder = written("coco", items, tmp_path / "out")
-    content = json.loads((folder / "annotations.json").read_text())
+    content = json.loads((folder / COCO_FILE).read_text())
     for row in content["annotations"]:
         size = row["segmentation"]["size"]
         packed = codec.frPyObjects(row["segmentation"], *size)
         row["segmentation"]["counts"] = packed["counts"].decode("ascii")
-    (folder / "annotations.json").write_text(json.dumps(content))
+    (folder / COCO_FILE).write_text(json.dumps(content))
     for (_, mask), item in zip(read("coco", str(folder), CLASSES), items):
         np.testing.assert_array_equal(mask, np.where(item.mask == 255, 0, item.mask))
 
@@ -190,8 +191,8 @@ def test_images_are_stored_as_their_masks_lie(tmp_path, rng):
 
 
 @pytest.mark.parametrize("kind, damage", [
-    ("coco", lambda folder: (folder / "annotations.json").write_text('{"images": []}')),
-    ("coco", lambda folder: (folder / "annotations.json").write_text("[")),
+    ("coco", lambda folder: (folder / COCO_FILE).write_text('{"images": []}')),
+    ("coco", lambda folder: (folder / COCO_FILE).write_text("[")),
     ("yolo", lambda folder: (folder / "data.yaml").write_text("names: 3")),
     ("yolo", lambda folder: (folder / "labels/train/1_000001.txt").write_text("0 0.1 0.2 x 0.4 0.5 0.6")),
     ("yolo", lambda folder: (folder / "labels/train/1_000001.txt").write_text("9 0.1 0.2 0.4 0.4 0.5 0.6")),
@@ -208,8 +209,8 @@ def test_damaged_files_are_named(items, tmp_path, kind, damage):
 
 def test_run_lengths_of_another_size_are_refused(items, tmp_path):
     folder = written("coco", items, tmp_path / "out")
-    content = json.loads((folder / "annotations.json").read_text())
+    content = json.loads((folder / COCO_FILE).read_text())
     content["annotations"][0]["segmentation"]["counts"][0] += 1
-    (folder / "annotations.json").write_text(json.dumps(content))
+    (folder / COCO_FILE).write_text(json.dumps(content))
     with pytest.raises(UserError, match="run lengths add up to 2401 pixels, not 2400"):
         list(read("coco", str(folder), CLASSES))

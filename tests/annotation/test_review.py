@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from werkzeug.serving import make_server
 
-from core.annotation.corrections import add_decision, read_decisions
 from core.annotation.review import Review, make_app
 from core.config import Config
 from core.errors import UserError
 from core.io.files import read_lines
 from core.io.images import write_image, write_mask
 from core.paths import Layout, image_path, mask_path
+from core.web.corrections import add_decision, read_decisions
 
 CLASSES = ("background", "mug", "spoon")
 

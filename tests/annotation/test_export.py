@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from conftest import largest_file, run_script
 
-from core.annotation.corrections import Decision, add_decision, apply_moves, corrected_names, read_decisions
 from core.annotation.export import export_masks, find_pairs, import_masks
 from core.config import Config
 from core.errors import UserError
 from core.io.files import read_lines, write_lines
 from core.io.images import read_mask, write_image, write_mask
 from core.paths import Layout, image_path, mask_path
+from core.web.corrections import Decision, add_decision, apply_moves, corrected_names, read_decisions
 
 CLASSES = ("background", "mug", "spoon")
 
@@ -125,7 +125,7 @@ def test_the_script_exports_and_imports(tmp_path, config):
     flags = "--format", "coco", "--root", str(tmp_path), "--config", str(tmp_path / "own.yaml")
     report = run_script(tmp_path, "export_masks.py", *flags)
     assert "3 images with masks" in report and "12.5 % of the pixels are 255" in report
-    path = tmp_path / "outputs" / "web_coco" / "annotations.json"
+    path = tmp_path / "outputs" / "web_coco" / "annotations" / "instances_default.json"
     content = json.loads(path.read_text())
     assert len(content["images"]) == 3 and len(content["annotations"]) == 3
     content["annotations"] = content["annotations"][1:]
