@@ -46,7 +46,7 @@ def main():
     start_log(Layout(config).log("fetch_web_images"), config)
     with contextlib.closing(Downloader(config)) as downloader:
         retry = ["failed"] * args.retry_failed + ["rejected"] * args.retry_rejected
-        if not fetch_web_images(config, make_source(args, config, downloader), downloader, retry):
+        if not fetch_web_images(config, make_source(args, config, downloader), downloader, retry=retry):
             raise UserError(f"no image was kept; {Layout(config).web_manifest} gives the reason for each candidate. "
                             "--retry-failed and --retry-rejected try them again")
 

@@ -3,7 +3,7 @@ import os
 import re
 
 from core.errors import UserError
-from core.io.files import list_folder
+from core.io.files import find_path, list_folder
 
 
 class Layout:
@@ -14,7 +14,8 @@ class Layout:
         self.root = path(".")
         self.voc = path(config.voc_dir)
         self.voc_images = os.path.join(self.voc, "JPEGImages")
-        self.voc_test_list = os.path.join(self.voc, "ImageSets", "Segmentation", "test.txt")
+        self.voc_test_list = self.voc_list("test")
+        self.voc_masks = os.path.join(self.voc, "SegmentationClass")
         self.sbd = path(config.sbd_dir)
 
         self.web_images = path("dataset", "web_images")
@@ -39,6 +40,10 @@ class Layout:
         self.snapshots = path("snapshots")
         self.outputs = path("outputs")
         self.logs = path("log")
+
+    def voc_list(self, part: str) -> str:
+        """List of the images of VOC's "train", "val" or "test" part that is segmented."""
+        return os.path.join(self.voc, "ImageSets", "Segmentation", f"{part}.txt")
 
     def snapshot_prefix(self, model):
         return os.path.join(self.snapshots, "%s_fcn_resnet50" % model)
@@ -151,5 +156,10 @@ def check_pairs(names, *places):
         present = set(list_folder(folder))
         missing = [name for name in names if os.path.basename(path(folder, name)) not in present]
         if missing:
+            first = path(folder, missing[0])
+            twin = find_path(first)
+            if twin:
+                raise UserError(f"{first} is missing, but {ascii(os.path.basename(twin))} is there, the same name with its "
+                                "accents written in another Unicode form: rename one of them")
             more = f", and {len(missing) - 1} more" if missing[1:] else ""
-            raise UserError(f"{path(folder, missing[0])} is missing{more}: {remedy}")
+            raise UserError(f"{first} is missing{more}: {remedy}")

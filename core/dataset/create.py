@@ -4,6 +4,7 @@ Of the training masks nothing but the image-level labels is kept: no pixel of th
 """
 import collections
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -22,6 +23,8 @@ from core.io.logs import logger, progress
 from core.io.resize import shrink
 from core.paths import Layout, check_pairs, image_path, mask_path, stems, web_class
 from core.runtime.parallel import ordered_map, process_pool
+
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)  # of os.symlink
 
 Checked = collections.namedtuple("Checked", "labels size")  # image-level labels, (h, w)
 
@@ -56,8 +59,7 @@ def create_dataset(config, jobs, copy=False, own=None):
                     places.append((source.mask, mask_path(layout.val_masks, source.name)))
         _keep_sources(whole, large)
         logger.info("everything is in order: writing")
-        for place in whole:
-            _put(*place, copy)
+        copies = sum(_put(*place, copy) for place in whole)
         store = functools.partial(_store_shrunk, num_classes=config.num_classes, max_side=own and own.max_side)
         for _ in progress(ordered_map(store, large, pool, 2 * jobs), len(large), "scaling down"):
             pass
@@ -65,6 +67,8 @@ def create_dataset(config, jobs, copy=False, own=None):
     if large:
         logger.info("images of more than %d pixels are stored scaled down, with their masks (--max-side)",
                     own.max_side)
+    if copies:
+        logger.info("%d images and masks are copied, as with --copy: the file system has no symbolic links", copies)
     _report(layout, config, train, val, web, checked)
 
 
@@ -194,23 +198,36 @@ def _place(path):
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
-def _put(source, target, copy):
-    """Make `target` a link to `source`, or a copy; what is right already stays."""
+def _put(source: str, target: str, copy: bool) -> bool:
+    """Make `target` a link to `source`, or a copy; what is right already stays.
+
+    Returns:
+        whether a link was wanted, but `target` is a copy because the file system has no links.
+    """
     if _place(target) == os.path.realpath(source):
-        return
-    if copy:
-        if os.path.islink(target) or not _same_content(source, target):
-            with replacing(target) as temporary:
-                shutil.copy2(source, temporary)
-        return
-    link = os.path.relpath(os.path.realpath(source), os.path.realpath(os.path.dirname(target)))
-    if not (os.path.islink(target) and os.readlink(target) == link):
-        with replacing(target) as temporary:
-            os.symlink(link, temporary)
-
-
-def _same_content(source, target):
-    if not os.path.exists(target):
         return False
-    a, b = os.stat(source), os.stat(target)
-    return (a.st_size, int(a.st_mtime)) == (b.st_size, int(b.st_mtime))
+    if not copy:
+        link = os.path.relpath(os.path.realpath(source), os.path.realpath(os.path.dirname(target)))
+        if os.path.islink(target) and os.readlink(target) == link or _replaced_by_link(target, link):
+            return False
+    if os.path.islink(target) or not os.path.exists(target) or read_bytes(target) != read_bytes(source):
+        with replacing(target) as temporary:
+            shutil.copyfile(source, temporary)
+    return not copy
+
+
+def _replaced_by_link(path: str, link: str) -> bool:
+    """Put a link in place of `path`; False where the file system has no links, as exFAT and some network drives."""
+    with contextlib.suppress(_NoLinks), replacing(path) as temporary:
+        try:
+            os.symlink(link, temporary)
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                raise _NoLinks from error
+            raise
+        return True  # replacing moves it into place
+    return False
+
+
+class _NoLinks(Exception):
+    """The file system has no symbolic links."""

@@ -8,10 +8,11 @@ import hashlib
 import io
 import os
 import re
+import unicodedata
 
 from core.classes import BACKGROUND
 from core.errors import UserError
-from core.io.files import list_folder, read_bytes, read_json, read_text, walk
+from core.io.files import find_path, list_folder, read_bytes, read_json, read_text, walk
 from core.io.images import PLAIN_PICTURES
 from core.io.logs import logger
 
@@ -72,7 +73,7 @@ def _from_list(own, config):
     for place, image, labels in rows:
         path = _find(folder, image, place)
         if path in seen:
-            raise UserError("%s: %s stands there twice, first in %s" % (place, image, seen[path]))
+            raise UserError(f"{place}: {image} appears twice, first in {seen[path]}")
         seen[path] = place
         sources.append(Source(_id(folder, path), path, None, sorted({_index(label, place, config)
                                                                      for label in labels})))
@@ -145,11 +146,12 @@ def _val_sources(own):
     paths = _pictures(own.val_images)
     if not paths:
         raise UserError("%s holds no picture" % own.val_images)
-    masks = [os.path.join(own.val_masks, _stem(own.val_images, path) + ".png") for path in paths]
-    missing = [mask for mask in masks if not os.path.isfile(mask)]
+    expected = [os.path.join(own.val_masks, _stem(own.val_images, path) + ".png") for path in paths]
+    masks = [find_path(mask) for mask in expected]
+    missing = [mask for mask, found in zip(expected, masks) if not found or not os.path.isfile(found)]
     if missing:
-        raise UserError("%s is missing%s: every val image has a mask, a PNG of the same name"
-                        % (missing[0], ", and %d more" % (len(missing) - 1) if missing[1:] else ""))
+        more = f", and {len(missing) - 1} more" if missing[1:] else ""
+        raise UserError(f"{missing[0]} is missing{more}: every val image needs a mask, a PNG of the same name")
     return [Source(_id(own.val_images, path), path, mask) for path, mask in zip(paths, masks)]
 
 
@@ -169,15 +171,18 @@ def _index(label, place, config):
     return index
 
 
-def _find(folder, image, place):
+def _find(folder: str, image: str, place: str) -> str:
     """Path of an image that a list names, with or without its ending."""
     path = os.path.normpath(os.path.join(folder, image))
-    if image and os.path.isfile(path):
-        return path
-    matches = [path + ending for ending in PLAIN_PICTURES if image and os.path.isfile(path + ending)]
-    if len(matches) != 1:
-        raise UserError("%s: %s" % (place, "%s and %s: which one is meant?" % tuple(matches[:2]) if matches
-                                    else "the image %s is missing" % path))
+    found = find_path(path) if image else None
+    if found and os.path.isfile(found):
+        return found
+    found = [find_path(path + ending) for ending in PLAIN_PICTURES] if image else []
+    matches = [match for match in found if match and os.path.isfile(match)]
+    if len(matches) > 1:
+        raise UserError(f"{place}: {matches[0]} and {matches[1]}: which one is meant?")
+    if not matches:
+        raise UserError(f"{place}: the image {path} is missing")
     return matches[0]
 
 
@@ -200,8 +205,8 @@ def _stem(folder, path):
 
 
 def _id(folder, path):
-    """Id of an image: its path below the folder, without ending, with _ between the names."""
-    parts = _stem(folder, path).split(os.sep)
+    """Id of an image: its path below the folder, without ending, with _ between the names, accents composed (NFC)."""
+    parts = unicodedata.normalize("NFC", _stem(folder, path)).split(os.sep)
     name = parts[-1] if os.pardir in parts else "_".join(parts)
     if re.search("[\\\\\ud800-\udfff]", name) or name.splitlines() != [name.strip()]:
         raise UserError("%r: names of images are UTF-8, free of backslashes, line breaks and spaces at the ends" % path)

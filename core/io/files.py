@@ -5,6 +5,8 @@ import hashlib
 import io
 import json
 import os
+import unicodedata
+from typing import Any, Dict, Hashable, Optional
 
 import numpy as np
 import yaml
@@ -88,6 +90,27 @@ def list_folder(path):
         return sorted(os.listdir(path)) if os.path.isdir(path) else []
     except OSError as error:
         raise UserError("%s can't be read: %s" % (path, error.strerror or error)) from error
+
+
+def find_path(path: str) -> Optional[str]:
+    """Path of what is there under a name that may be composed otherwise, or None.
+
+    macOS and others write an accented letter as two characters (Unicode NFD) where a list may have it as one (NFC).
+    """
+    if os.path.exists(path):
+        return path
+    above, name = os.path.split(path)
+    folder = find_path(above) if above and above != path else above
+    if folder is None or not os.path.isdir(folder or "."):
+        return None
+    found = _composed_names(folder or ".", os.stat(folder or ".").st_mtime_ns).get(unicodedata.normalize("NFC", name))
+    return found and os.path.join(folder, found)
+
+
+@functools.lru_cache(maxsize=64)
+def _composed_names(folder: str, changed: int) -> Dict[str, str]:
+    """Names in a folder by their composed form; `changed` is the folder's time of change."""
+    return {unicodedata.normalize("NFC", name): name for name in list_folder(folder)}
 
 
 def walk(folder, leave_out=()):
@@ -204,6 +227,18 @@ def read_list(path, remedy=None):
     return ids
 
 
+def parse_json(text: str) -> Any:
+    """Value of a JSON text.
+
+    Raises:
+        ValueError: it is not JSON, an object has a key twice, or it is nested too deeply.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def read_json(path):
     """Value of a JSON file.
 
@@ -211,11 +246,9 @@ def read_json(path):
         UserError: the file is missing or is not JSON, or an object in it has a key twice.
     """
     try:
-        return json.loads(read_text(path), object_pairs_hook=_unique_keys)
+        return parse_json(read_text(path))
     except ValueError as error:
-        raise UserError("%s is not valid JSON: %s" % (path, error)) from error
-    except RecursionError as error:
-        raise UserError("%s is nested too deeply" % path) from error
+        raise UserError(f"{path} is not valid JSON: {error}") from error
 
 
 def read_note(path, required=(), **kinds):
@@ -251,7 +284,8 @@ def _unique_keys(pairs):
     value = dict(pairs)
     if len(value) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError("%r stands there twice" % next(key for key in keys if keys.count(key) > 1))
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {repeated!r} appears twice")
     return value
 
 
@@ -267,16 +301,35 @@ def read_array(path):
         raise UserError("%s is damaged or no .npy file" % path) from error
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Loads plain types only, and refuses a mapping with a key twice, of which PyYAML takes the last."""
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        lines = {}
+        for key_node, _ in node.value:
+            merge = key_node.tag == "tag:yaml.org,2002:merge"
+            key = "<<" if merge else self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                continue  # refused when the mapping is built
+            line = key_node.start_mark.line + 1
+            if key in lines:
+                where = f"line {line}" if line == lines[key] else f"lines {lines[key]} and {line}"
+                raise ValueError(f"the key {key!r} appears twice, in {where}")
+            lines[key] = line
+        return node
+
+
 def read_yaml(path):
     """Value of a YAML file, of plain types only: nothing in it is run.
 
     Raises:
-        UserError: the file is missing or is not YAML.
+        UserError: the file is missing or is not YAML, or a mapping in it has a key twice.
     """
     try:
-        return yaml.safe_load(read_text(path))
+        return yaml.load(read_text(path), _UniqueKeyLoader)
     except UserError:
         raise
     except Exception as error:  # tags on the wrong kind of text, as in !!bool x, raise nearly anything
-        raise UserError("%s is not valid YAML: %s" % (path, " ".join(str(error).split()) or type(error).__name__)
-                        ) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} is not valid YAML: {reason}") from error

@@ -12,16 +12,20 @@ import pathlib
 import queue
 import types
 import unicodedata
+from typing import Any, Callable, Dict, Iterator
 from urllib.parse import quote, urlencode, urljoin
 
 from core.classes import BACKGROUND
+from core.config import Config
 from core.errors import UserError
-from core.io.files import list_folder, read_lines, read_yaml
+from core.io.files import list_folder, parse_json, read_lines, read_yaml, walk
 from core.io.logs import logger
 from core.web.downloader import Rejected
 
 # source: "folder", "urls", "flickr" or the engine; query: the words that found it; page: where people see it
 Candidate = collections.namedtuple("Candidate", "class_index source url query page licence", defaults=(None,) * 3)
+
+Source = Callable[[int], Iterator[Candidate]]
 
 LICENCES = ("noncommercial", "commercial", "noncommercial,modify", "commercial,modify")
 ENGINES = {"bing": "BingImageCrawler", "baidu": "BaiduImageCrawler"}
@@ -50,9 +54,14 @@ def read_queries(path, config):
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise UserError("%s holds no lines like 'sofa: [sofa, couch]'" % path)
+    seen = set()
     for name, words in values.items():
+        name = _composed(name)
         if name not in config.classes[1:]:
-            raise UserError("%s: %s" % (path, _no_class(name, config)))
+            raise UserError(f"{path}: {_no_class(name, config)}")
+        if name in seen:
+            raise UserError(f"{path}: the class {name!r} appears twice, with its accents in two Unicode forms")
+        seen.add(name)
         words = [words] if isinstance(words, str) else words
         if not isinstance(words, list) or not words or not all(isinstance(word, str) and word for word in words):
             raise UserError("%s: the queries of %s are a list of texts, not %r" % (path, name, words))
@@ -60,20 +69,19 @@ def read_queries(path, config):
     return queries
 
 
-def folder_source(config, folder):
-    """All files of folder/<class name>, in the order of their names.
+def folder_source(config: Config, folder: str) -> Source:
+    """All files in and below folder/<class name>, in the order of their paths.
 
     Raises:
         UserError: no class has a folder there.
     """
     present = _present(config, folder, "")
 
-    def candidates(class_index):
-        path = present.get(class_index)
-        for name in list_folder(path) if path else ():
-            file = os.path.join(path, name)
-            if os.path.isfile(file) and not name.startswith("."):
-                yield Candidate(class_index, "folder", pathlib.Path(os.path.abspath(file)).as_uri())
+    def candidates(class_index: int) -> Iterator[Candidate]:
+        for place, names in walk(present[class_index]) if class_index in present else ():
+            for path in (os.path.join(place, name) for name in names):
+                if os.path.isfile(path):
+                    yield Candidate(class_index, "folder", pathlib.Path(os.path.abspath(path)).as_uri())
     return candidates
 
 
@@ -98,10 +106,11 @@ def url_source(config, path):
     listed = collections.defaultdict(list)
     for number, line in enumerate(read_lines(path), 1):
         try:
-            row = json.loads(line)
-            if row["class"] not in config.classes[1:]:
-                raise UserError("%s, line %d: %s" % (path, number, _no_class(row["class"], config)))
-            index = config.classes.index(row["class"])
+            row = parse_json(line)
+            name = _composed(row["class"])
+            if name not in config.classes[1:]:
+                raise UserError(f"{path}, line {number}: {_no_class(name, config)}")
+            index = config.classes.index(name)
             if not isinstance(row["url"], str):
                 raise ValueError("url is no text")
             if row.get("status", "kept") == "kept":
@@ -240,29 +249,42 @@ def _shown(crawler, get, engine, query, filters):
                        "this machine; lists of your own, --urls, always work", engine, query, reason)
 
 
-def _no_class(name, config):
+def _composed(name: Any) -> Any:
+    """A name with its accents composed, as class names have them."""
+    return unicodedata.normalize("NFC", name) if isinstance(name, str) else name
+
+
+def _no_class(name: Any, config: Config) -> str:
     if name == config.classes[BACKGROUND]:
-        return "%r is the background; setting classes lists it first, and then the classes" % name
+        return f"{name!r} is the background; setting classes lists it first, and then the classes"
     near = difflib.get_close_matches(str(name), config.classes[1:], 1)
-    return "there is no class %r%s" % (name, "; did you mean %s?" % near[0] if near else "")
+    return f"there is no class {name!r}" + (f"; did you mean {near[0]}?" if near else "")
 
 
-def _present(config, folder, ending):
-    """Dict from the index of each class to its file or folder, of those that have one."""
+def _present(config: Config, folder: str, ending: str) -> Dict[int, str]:
+    """Dict from the index of each class to its file or folder, of those that have one; warns of everything else."""
     exists = os.path.isfile if ending else os.path.isdir
     if not os.path.isdir(folder):
-        raise UserError("%s is no folder; one is expected that holds a folder for each class" % folder)
-    names = {unicodedata.normalize("NFC", name): name for name in list_folder(folder)}
-    paths = {index: os.path.join(folder, names.get(name + ending, name + ending))
-             for index, name in enumerate(config.classes) if index != BACKGROUND}
-    for name in names:
-        label = name[:-len(ending)] if ending else name
-        if name.endswith(ending) and label not in config.classes[1:] and exists(os.path.join(folder, names[name])):
-            logger.warning("%s is left out: %s", os.path.join(folder, names[name]), _no_class(label, config))
-    present = {index: path for index, path in paths.items() if exists(path)}
+        raise UserError(f"{folder} is not a folder; one with a {'file' if ending else 'folder'} for each class is "
+                        "expected")
+    names = {_composed(name): os.path.join(folder, name) for name in list_folder(folder)}
+    paths = {index: names.get(name + ending) for index, name in enumerate(config.classes) if index != BACKGROUND}
+    present = {index: path for index, path in paths.items() if path and exists(path)}
+    others = []
+    for name, path in names.items():
+        if path in present.values() or name.startswith("."):
+            continue
+        if exists(path) and name.endswith(ending):
+            logger.warning("%s is left out: %s", path, _no_class(name[:len(name) - len(ending)], config))
+        else:
+            others.append(path)
+    if others:
+        logger.warning("%d entries of %s are left out, such as %s: %s", len(others), folder, others[0],
+                       "only <class name>.txt right below it are read" if ending else
+                       "only what lies in a folder <class name> is read")
     if not present:
-        raise UserError("%s holds none of %s ... %s: one for each class is expected"
-                        % (folder, os.path.basename(paths[1]), os.path.basename(paths[config.num_classes - 1])))
+        raise UserError(f"{folder} holds none of {config.classes[1]}{ending} ... {config.classes[-1]}{ending}: one for "
+                        "each class is expected")
     if len(present) < len(paths):
         logger.warning("%s has nothing for: %s", folder,
                        ", ".join(config.classes[index] for index in sorted(set(paths) - set(present))))

@@ -1,6 +1,8 @@
 """Training and val images of the user's own: lists, folders, and what can be wrong with them."""
+import errno
 import json
 import os
+import unicodedata
 
 import cv2
 import numpy as np
@@ -164,6 +166,74 @@ def test_large_images_are_stored_scaled_down_with_their_masks(folder, config, jo
     assert read_image(config.path("dataset", "train_images", "a.jpg")).shape == (80, 120, 3)
 
 
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EPERM, errno.ENOSYS])
+def test_where_the_file_system_has_no_links_images_are_copied(folder, config, monkeypatch, caplog, code):
+    def symlink(*_, **__):
+        raise OSError(code, os.strerror(code))
+    monkeypatch.setattr(os, "symlink", symlink)
+    with caplog.at_level("INFO"):
+        create_dataset(config, 1, own=own(folder))
+    assert "7 images and masks are copied, as with --copy" in caplog.text
+    path = config.path("dataset", "train_images", "a.jpg")
+    assert not os.path.islink(path) and read_bytes(path) == (folder / "photos" / "a.jpg").read_bytes()
+    before = os.stat(path).st_mtime_ns
+    create_dataset(config, 1, own=own(folder))
+    assert os.stat(path).st_mtime_ns == before
+
+
+def test_a_disk_that_refuses_links_for_another_reason_is_named(folder, config, monkeypatch):
+    def symlink(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, "symlink", symlink)
+    with pytest.raises(UserError, match="jpg can't be written: No space left"):
+        create_dataset(config, 1, own=own(folder))
+
+
+@pytest.mark.parametrize("same_time", [False, True])
+def test_a_copy_is_replaced_when_the_content_of_its_source_changes(folder, config, same_time):
+    source, copy = folder / "photos" / "a.jpg", config.path("dataset", "train_images", "a.jpg")
+    content = source.read_bytes()
+    one, other = (content[:2] + b"\xff\xfe\x00\x03" + comment + content[2:] for comment in (b"1", b"2"))
+    source.write_bytes(one)
+    create_dataset(config, 1, True, own(folder))
+    times = os.stat(copy)
+    source.write_bytes(other)
+    if same_time:
+        for path in (str(source), copy):
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    create_dataset(config, 1, True, own(folder))
+    assert read_bytes(copy) == other
+
+
+def renamed(path, form):
+    """Rename a file to the NFC or NFD form of caf\u00e9."""
+    os.rename(str(path), str(path.parent / (unicodedata.normalize(form, "caf\u00e9") + path.suffix)))
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_match_however_their_accents_are_composed(folder, config, form):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    name = unicodedata.normalize(other, "caf\u00e9")
+    renamed(folder / "photos" / "sub" / "b.png", form)
+    os.rename(str(folder / "photos" / "sub"), str(folder / "photos" / unicodedata.normalize(form, "\u00dcbung")))
+    renamed(folder / "val" / "v.jpg", form)
+    renamed(folder / "masks" / "v.png", other)
+    below = unicodedata.normalize(other, "\u00dcbung")
+    (folder / "photos.csv").write_text(f"image,labels\na.jpg,mug\n{below}/{name},key\n")
+    create_dataset(config, 1, own=own(folder))
+    assert labels(config) == {"a": [1], "\u00dcbung_caf\u00e9": [3]}, "ids are composed"
+    assert lines(config, "val_list.txt") == ["caf\u00e9", "w"]
+    assert read_mask(config.path("dataset", "val_masks", "caf\u00e9.png"), 4)[0, 0] == 2
+
+
+def test_two_images_whose_names_differ_in_their_accents_form_only_have_one_id(folder, config):
+    for form, name in (("NFC", "a.jpg"), ("NFD", "c.jpg")):
+        renamed(folder / "photos" / name, form)
+    (folder / "photos.csv").write_text("image,labels\ncaf\u00e9,mug\ncafe\u0301,key\n")
+    with pytest.raises(UserError, match="have the same id"):
+        create_dataset(config, 1, own=own(folder))
+
+
 def test_masks_of_training_images_are_not_taken(folder, config):
     (folder / "photos" / "masks").mkdir()
     write_mask(str(folder / "photos" / "masks" / "a.png"), np.full((20, 30), 1, np.uint8))
@@ -214,8 +284,8 @@ WRONG = {
     "missing image": (lambda folder: edit(folder, "image,labels\nd.jpg,mug\n"), "d.jpg is missing"),
     "no name": (lambda folder: edit(folder, "image,labels\n,mug\n"), "is missing"),
     "twice": (lambda folder: edit(folder, "image,labels\na.jpg,mug\nc,mug\na,key\n"),
-              "line 4: a stands there twice, first in %s"),
-    "key twice": (lambda folder: edit(folder, '{"a": ["mug"], "a": ["key"]}', "l.json"), "'a' stands there twice"),
+              "line 4: a appears twice, first in %s"),
+    "key twice": (lambda folder: edit(folder, '{"a": ["mug"], "a": ["key"]}', "l.json"), "the key 'a' appears twice"),
     "same id": (lambda folder: duplicate(folder, "photos/c.jpg", "photos/sub_b.jpg") or edit(
         folder, "image,labels\nsub/b,mug\nsub_b,mug\n"), "have the same id, sub_b"),
     "two endings": (lambda folder: duplicate(folder, "photos/c.jpg", "photos/a.png") or edit(

@@ -4,7 +4,8 @@ import tempfile
 import pytest
 
 from core.errors import UserError
-from core.io.files import list_folder, read_list, replacing, walk, write_json, write_lines
+from core.io.files import list_folder, read_list, read_yaml, replacing, walk, write_json, write_lines
+from core.paths import check_pairs, mask_path
 
 
 def test_lists_may_have_any_line_ending_blank_lines_and_a_byte_order_mark(tmp_path):
@@ -65,3 +66,29 @@ def test_a_folder_that_can_not_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file/a.txt can't be written"):
         write_lines(str(tmp_path / "file" / "a.txt"), ["x"])
+
+
+@pytest.mark.parametrize("text, where", [
+    ("a: 1\nb: 2\n'a': 3\n", "'a' appears twice, in lines 1 and 3"),
+    ("x: {b: 1, c: 2, b: 3}", "'b' appears twice, in line 1"),
+    ("x:\n- y:\n    k: 1\n    k: 1\n", "'k' appears twice, in lines 3 and 4"), ("1: a\n0x1: b", "1 appears twice"),
+    ("a: &a {k: 1}\nx: {<<: *a, <<: *a}", "'<<' appears twice"), ("x: !!set {a, a}", "'a' appears twice")])
+def test_a_key_that_appears_twice_in_yaml_is_refused(tmp_path, text, where):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        read_yaml(str(tmp_path / "c.yaml"))
+    assert where in str(error.value) and "c.yaml" in str(error.value)
+
+
+def test_a_key_that_replaces_a_merged_one_is_no_second_one(tmp_path):
+    (tmp_path / "c.yaml").write_text("base: &b {a: 1, c: 2}\nx: &x {<<: *b, a: 5}\n"
+                                     "y: {<<: *x, a: 7}\nz: {<<: [*b, *x]}\n")
+    assert read_yaml(str(tmp_path / "c.yaml")) == {
+        "base": {"a": 1, "c": 2}, "x": {"a": 5, "c": 2}, "y": {"a": 7, "c": 2}, "z": {"a": 1, "c": 2}}
+
+
+def test_a_missing_file_whose_name_is_there_in_another_unicode_form_is_named(tmp_path):
+    (tmp_path / "cafe\u0301.png").write_bytes(b"")
+    with pytest.raises(UserError) as error:
+        check_pairs(["caf\u00e9"], (mask_path, str(tmp_path), "bring it"))
+    assert "'cafe\\u0301.png' is there" in str(error.value)

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, run_script
+from conftest import ROOT, largest_file, run_script
 from PIL import Image
 from web_server import ENDLESS, WebServer, encoded, picture
 
@@ -25,11 +25,14 @@ from core.config import Config
 from core.errors import UserError
 from core.io.files import write_lines
 from core.io.images import read_image, write_image
+from core.paths import Layout
 from core.web import downloader as download
 from core.web import sources as web_sources
-from core.web.collect import decode, fetch_web_images
+from core.web.cleaning import decode
+from core.web.collect import fetch_web_images
 from core.web.downloader import Downloader, Failed, Rejected
-from core.web.duplicates import HashIndex, both_hashes, perceptual_hash
+from core.web.duplicates import Fingerprint, HashIndex, both_hashes
+from core.web.manifest import Manifest
 from core.web.sources import Candidate
 
 SETTINGS = {"classes": ("bk", "cat", "oak tree", "dog"), "web_rate": 1000.0, "web_timeout": 4.0, "web_total_time": 5.0,
@@ -255,7 +258,7 @@ def test_hashes_know_a_changed_copy_and_tell_others_apart(config):
     images = [picture(seed, 320, 240) for seed in range(60)]
     index = HashIndex()
     for number, image in enumerate(images):
-        index.add(number, perceptual_hash(image))
+        index.add(number, both_hashes(image)[0])
     for number, image in enumerate(images[:20]):
         half = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         for copy in (image, half, image[:, ::-1], image[8:-8, 10:-10], decode(encoded(image, quality=30), config, {}),
@@ -266,13 +269,75 @@ def test_hashes_know_a_changed_copy_and_tell_others_apart(config):
 
 def test_an_index_grows_and_gives_all_names_nearest_first(rng):
     codes = rng.integers(0, 256, (3000, 32), dtype=np.uint8)
+    busy = rng.integers(0, 256, (64, 64), dtype=np.uint8)  # no plain background: the hash alone decides
     index = HashIndex()
-    assert index.near(codes[:1], 255) == []
+    assert index.near([Fingerprint(codes[0], busy)], 255) == []
     for number, code in enumerate(codes):
-        index.add(number, code)
+        index.add(number, Fingerprint(code, busy))
     distances = np.unpackbits(codes ^ codes[7], axis=1).sum(1)
     expected = [int(number) for number in np.argsort(distances, kind="stable") if distances[number] <= 110]
-    assert len(expected) > 5 and index.near(codes[7:8], 110) == expected
+    assert len(expected) > 5 and index.near([Fingerprint(codes[7], busy)], 110) == expected
+
+
+def cut_out(seed, background=255, outline_seed=0, even=False):
+    """An object of the outline `outline_seed` and of a texture of its own on a plain background."""
+    angle = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    rng = np.random.default_rng(outline_seed)
+    radius = 110 * (1 + 0.25 * np.sin(2 * angle + rng.uniform(0, 6)) + 0.2 * np.sin(3 * angle + rng.uniform(0, 6)))
+    points = np.stack([160 + radius * np.cos(angle), 160 + 0.6 * radius * np.sin(angle)], 1).astype(np.int32)
+    mask = cv2.fillPoly(np.zeros((320, 320), np.uint8), [points], 1)
+    texture = cv2.GaussianBlur(np.random.default_rng(seed).integers(0, 255, (320, 320, 3), np.uint8), (0, 0), 8)
+    texture = np.clip((texture.astype(float) - 127) * 8 + 100, 0, 200).astype(np.uint8)
+    texture = np.full_like(texture, 60) if even else texture
+    return np.where(mask[..., None] > 0, texture, np.uint8(background))
+
+
+def copies(image, config):
+    """Changed copies of an image."""
+    yield from (image, image[:, ::-1], image[8:-8, 8:-8], cv2.resize(image, None, fx=0.5, fy=0.5))
+    yield decode(encoded(image, quality=30), config, {})
+    yield np.clip(image * 0.8 + 10, 0, 255).astype(np.uint8)
+    yield cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    yield cv2.copyMakeBorder(image, 8, 8, 8, 8, cv2.BORDER_CONSTANT, value=(255,) * 3)
+
+
+@pytest.mark.parametrize("background", [255, 0, (200, 220, 240)])
+def test_different_objects_cut_out_alike_are_no_copies_but_changed_copies_of_one_are(config, background):
+    index = HashIndex()
+    index.add("first", both_hashes(cut_out(0, background))[0])
+    for copy in copies(cut_out(0, background), config):
+        assert index.near(both_hashes(np.ascontiguousarray(copy)), 70) == ["first"]
+    others = [both_hashes(cut_out(seed, background)) for seed in range(1, 9)]
+    close = [np.unpackbits(pair[0].code ^ both_hashes(cut_out(0, background))[0].code).sum() <= 70 for pair in others]
+    assert sum(close) >= 4, "their hashes alone would not tell them apart"
+    assert [index.near(pair, 70) for pair in others] == [[]] * 8
+
+
+def test_silhouettes_without_structure_are_compared_by_their_outlines(config):
+    index = HashIndex()
+    index.add("first", both_hashes(cut_out(0, even=True))[0])
+    assert index.near(both_hashes(cut_out(0, even=True)[:, ::-1]), 70) == ["first"]
+    assert index.near(both_hashes(decode(encoded(cut_out(0, even=True), quality=30), config, {})), 70) == ["first"]
+    blank = np.full((200, 200, 3), 255, np.uint8)
+    index.add("blank", both_hashes(blank)[0])
+    assert "blank" in index.near(both_hashes(blank), 70)
+    assert index.near(both_hashes(cut_out(0, even=True, outline_seed=5)), 255) == []
+
+
+def test_an_image_that_is_gone_is_compared_by_its_hash(config, tmp_path):
+    index = HashIndex()
+    index.add("gone", Fingerprint(both_hashes(cut_out(0))[0].code, str(tmp_path / "gone.jpg")))
+    assert index.near(both_hashes(cut_out(0)), 70) == ["gone"]
+
+
+def test_different_objects_on_white_are_all_kept_and_copies_rejected(config, server, tmp_path):
+    folder = tmp_path / "own" / "cat"
+    for name, image in [(f"{seed}.png", cut_out(seed)) for seed in range(4)] + [("9.png", cut_out(2)[:, ::-1])]:
+        write_image(str(folder / name), image)
+    with contextlib.closing(Downloader(config)) as downloader:
+        fetch_web_images(config, web_sources.folder_source(config, str(tmp_path / "own")), downloader)
+    assert [row["status"] for row in rows_of(config)] == ["kept"] * 4 + ["rejected"]
+    assert rows_of(config)[4]["reason"] == "near duplicate of 1_000003"
 
 
 # Runs
@@ -339,8 +404,8 @@ def test_rejections_are_decided_on_again_when_wanted(config, server):
 def test_classes_in_another_order_are_refused(config, server):
     fetch(config, {1: [server.url("ok", 1)], 2: [server.url("ok", 2)]})
     fetch(changed(config, classes=("bk", "cat", "oak tree", "dog", "new")), {})
-    for classes, message in ((("bk", "dog", "cat"), "1_000001.jpg is of class cat, but class 1 is dog now"),
-                             (("bk", "cat"), "2_000001.jpg is of class oak tree, but class 2 is none now")):
+    for classes, message in ((("bk", "dog", "cat"), "1_000001.jpg is of class cat, but class 1 is now dog"),
+                             (("bk", "cat"), "2_000001.jpg is of class oak tree, but class 2 is now none")):
         with pytest.raises(UserError, match=message + ": keep the order of the classes"):
             fetch(changed(config, classes=classes), {})
 
@@ -649,3 +714,44 @@ def test_the_key_is_not_logged(web, server):
 def test_a_wrong_command_line_is_told(web, monkeypatch, flags, message):
     monkeypatch.delenv("FLICKR_API_KEY", raising=False)
     assert message in run_script(web, "fetch_web_images.py", "--config", str(web / "web.yaml"), *flags, status=2)
+
+
+def test_pictures_in_folders_below_a_class_are_taken_and_others_reported(config, tmp_path, caplog):
+    own = tmp_path / "own"
+    for number, name in enumerate(("cat/1.jpg", "cat/deep/er/2.png", "cat/3.png/latest", "oak tree/.hidden/4.png")):
+        (own / name).parent.mkdir(parents=True, exist_ok=True)
+        (own / name).write_bytes(encoded(picture(number)))
+    (own / "cat" / "again").symlink_to(own / "cat")
+    (own / "lost.png").write_bytes(b"")
+    source = web_sources.folder_source(config, str(own))
+    assert [os.path.relpath(candidate.url[len("file://"):], str(own / "cat")) for candidate in source(1)] == [
+        "1.jpg", "3.png/latest", "deep/er/2.png"]
+    assert list(source(2)) == [] and "1 entries of" in caplog.text and "lost.png" in caplog.text
+
+
+def test_class_names_match_however_their_accents_are_composed(tmp_path):
+    config = Config(classes=("bk", "caf\u00e9"))
+    (tmp_path / "q.yaml").write_text("cafe\u0301: coffee house\n")
+    assert web_sources.read_queries(str(tmp_path / "q.yaml"), config) == {1: ["coffee house"]}
+    (tmp_path / "u.jsonl").write_text('{"class": "cafe\u0301", "url": "http://a/"}\n')
+    assert [row.url for row in web_sources.url_source(config, str(tmp_path / "u.jsonl"))(1)] == ["http://a/"]
+    (tmp_path / "q.yaml").write_text("cafe\u0301: a\ncaf\u00e9: b\n")
+    with pytest.raises(UserError, match="twice"):
+        web_sources.read_queries(str(tmp_path / "q.yaml"), config)
+
+
+@pytest.mark.parametrize("row", ['{"class": "cat", "class": "dog", "url": "http://a/"}'])
+def test_a_key_that_appears_twice_in_a_list_of_addresses_is_refused(config, tmp_path, row):
+    (tmp_path / "u.jsonl").write_text(row + "\n")
+    with pytest.raises(UserError, match="line 1.*'class' appears twice"):
+        web_sources.url_source(config, str(tmp_path / "u.jsonl"))
+
+
+def test_a_manifest_line_that_a_full_disk_cuts_short_is_taken_back(config, server):
+    rows = fetch(config, {1: [server.url("status", 404, number) for number in range(3)]})
+    path = config.path("dataset", "web_manifest.jsonl")
+    size = os.path.getsize(path)
+    manifest = Manifest(Layout(config), config).save()
+    with contextlib.closing(manifest), largest_file(size + 10), pytest.raises(UserError, match="can't be written"):
+        manifest.append({"class": "cat", "url": "x", "status": "failed", "reason": "none"})
+    assert os.path.getsize(path) == size and rows_of(config) == rows

@@ -1,0 +1,181 @@
+"""The manifest of web images, dataset/web_manifest.jsonl: what was decided on each candidate.
+
+It has a JSON object a line, in the order of the decisions. A later run continues from it.
+"""
+import collections
+import contextlib
+import json
+import os
+import re
+from typing import Any, Container, Counter, Dict, Iterable, List, Optional
+
+import numpy as np
+
+from core.config import Config
+from core.errors import UserError
+from core.io.files import parse_json, read_bytes, write_lines
+from core.io.logs import logger
+from core.paths import Layout, image_path, stems
+from core.web.duplicates import HASH_BYTES, Fingerprint
+
+
+class Manifest:
+    """The rows of the manifest, read when it is made and appended to after `save`.
+
+    A kept image's file gets its name just after its line was written: after a kill the file of the last line may
+    still have the name of `pending`. Any other file that is missing was deleted by its user: it stays away.
+
+    Attributes:
+        folder: of the kept images.
+        rows: list of dict. Each has "class", "url" and "status"; "name", "phash" and more if it is kept, else "reason".
+        counts: Counter from class index to the number of its kept images.
+
+    Raises:
+        UserError: a line is damaged, or the classes have another order now.
+    """
+
+    def __init__(self, layout: Layout, config: Config) -> None:
+        self.folder, self._path = layout.web_images, layout.web_manifest
+        self._file: Optional[int] = None
+        content = read_bytes(self._path) if os.path.exists(self._path) else b""
+        *lines, rest = content.split(b"\n")  # the rest is empty except after a kill amid a line, or an editor
+        self.rows = [self._parse(number, line) for number, line in enumerate(lines, 1)]
+        if rest:
+            with contextlib.suppress(UserError):
+                self.rows.append(self._parse(len(lines) + 1, rest))
+        if self.rows and self.rows[-1]["status"] == "kept" and os.path.exists(self.pending(self.rows[-1]["name"])):
+            self._finish(self.rows[-1]["name"])
+        files = stems(self.folder, ".jpg")
+        self._changed = bool(rest)
+        present = [row for row in self.rows if row["status"] == "kept" and row["name"] in files]
+        for row in present:
+            self._check_class(row, config)
+        self._decided = {(row["class"], row["url"]) for row in self.rows}
+        self.counts: Counter[int] = collections.Counter(config.classes.index(row["class"]) for row in present)
+        named = {row["name"] for row in self.rows if "name" in row}
+        self._last: Counter[int] = collections.Counter()  # class index: highest number in use
+        for name in named | files:
+            match = re.fullmatch("([0-9]+)_([0-9]+)", name)
+            if match:
+                class_index, number = map(int, match.groups())
+                self._last[class_index] = max(self._last[class_index], number)
+        if files - named:
+            logger.warning("%s has %d images that %s does not list, such as %s.jpg: they are not compared with new "
+                           "images; use --folder to add your own images", self.folder, len(files - named),
+                           os.path.basename(self._path), min(files - named))
+
+    def _parse(self, number: int, line: bytes) -> Dict[str, Any]:
+        try:
+            row = parse_json(line.decode())
+            if not all(isinstance(row[key], str) for key in ("class", "url", "status")):
+                raise ValueError
+            if row["status"] == "kept":
+                if not re.fullmatch("[0-9]+_[0-9]+", row["name"]) or len(bytes.fromhex(row["phash"])) != HASH_BYTES:
+                    raise ValueError
+            elif not isinstance(row["reason"], str):
+                raise ValueError
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f"{self._path}, line {number} is damaged: remove the line") from error
+        return row
+
+    def _check_class(self, row: Dict[str, Any], config: Config) -> None:
+        index = int(row["name"].split("_")[0])
+        if config.classes[index:index + 1] != (row["class"],):
+            current = config.classes[index] if index < config.num_classes else "none"
+            raise UserError(f"{image_path(self.folder, row['name'])} is of class {row['class']}, but class {index} is "
+                            f"now {current}: keep the order of the classes and put new ones at the end, or fetch into "
+                            "another --root")
+
+    def forget(self, statuses: Container[str]) -> None:
+        """Drop the rows of these statuses, so that their candidates are decided on again."""
+        kept = [row for row in self.rows if row["status"] not in statuses]
+        self._changed |= len(kept) < len(self.rows)
+        self.rows = kept
+        self._decided = {(row["class"], row["url"]) for row in self.rows}
+
+    def kept(self) -> List[Dict[str, Any]]:
+        """Rows of the kept images."""
+        return [row for row in self.rows if row["status"] == "kept"]
+
+    def fingerprint(self, row: Dict[str, Any]) -> Fingerprint:
+        """Fingerprint of the kept image of a row."""
+        return Fingerprint(np.frombuffer(bytes.fromhex(row["phash"]), np.uint8), image_path(self.folder, row["name"]))
+
+    def reject(self, name: str, reason: str) -> None:
+        """Reject a kept image: delete its file now, so that a kill leaves none, and change its status on `save`."""
+        row = next(row for row in self.rows if row.get("name") == name)
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(image_path(self.folder, name))
+            self.counts[int(name.split("_")[0])] -= 1
+        row.update(status="rejected", reason=reason)
+        self._changed = True
+
+    def save(self) -> "Manifest":
+        """Rewrite the file if lines changed, and get ready to append; returns self."""
+        if self._changed:
+            write_lines(self._path, map(json.dumps, self.rows))
+        try:
+            os.makedirs(os.path.dirname(self._path), exist_ok=True)
+            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise self._failed(self._path, error) from error
+        return self
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def is_new(self, class_name: str, url: str) -> bool:
+        """Whether an address was not asked for before; from now on it was."""
+        new = (class_name, url) not in self._decided
+        self._decided.add((class_name, url))
+        return new
+
+    def free_name(self, class_index: int) -> str:
+        return f"{class_index}_{self._last[class_index] + 1:06d}"
+
+    def pending(self, name: str) -> str:
+        """Path of a kept image whose line is not written yet."""
+        return os.path.join(self.folder, f".{name}.jpg.new")
+
+    def _finish(self, name: str) -> None:
+        path = image_path(self.folder, name)
+        try:
+            os.replace(self.pending(name), path)
+        except OSError as error:
+            raise self._failed(path, error) from error
+
+    def append(self, row: Dict[str, Any]) -> None:
+        """Add a line and, if it is of a kept image, give its `pending` file its name.
+
+        Raises:
+            UserError: it can't be written, as on a full disk; the file is then as it was before.
+        """
+        try:
+            self._write(json.dumps(row).encode() + b"\n")
+        except OSError as error:
+            raise self._failed(self._path, error) from error
+        self.rows.append(row)
+        if row["status"] == "kept":
+            self._finish(row["name"])
+            class_index, number = map(int, row["name"].split("_"))
+            self._last[class_index] = number
+            self.counts[class_index] += 1
+
+    def _write(self, line: bytes) -> None:
+        size = os.fstat(self._file).st_size
+        try:
+            while line:  # a disk that is nearly full takes a part, and refuses only the next
+                line = line[os.write(self._file, line):]
+        except OSError:
+            os.ftruncate(self._file, size)
+            raise
+
+    @staticmethod
+    def _failed(path: str, error: OSError) -> UserError:
+        return UserError(f"{path} can't be written: {error.strerror or error}")
+
+
+def reasons(rows: Iterable[Dict[str, Any]], class_name: str) -> Counter[str]:
+    """How often each reason, without its particulars, kept a candidate of a class away."""
+    return collections.Counter(re.split(" of |:", row["reason"])[0] for row in rows
+                               if row["class"] == class_name and row["status"] != "kept")
