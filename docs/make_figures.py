@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Draw the README's figures, docs/method.png and docs/example.png, from a finished run of demo/run.sh.
+
+  python docs/make_figures.py --config demo/sample.yaml
+"""
+import os
+import sys
+from typing import List, Sequence, Tuple
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(FOLDER)
+sys.path[:0] = [ROOT, os.path.join(ROOT, "demo")]
+from show_results import TITLES, picture_rows  # noqa: E402
+
+from core.cli import make_parser, parse_config, run  # noqa: E402
+from core.config import Config  # noqa: E402
+from core.dataset.samples import read_labels  # noqa: E402
+from core.io.drawing import colour_mask, side_by_side  # noqa: E402
+from core.io.files import read_list, replacing  # noqa: E402
+from core.io.images import read_image, read_mask, write_image  # noqa: E402
+from core.paths import Layout, image_path, mask_path  # noqa: E402
+
+EXAMPLES = 4  # val images shown
+SIDE = 120  # pixels of a thumbnail
+SIZE = (1000, 372)  # pixels of the figure of the method
+TEXT, LINE, FILL = "#1b1f24", "#57606a", "#eaf1fb"
+
+
+def thumbnail(picture: np.ndarray) -> np.ndarray:
+    """The square in the middle of an (h, w, 3) uint8 RGB picture, (SIDE, SIDE, 3)."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return cv2.resize(picture[top:top + side, left:left + side], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+
+
+def pairs(names: Sequence[str], images: str, masks: str, classes: int) -> Tuple[List[np.ndarray], List[np.ndarray]]:
+    """Thumbnails of images, and of their masks in colours."""
+    shown = [thumbnail(read_image(image_path(images, name))) for name in names]
+    return shown, [thumbnail(colour_mask(read_mask(mask_path(masks, name), classes))) for name in names]
+
+
+def block(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Four thumbnails as a square with white lines between them."""
+    sheet = np.full((2 * SIDE + 6, 2 * SIDE + 6, 3), 255, np.uint8)
+    for place, picture in enumerate(pictures):
+        top, left = (SIDE + 6) * (place // 2), (SIDE + 6) * (place % 2)
+        sheet[top:top + SIDE, left:left + SIDE] = picture
+    return sheet
+
+
+class Drawing:
+    """A figure whose unit is a pixel, with the origin at the top left."""
+
+    def __init__(self):
+        self.figure = Figure(figsize=(SIZE[0] / 100, SIZE[1] / 100), dpi=100, facecolor="white")
+        FigureCanvasAgg(self.figure)
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set_axis_off()
+        self.axes.set_xlim(0, SIZE[0])
+        self.axes.set_ylim(SIZE[1], 0)
+
+    def picture(self, picture: np.ndarray, left: float, top: float, side: float, title: str):
+        self.axes.imshow(picture, extent=(left, left + side, top + side, top), aspect="auto", interpolation="antialiased")
+        self.text(left + side / 2, top + side + 14, title)
+
+    def box(self, left: float, top: float, width: float, height: float, title: str):
+        self.axes.add_patch(FancyBboxPatch((left, top), width, height, boxstyle="round,pad=0,rounding_size=8",
+                                           facecolor=FILL, edgecolor=LINE))
+        self.text(left + width / 2, top + height / 2, title)
+
+    def arrow(self, start: Tuple[float, float], end: Tuple[float, float], title: str = "", above: float = 12):
+        self.axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=14, color=LINE, shrinkA=0,
+                                            shrinkB=0))
+        self.text((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 - above, title)
+
+    def text(self, x: float, y: float, text: str):
+        self.axes.text(x, y, text, ha="center", va="center", fontsize=9, color=TEXT, linespacing=1.3)
+
+    def save(self, path: str):
+        self.axes.set_xlim(0, SIZE[0])  # pictures have changed them
+        self.axes.set_ylim(SIZE[1], 0)
+        with replacing(path) as temporary:
+            self.figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def draw_method(config: Config, path: str):
+    """The stages from web images to the final model, with pictures of the run."""
+    layout = Layout(config)
+    by_class = {}
+    for name in read_list(layout.web_list):
+        by_class.setdefault(name.split("_")[0], name)
+    web, web_masks = pairs(list(by_class.values())[:4], layout.web_images, layout.web_masks, config.num_classes)
+    names = read_list(layout.train_list)[:4]
+    train, train_masks = pairs(names, layout.train_images, layout.train_masks, config.num_classes)
+    labels = read_labels(layout.train_labels, names[:1], config)[names[0]]
+    rows = picture_rows(config, 1)
+
+    side, top, bottom = 130, 14, 206
+    drawing = Drawing()
+    drawing.picture(block(web), 14, top, side, "web images of each class")
+    drawing.arrow((152, top + 65), (272, top + 65), "co-segmentation,\nnoise filter", 20)
+    drawing.picture(block(web_masks), 282, top, side, "web masks")
+    drawing.arrow((420, top + 65), (540, top + 65), "train")
+    drawing.box(550, top + 30, 130, 70, "init model\n(FCN, ResNet-50)")
+    drawing.arrow((615, top + 104), (347, bottom - 6))
+    drawing.text(560, top + 150, "segment the training images")
+    drawing.picture(block(train), 14, bottom, side, "training images")
+    drawing.arrow((152, bottom + 65), (272, bottom + 65), "only the classes of\ntheir image-level labels", 20)
+    drawing.text(212, bottom + 82, "e.g. " + ", ".join(config.classes[label] for label in labels))
+    drawing.picture(block(train_masks), 282, bottom, side, "pseudo masks")
+    drawing.arrow((420, bottom + 65), (540, bottom + 65), "train")
+    drawing.box(550, bottom + 30, 130, 70, "final model\n(+ global branch\nfor image-level labels)")
+    drawing.arrow((684, bottom + 65), (830, bottom + 65), "multi-scale,\ndense CRF", 20)
+    drawing.picture(thumbnail(rows[0][-1]), 842, bottom, side, "segmentation")
+    drawing.picture(thumbnail(rows[0][0]), 842, top, side, "new image")
+    drawing.arrow((842, top + 128), (684, bottom + 40))
+    drawing.save(path)
+
+
+def main():
+    args = make_parser(__doc__).parse_args()
+    config = parse_config(args)
+    matplotlib.rcParams["font.family"] = "DejaVu Sans"
+    for name, content in (("example.png", side_by_side(picture_rows(config, EXAMPLES), TITLES, 130)),
+                          ("method.png", None)):
+        path = os.path.join(FOLDER, name)
+        if content is None:
+            draw_method(config, path)
+        else:
+            write_image(path, content)
+        print(f"{path}: {os.path.getsize(path) / 1000:.0f} KB")
+
+
+if __name__ == "__main__":
+    run(main)
