@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Draw example pictures of three classes that are not VOC's, in the form in which users bring their own.
+"""Draw example pictures of mugs, spoons and keys, arranged as users arrange their own pictures.
 
 FOLDER/web/<class>/*.jpg       web images, one folder for each class
 FOLDER/photos/*.jpg            training images
-FOLDER/photos.csv              the classes that each of them shows
+FOLDER/photos.csv              the classes in each of them
 FOLDER/val/*.jpg, val_masks/   images with masks, for evaluation
 """
 import argparse
@@ -29,22 +29,22 @@ FIGURES = {
 
 
 def draw(folder, web, photos, val, seed=0):
-    """Write `web` pictures of each class, `photos` and `val` pictures of several objects."""
+    """Write `web` pictures of each class, and `photos` and `val` pictures of several objects."""
     for index, name in enumerate(FIGURES, 1):
         for number in range(web):
             image, _ = web_picture(np.random.default_rng((seed, 0, index, number)), name, FIGURES)
-            write_image(os.path.join(folder, "web", name, "%03d.jpg" % number), image)
+            write_image(os.path.join(folder, "web", name, f"{number:03d}.jpg"), image)
     lines = ["image,labels"]
     for number in range(photos):
         image, mask = voc_picture(np.random.default_rng((seed, 1, number)), FIGURES, CLASSES)
-        write_image(os.path.join(folder, "photos", "%03d.jpg" % number), image)
+        write_image(os.path.join(folder, "photos", f"{number:03d}.jpg"), image)
         present = np.setdiff1d(mask, (BACKGROUND, IGNORE_LABEL))
-        lines.append("%03d.jpg,%s" % (number, ";".join(CLASSES[index] for index in present)))
+        lines.append(f"{number:03d}.jpg,{';'.join(CLASSES[index] for index in present)}")
     write_lines(os.path.join(folder, "photos.csv"), lines)
     for number in range(val):
         image, mask = voc_picture(np.random.default_rng((seed, 2, number)), FIGURES, CLASSES)
-        write_image(os.path.join(folder, "val", "%03d.jpg" % number), image)
-        write_mask(os.path.join(folder, "val_masks", "%03d.png" % number), mask)
+        write_image(os.path.join(folder, "val", f"{number:03d}.jpg"), image)
+        write_mask(os.path.join(folder, "val_masks", f"{number:03d}.png"), mask)
 
 
 def main():

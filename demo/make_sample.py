@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Draw a small data set in the layouts of the real ones, from a seed.
 
-Ten of the VOC classes are drawn as textured silhouettes. A class is a shape together with a texture; the two colours
-of the texture, the background, the light and the pose are drawn anew for every object, so no colour tells the class.
+Ten of the VOC classes are drawn as textured silhouettes. A class is a shape with a texture. The two colours of the
+texture, the background, the light and the pose are random for every object, so colour says nothing about the class.
 Web images show one centred object in a simple scene. VOC and SBD images show one to four objects of other sizes, in
-clutter and in front of one another.
+clutter and partly hidden by one another.
 """
 import os
 import sys
@@ -20,7 +20,7 @@ from core.io.files import replacing, write_lines  # noqa: E402
 from core.io.images import write_image, write_mask  # noqa: E402
 
 WEB_SIZES = ((128, 96), (136, 104), (120, 120), (104, 128))  # (width, height) in pixels
-NOISE = 0.05  # share of the web images that show any class, as results of a search do
+NOISE = 0.05  # share of the web images that show a random class, as search results do
 EMPTY = 0.0  # share of the web images that show no object at all
 VOC_SIZES = ((176, 132), (192, 144), (160, 160), (144, 176))
 
@@ -112,7 +112,7 @@ def background(rng, width, height, clutter):
     """Scene without an object: (height, width, 3) float32 RGB.
 
     Args:
-        clutter: number of plain shapes and lines to strew over it.
+        clutter: number of plain shapes and lines scattered over it.
     """
     tones = rng.uniform(40, 215, (2, 3))
     blend = 0.5 + 0.35 * noise(rng, height, width, 40) + 0.15 * noise(rng, height, width, int(rng.integers(5, 12)))
@@ -196,7 +196,7 @@ def web_picture(rng, name, figures=CLASSES):
 
 
 def voc_picture(rng, figures=CLASSES, classes=VOC_CLASSES):
-    """One to four objects in clutter, of any of the classes, in front of one another.
+    """One to four objects of any class in clutter, partly hidden by one another.
 
     Args:
         figures: dict from class name to (polygons, texture).
@@ -232,13 +232,13 @@ def save_sbd_mask(path, mask):
 
 
 def make_web(folder, seed, per_class, masks="web_truth", noise=NOISE, empty=EMPTY):
-    """Web images, some of which are not what was asked for, and where the class is in them.
+    """Web images, some of which do not show their class, and their exact masks.
 
-    The images are numbered; fewer of them are the first ones of more.
+    Images with the same number are equal, whatever `per_class`.
 
     Args:
-        masks: folder for the exact masks, which train nothing in the demo: they tell how good the co-segmentation is.
-        noise: share of the images that show any class.
+        masks: folder for the exact masks; the demo evaluates co-segmentation with them and trains on none.
+        noise: share of the images that show a random class.
         empty: share of the images that show no object.
     """
     for name in CLASSES:
@@ -248,16 +248,16 @@ def make_web(folder, seed, per_class, masks="web_truth", noise=NOISE, empty=EMPT
             draw = rng.random()
             shown = rng.choice(list(CLASSES)) if draw < noise else None if draw < noise + empty else name
             image, mask = web_picture(rng, shown)
-            stem = "%d_%06d" % (index, number)
+            stem = f"{index}_{number:06d}"
             write_image(os.path.join(folder, "web_images", stem + ".jpg"), image)
             write_mask(os.path.join(folder, masks, stem + ".png"), (mask & (shown == name)) * index)
 
 
 def make_voc(folder, seed, sbd, train, val):
-    """VOC and SBD: SBD pictures numbered from 0, then VOC's train and val pictures."""
+    """VOC and SBD: SBD pictures numbered from 0, then the train and val pictures of VOC."""
     voc = os.path.join(folder, "VOCdevkit", "VOC2012")
     benchmark = os.path.join(folder, "benchmark_RELEASE", "dataset")
-    names = ["2012_%06d" % number for number in range(sbd + train + val)]
+    names = [f"2012_{number:06d}" for number in range(sbd + train + val)]
     for number, name in enumerate(names):
         of_val = number - sbd - train  # val stays the same, however many images there are to train on
         image, mask = voc_picture(np.random.default_rng((seed, 1, number) if of_val < 0 else (seed, 2, of_val)))
@@ -277,7 +277,7 @@ def main():
     parser = make_parser(__doc__)
     parser.add_argument("--web", type=int, default=40, metavar="N", help="web images per class (default: %(default)s)")
     parser.add_argument("--noise", type=non_negative, default=NOISE, metavar="SHARE",
-                        help="share of the web images that show any class (default: %(default)s)")
+                        help="share of the web images that show a random class (default: %(default)s)")
     parser.add_argument("--empty", type=non_negative, default=EMPTY, metavar="SHARE",
                         help="share of the web images that show no object (default: %(default)s)")
     parser.add_argument("--sbd", type=int, default=600, metavar="N", help="SBD images (default: %(default)s)")
@@ -287,8 +287,8 @@ def main():
     config = parse_config(args)
     make_web(config.path("dataset"), config.seed, args.web, noise=args.noise, empty=args.empty)
     make_voc(config.path("dataset"), config.seed, args.sbd, args.train, args.val)
-    print("drew %d web, %d SBD and %d VOC images in %s" % (args.web * len(CLASSES), args.sbd, args.train + args.val,
-                                                           config.path("dataset")))
+    print(f"drew {args.web * len(CLASSES)} web, {args.sbd} SBD and {args.train + args.val} VOC images in "
+          f"{config.path('dataset')}")
 
 
 if __name__ == "__main__":

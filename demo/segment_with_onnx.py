@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Segment a picture with a file of export_onnx.py; needs onnxruntime, numpy and Pillow only."""
+"""Segment a picture with a model of export_onnx.py. Needs only onnxruntime, numpy and Pillow."""
 import argparse
 import json
 
@@ -20,4 +20,4 @@ mask = session.run(["mask"], {"image": image})[0]                               
 
 Image.fromarray(mask).save(args.mask)
 for label in np.unique(mask):
-    print("%s %.1f %%" % (classes[label], 100 * (mask == label).mean()))
+    print(f"{classes[label]} {100 * (mask == label).mean():.1f} %")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Show what the chain has reached: a table of mean IoU, and a picture of val images with their masks."""
+"""Show the results of the chain: a table of mean IoU, and a picture of val images with their masks."""
 import os
 import sys
 
@@ -16,36 +16,54 @@ ROWS = (("init", "init", 1, False), ("final", "final", 1, False), ("final + ms",
         ("final + ms + crf", "final", 3, True))  # title, model, number of scales, CRF
 
 
-def main():
-    parser = make_parser(__doc__)
-    parser.add_argument("--images", type=int, default=6, metavar="N", help="val images shown (default: %(default)s)")
-    args = parser.parse_args()
-    config = parse_config(args)
+TITLES = ("image", "ground truth", "init", "final", "final + ms + crf")  # of the pictures
 
+
+def picture_rows(config, count):
+    """Pictures of the first val images, their ground truth and the masks of the best epochs.
+
+    Args:
+        count: number of images.
+
+    Returns:
+        list of lists of (h, w, 3) uint8 RGB, in the order of TITLES.
+
+    Raises:
+        UserError: a file is missing.
+    """
     from core.evaluation.evaluate import find_epoch
     from core.inference.segmenter import Segmenter
     from core.network.snapshots import load_snapshot
     from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
     layout = Layout(config)
-    epochs = {model: find_epoch(config, model, "best") for model in ("init", "final")}
-    print("\n%-18s %5s  %s" % ("model", "epoch", "mean IoU on %d val images" % len(read_list(layout.val_list))))
-    for title, model, scales, crf in ROWS:
-        print("%-18s %5d  %.1f" % (title, epochs[model], 100 * mean_iou(layout, model, epochs[model], scales, crf)))
-
-    segmenters = []
-    for model, epoch in epochs.items():
-        segmenters.append(Segmenter(load_snapshot(config, model, epoch), resolve_devices("cpu")))
-    refined = os.path.join(layout.output("final", epochs["final"]), "masks")
+    segmenters = [Segmenter(load_snapshot(config, model, find_epoch(config, model, "best")), resolve_devices("cpu"))
+                  for model in ("init", "final")]
+    refined = os.path.join(layout.output("final", find_epoch(config, "final", "best")), "masks")
     rows = []
-    for name in read_list(layout.val_list)[:args.images]:
+    for name in read_list(layout.val_list)[:count]:
         image = read_image(image_path(layout.val_images, name))
         masks = [read_mask(mask_path(layout.val_masks, name), config.num_classes)]
         masks += [segmenter.scores(image).argmax(0).astype("uint8") for segmenter in segmenters]
         masks.append(read_mask(mask_path(refined, name), config.num_classes))
         rows.append([image] + [colour_mask(mask) for mask in masks])
+    return rows
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("--images", type=int, default=6, metavar="N", help="val images shown (default: %(default)s)")
+    args = parser.parse_args()
+    config = parse_config(args)
+    from core.evaluation.evaluate import find_epoch  # after the flags: importing mxnet takes seconds
+    layout = Layout(config)
+    print(f"\n{'model':<18s} {'epoch':>5s}  mean IoU on {len(read_list(layout.val_list))} val images")
+    for title, model, scales, crf in ROWS:
+        epoch = find_epoch(config, model, "best")
+        print(f"{title:<18s} {epoch:5d}  {100 * mean_iou(layout, model, epoch, scales, crf):.1f}")
+
     path = config.path("outputs", "results.png")
-    write_image(path, side_by_side(rows, ("image", "truth", "init", "final", "final + ms + crf")))
-    print("\nimage, truth, init and final side by side: %s" % path)
+    write_image(path, side_by_side(picture_rows(config, args.images), TITLES))
+    print(f"\nimage, ground truth, init and final model side by side: {path}")
 
 
 def mean_iou(layout, model, epoch, scales, crf):
@@ -54,8 +72,8 @@ def mean_iou(layout, model, epoch, scales, crf):
         settings = result["settings"]
         if (len(settings["scales"]), bool(settings["crf"]), "flip" in settings) == (scales, crf, False):
             return result["mean_iou"]
-    raise UserError("%s has no evaluation with %d scales%s: run demo/run.sh"
-                    % (layout.output(model, epoch), scales, " and CRF" if crf else ""))
+    raise UserError(f"{layout.output(model, epoch)} has no evaluation with {scales} scales{' and CRF' if crf else ''}: "
+                    "run demo/run.sh")
 
 
 if __name__ == "__main__":

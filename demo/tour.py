@@ -1,4 +1,4 @@
-"""What the guided tour, Demo.ipynb, needs to find a trained run and to show pictures of it."""
+"""Helpers of the guided tour, Demo.ipynb: find a trained run and show pictures of it."""
 import contextlib
 import csv
 import io
@@ -33,27 +33,27 @@ def find_run(config_file=None):
     for config in map(make_config, files):
         if Layout(config).epochs("final"):
             return config
-    raise SystemExit("there is no final model in %s: run demo/run.sh (some ten minutes), or put one there"
-                     % Layout(config).snapshots)
+    raise SystemExit(f"there is no final model in {Layout(config).snapshots}: run demo/run.sh (about ten minutes), or "
+                     "put one there")
 
 
 @contextlib.contextmanager
 def step():
-    """A step of the tour. What it lacks is told in one line, and the tour goes on."""
+    """A step of the tour. If a file is missing, one line says so, and the tour continues."""
     try:
         yield
     except UserError as error:
-        print("This step is left out: %s" % error)
+        print(f"This step is skipped: {error}")
 
 
 def needed(value, number):
-    """The value, which step `number` of the tour has made.
+    """The value that step `number` of the tour has computed.
 
     Raises:
-        UserError: it is None: that step was left out.
+        UserError: it is None because that step was skipped.
     """
     if value is None:
-        raise UserError("it goes on from step %d, which was left out" % number)
+        raise UserError(f"it needs step {number}, which was skipped")
     return value
 
 
@@ -75,7 +75,7 @@ class Model:
         layout = Layout(config)
         try:
             epoch = find_epoch(config, name, "best")
-        except UserError:  # no ranking, or one of snapshots that were trained anew
+        except UserError:  # no ranking, or an outdated one
             epoch = find_epoch(config, name, "newest")
         self.path = layout.snapshot(name, epoch)
         self.snapshot = load_snapshot(config, name, epoch)
@@ -84,7 +84,7 @@ class Model:
 
 
 def show(rows, titles, height=190):
-    """Show pictures, (h, w, 3) uint8 RGB, in rows and columns; the titles stand above the columns.
+    """Show pictures, (h, w, 3) uint8 RGB, in rows and columns; titles are above the columns.
 
     Raises:
         UserError: there are none.
@@ -110,7 +110,7 @@ def read_web(config, row):
 
 
 def outline(image, mask):
-    """The image, enlarged, with the outlines of its mask: green, and grey around the pixels in doubt."""
+    """The image, enlarged, with the outlines of its mask: green, and grey around uncertain pixels."""
     size, scale = image.shape[1::-1], _scale(image)
     size = (size[0] * scale, size[1] * scale)
     return outlined(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC),
@@ -138,7 +138,7 @@ def bars(values, known=()):
 
     Args:
         values: dict from class name to a probability.
-        known: names to print in bold: the classes that are there.
+        known: names to print in bold: the classes in the image.
     """
     rows = ["| %s | %s | %.2f |" % ("**%s**" % name if name in known else name, "█" * round(30 * value), value)
             for name, value in sorted(values.items(), key=lambda row: -row[1])]
@@ -146,10 +146,10 @@ def bars(values, known=()):
 
 
 def show_results(config):
-    """A table of the mean IoU of the best epoch of each model with each way of evaluation, from outputs/.
+    """Table of the mean IoU of the best epoch of each model and kind of evaluation, from outputs/.
 
     Raises:
-        UserError: nothing has been evaluated yet.
+        UserError: nothing has been evaluated.
     """
     best = {}
     for folder in find_source(config.root).folders:

@@ -12,8 +12,8 @@ from core.io.files import write_text  # noqa: E402
 PATH = os.path.join(FOLDER, "configuration.md")
 HEAD = """# Settings
 
-A `--config FILE.yaml` may contain any of these; a list is written `[1, 2]`. Flags win over the file, which wins over the
-defaults. The defaults are the published values. Each script's log names the settings that differ from them.
+A `--config FILE.yaml` may contain any of these; a list is written `[1, 2]`. Flags win over the file, which wins over
+the defaults. The defaults are the published values. Each script's log names the settings that differ from them.
 
     crop_size: 160
     scales: [0.7, 1.0, 1.3]

@@ -28,8 +28,9 @@ from core.io.images import read_image, read_mask, write_image  # noqa: E402
 from core.paths import Layout, image_path, mask_path  # noqa: E402
 
 EXAMPLES = 4  # val images shown
+HEIGHT = 120  # of their pictures, pixels
 SIDE = 120  # pixels of a thumbnail
-SIZE = (1000, 372)  # pixels of the figure of the method
+SIZE = (1044, 372)  # pixels of the figure of the method
 TEXT, LINE, FILL = "#1b1f24", "#57606a", "#eaf1fb"
 
 
@@ -68,7 +69,8 @@ class Drawing:
         self.axes.set_ylim(SIZE[1], 0)
 
     def picture(self, picture: np.ndarray, left: float, top: float, side: float, title: str):
-        self.axes.imshow(picture, extent=(left, left + side, top + side, top), aspect="auto", interpolation="antialiased")
+        self.axes.imshow(picture, extent=(left, left + side, top + side, top), aspect="auto",
+                         interpolation="antialiased")
         self.text(left + side / 2, top + side + 14, title)
 
     def box(self, left: float, top: float, width: float, height: float, title: str):
@@ -104,24 +106,26 @@ def draw_method(config: Config, path: str):
     rows = picture_rows(config, 1)
 
     side, top, bottom = 130, 14, 206
+    left, middle, boxes, right = 30, 346, 590, 884
     drawing = Drawing()
-    drawing.picture(block(web), 14, top, side, "web images of each class")
-    drawing.arrow((152, top + 65), (272, top + 65), "co-segmentation,\nnoise filter", 20)
-    drawing.picture(block(web_masks), 282, top, side, "web masks")
-    drawing.arrow((420, top + 65), (540, top + 65), "train")
-    drawing.box(550, top + 30, 130, 70, "init model\n(FCN, ResNet-50)")
-    drawing.arrow((615, top + 104), (347, bottom - 6))
-    drawing.text(560, top + 150, "segment the training images")
-    drawing.picture(block(train), 14, bottom, side, "training images")
-    drawing.arrow((152, bottom + 65), (272, bottom + 65), "only the classes of\ntheir image-level labels", 20)
-    drawing.text(212, bottom + 82, "e.g. " + ", ".join(config.classes[label] for label in labels))
-    drawing.picture(block(train_masks), 282, bottom, side, "pseudo masks")
-    drawing.arrow((420, bottom + 65), (540, bottom + 65), "train")
-    drawing.box(550, bottom + 30, 130, 70, "final model\n(+ global branch\nfor image-level labels)")
-    drawing.arrow((684, bottom + 65), (830, bottom + 65), "multi-scale,\ndense CRF", 20)
-    drawing.picture(thumbnail(rows[0][-1]), 842, bottom, side, "segmentation")
-    drawing.picture(thumbnail(rows[0][0]), 842, top, side, "new image")
-    drawing.arrow((842, top + 128), (684, bottom + 40))
+    drawing.picture(block(web), left, top, side, "web images of each class")
+    drawing.arrow((168, top + 65), (336, top + 65), "co-segmentation,\nnoise filter", 20)
+    drawing.picture(block(web_masks), middle, top, side, "web masks")
+    drawing.arrow((486, top + 65), (580, top + 65), "train")
+    drawing.box(boxes, top + 30, 150, 70, "init model\n(FCN, ResNet-50)")
+    drawing.arrow((665, top + 104), (411, bottom - 6))
+    drawing.text(650, top + 152, "segment the training images")
+    drawing.picture(block(train), left, bottom, side, "training images")
+    drawing.arrow((168, bottom + 65), (336, bottom + 65), "limited to their\nimage-level labels", 20)
+    shown = "\n".join(config.classes[label] for label in labels)
+    drawing.text(252, bottom + 84 + 6 * len(labels), f"first image:\n{shown}")
+    drawing.picture(block(train_masks), middle, bottom, side, "pseudo masks")
+    drawing.arrow((486, bottom + 65), (580, bottom + 65), "train")
+    drawing.box(boxes, bottom + 25, 150, 80, "final model\n(+ global branch for\nimage-level labels)")
+    drawing.picture(thumbnail(rows[0][0]), right, top, side, "new image")
+    drawing.arrow((right - 6, top + 128), (745, bottom + 40))
+    drawing.arrow((745, bottom + 65), (right - 8, bottom + 65), "multi-scale,\ndense CRF", 20)
+    drawing.picture(thumbnail(rows[0][-1]), right, bottom, side, "segmentation")
     drawing.save(path)
 
 
@@ -129,13 +133,10 @@ def main():
     args = make_parser(__doc__).parse_args()
     config = parse_config(args)
     matplotlib.rcParams["font.family"] = "DejaVu Sans"
-    for name, content in (("example.png", side_by_side(picture_rows(config, EXAMPLES), TITLES, 130)),
-                          ("method.png", None)):
-        path = os.path.join(FOLDER, name)
-        if content is None:
-            draw_method(config, path)
-        else:
-            write_image(path, content)
+    example, method = os.path.join(FOLDER, "example.png"), os.path.join(FOLDER, "method.png")
+    write_image(example, side_by_side(picture_rows(config, EXAMPLES), TITLES, HEIGHT))
+    draw_method(config, method)
+    for path in (example, method):
         print(f"{path}: {os.path.getsize(path) / 1000:.0f} KB")
 
 

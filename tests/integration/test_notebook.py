@@ -74,7 +74,7 @@ def test_the_tour_shows_every_step_of_the_sample(project):
     work = project / "demo" / "work"
     texts, tables, pictures = execute(project)
     assert texts[0] == "model: demo/work/snapshots/final_fcn_resnet50-2.params\n"
-    assert not any("left out: it" in text or "is left out" in text for text in texts)
+    assert not any("is skipped" in text for text in texts)
     assert [len(shown) for shown in pictures] == [0, 1, 2, 1, 1, 1, 1, 1, 1, 0]
     assert all(np.asarray(picture.convert("RGB")).std() > 5 for shown in pictures for picture in shown)
 
@@ -86,12 +86,12 @@ def test_the_tour_shows_every_step_of_the_sample(project):
     assert all("left out: %(name)s, %(class)s: %(reason)s" % row in texts[2] for row in rejected)
 
     labels = json.loads((work / "dataset" / "train_labels.json").read_text())
-    told = re.findall(r"(\w+) holds (.*); predicted without knowing that: (.*); limited to it: (.*)", texts[4])
-    assert len(told) == 3
-    for name, classes, _, limited in told:
+    lines = re.findall(r"(\w+) shows (.*); predicted: (.*); limited to these: (.*)", texts[4])
+    assert len(lines) == 3
+    for name, classes, _, limited in lines:
         assert classes == ", ".join(VOC_CLASSES[label] for label in labels[name])
         assert set(limited.split(", ")) <= {*classes.split(", "), ""}
-    assert any(set(free.split(", ")) - set(classes.split(", ")) for _, classes, free, _ in told)
+    assert any(set(free.split(", ")) - set(classes.split(", ")) for _, classes, free, _ in lines)
     assert len(re.findall(r"\| [01]\.[0-9]{2} \|", tables[5])) == 8
 
     assert "| final | 2 | 3 | yes | " in tables[9]
@@ -112,7 +112,7 @@ def test_a_val_image_without_counted_pixels_and_a_list_without_web_images_stop_n
         report.write_text(before)
         mask.unlink()
         os.symlink(target, str(mask))
-    assert texts[1] == "This step is left out: there are no pictures to show\n"
+    assert texts[1] == "This step is skipped: there are no pictures to show\n"
     assert texts[7].count("CRF: \u2013") == 2 and len(pictures[7]) == 1
 
 
@@ -130,7 +130,7 @@ def test_a_snapshot_alone_comes_first_and_segments_a_picture_of_ones_own(project
     os.remove(str(project / "snapshots" / "init_fcn_resnet50-2.params"))
     texts, _, pictures = execute(project, own_picture="demo/work/dataset/val_images/2012_000008.jpg")
     assert texts[0] == "model: snapshots/final_fcn_resnet50-2.params\n"
-    assert all(text.startswith("This step is left out: ") and text.count("\n") == 1
+    assert all(text.startswith("This step is skipped: ") and text.count("\n") == 1
                for text in texts[1:8] + texts[9:])
     assert [len(shown) for shown in pictures] == [0] * 8 + [1, 0]
     assert re.fullmatch(r"((nothing|mug|spoon) +[0-9.]+ % of the pixels\n)+", texts[8])

@@ -1,4 +1,4 @@
-"""Classes that are not VOC's: the README's tutorial as it is printed, without val masks, and many classes."""
+"""Classes that are not VOC's: the tutorial as it is printed, without val masks, and many classes."""
 import csv
 import json
 import os
@@ -34,11 +34,9 @@ SMALLER = {r"width: 16": "width: 4", r"units: .*": "units: [1, 1, 1, 1]", r"head
 
 
 def tutorial():
-    """Commands of the README's section, on less data and a smaller network."""
-    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
-        section = re.search(r"\n## Classes of your own\n(.*?)\n## ", file.read(), re.DOTALL).group(1)
-    blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
-    text = "\n".join(re.sub("^   ", "", block, flags=re.MULTILINE) for block in blocks)
+    """Commands of docs/own-classes.md, on less data and a smaller network."""
+    with open(os.path.join(ROOT, "docs", "own-classes.md"), encoding="utf-8") as file:
+        text = "\n".join(re.findall(r"```sh\n(.*?)```", file.read(), re.DOTALL))
     for printed, smaller in SMALLER.items():
         text, count = re.subn(printed, smaller, text)
         assert count, printed

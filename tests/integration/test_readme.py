@@ -49,17 +49,25 @@ def test_every_command_in_the_pages_has_known_flags():
 
 
 def test_every_flag_in_docs_exists():
-    known = {flag for script in SCRIPTS + ("launch.py",) for flag in flags_in(help_of(script))}
-    for page in pages()[1:]:
+    benchmarks = re.findall(r"benchmarks/\w+\.py", read("docs/results.md"))
+    known = {flag for script in SCRIPTS + ("launch.py", *benchmarks) for flag in flags_in(help_of(script))}
+    known |= {"--nthreads", "--no-requeue", "--no-deps"}  # of Dask, Slurm and pip
+    for page in pages():
         assert not flags_in(read(page)) - known, page
 
 
 def test_every_module_and_script_that_the_pages_name_exists():
-    for page in pages():
-        named = re.findall(r"`((?:(?:core|demo|benchmarks|tests)/)?[\w/]+\.(?:py|sh|ipynb))\b", read(page))
-        assert named or page.startswith(("models", "snapshots", "docs/conf")), page
-        for path in named:
-            assert os.path.exists(os.path.join(ROOT, path)), (page, path)
+    named = [(page, path) for page in pages() for path in
+             re.findall(r"(?:`|python |bash )((?:(?:core|demo|benchmarks|tests)/)?[\w/]+\.(?:py|sh|ipynb))\b", read(page))]
+    assert {"README.md", "docs/method.md", "docs/web-images.md"} < {page for page, _ in named}
+    assert [pair for pair in named if not os.path.exists(os.path.join(ROOT, pair[1]))] == []
+
+
+def test_the_readme_fits_on_a_few_screens_and_its_pictures_are_small():
+    assert len(read("README.md").splitlines()) <= 150
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", read("README.md"))
+    assert len(pictures) >= 2
+    assert all(os.path.getsize(os.path.join(ROOT, path)) < 200_000 for path in pictures)
 
 
 def test_the_page_of_settings_is_current():
