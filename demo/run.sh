@@ -6,7 +6,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 . ./environment.sh
-make_environment dependencies.txt
+make_environment "$DEPENDENCIES"
 
 settings="--config demo/sample.yaml"
 work=demo/work
