@@ -72,6 +72,10 @@ def judge(config, truth_folder, masks_folder):
     if not any(image.shows for image in judged):
         raise UserError("no mask in %s shows the class of its image: foreground is the class index, or 1 in all of "
                         "them; 255 is not counted" % truth_folder)
+    blank = [config.classes[index] for index in sorted(set(indices))
+             if not any(image.shows for image, other in zip(judged, indices) if other == index)]
+    if blank:
+        logger.warning("no true mask shows its class, of the images of: %s; 255 is not counted", ", ".join(blank))
     return judged
 
 

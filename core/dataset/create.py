@@ -9,11 +9,13 @@ import functools
 import json
 import os
 import shutil
+from typing import List
 
 import cv2
 import numpy as np
 
 from core.classes import BACKGROUND, IGNORE_LABEL
+from core.config import Config
 from core.dataset.own_images import Source, own_sources
 from core.dataset.sbd_masks import read_sbd_mask
 from core.errors import UserError
@@ -26,7 +28,10 @@ from core.runtime.parallel import ordered_map, process_pool
 
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)  # of os.symlink
 
-Checked = collections.namedtuple("Checked", "labels size")  # image-level labels, (h, w)
+Checked = collections.namedtuple("Checked", "labels size ignored", defaults=(None,))
+Checked.__doc__ = """What was found of an image: image-level labels, (h, w), pixels of its mask that are 255 or None."""
+
+_MUCH_IGNORED = 0.2  # share of 255 above which masks are suspicious; VOC's masks have 6 %
 
 
 def create_dataset(config, jobs, copy=False, own=None):
@@ -50,10 +55,14 @@ def create_dataset(config, jobs, copy=False, own=None):
         check = functools.partial(_check, num_classes=config.num_classes)
         checked = [found for _, found in progress(ordered_map(check, sources, pool, 8 * jobs), len(sources),
                                                   "checking images and masks")]
+        first = 0
+        for what, part in (("training", train), ("val", val), ("web", pairs)):
+            _check_labels(what, part, checked[first:first + len(part)], config)
+            first += len(part)
         large, whole = [], []
         for folder, first, part in ((layout.train_images, 0, train), (layout.val_images, len(train), val)):
-            for source, (_, size) in zip(part, checked[first:]):
-                places = whole if not own or max(size) <= own.max_side else large
+            for source, found in zip(part, checked[first:]):
+                places = whole if not own or max(found.size) <= own.max_side else large
                 places.append((source.image, image_path(folder, source.name)))
                 if part is val:
                     places.append((source.mask, mask_path(layout.val_masks, source.name)))
@@ -155,7 +164,43 @@ def _check(source, num_classes):
     if source.mask is None:
         return Checked(source.labels, size)
     read = read_sbd_mask if source.mask.endswith(".mat") else read_mask
-    return Checked(present_classes(read(source.mask, num_classes, size)), size)
+    mask = read(source.mask, num_classes, size)
+    return Checked(present_classes(mask), size, int((mask == IGNORE_LABEL).sum()))
+
+
+def _check_labels(what: str, sources: List[Source], checked: List[Checked], config: Config) -> None:
+    """Check that the masks' values can be class indices, and warn of what is suspicious.
+
+    Args:
+        what: "training", "val" or "web", for messages.
+
+    Raises:
+        UserError: no mask shows a class, but some have pixels of 255: an editor's white was meant to be the object.
+    """
+    masks = [(source, found) for source, found in zip(sources, checked) if source.mask is not None]
+    if not masks:
+        return
+    shown = collections.Counter(label for _, found in masks for label in found.labels)
+    share = sum(found.ignored for _, found in masks) / sum(found.size[0] * found.size[1] for _, found in masks)
+    white = [source.mask for source, found in masks if found.ignored and not found.labels]
+    percentage = f"{100 * share:.1f} % of all pixels are 255, which means ignored"
+    if white and not shown:
+        raise UserError(f"no {what} mask shows any class, and {percentage}, such as in {white[0]}: write the class "
+                        f"index ({config.classes[1]} is 1) where the object is, not 255")
+    missing = [name for index, name in enumerate(config.classes) if index != BACKGROUND and not shown[index]]
+    if missing:
+        logger.warning("no %s mask shows: %s", what, ", ".join(missing))
+    if share > _MUCH_IGNORED:
+        logger.warning("of the %s masks, %s", what, percentage)
+    if white:
+        logger.warning("%d of %d %s masks show no class but have pixels of 255, which means ignored, such as %s",
+                       len(white), len(masks), what, white[0])
+    if what == "web":
+        others = [source.mask for source, found in masks
+                  if set(found.labels) - {web_class(source.name, config.num_classes)}]
+        if others:
+            logger.warning("%d web masks show another class than the one their name starts with, such as %s",
+                           len(others), others[0])
 
 
 def _store_shrunk(place, num_classes, max_side):

@@ -194,6 +194,11 @@ def report(result):
     if result["settings"]["masks"] is None:
         logger.info("there are no masks to compare with: predictions only")
         return
+    shown = [sum(row) for row in result["confusion"]]
+    missing = [name for name, pixels in zip(result["iou"], shown) if not pixels]
+    if missing:
+        logger.warning("no ground truth mask in %s shows: %s; pixels of 255 are not counted",
+                       result["settings"]["masks"], ", ".join(missing))
     width = max(map(len, result["iou"]))
     for name, value in result["iou"].items():
         logger.info("%s  %s", name.ljust(width), _percent(value))

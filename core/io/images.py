@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from core.classes import IGNORE_LABEL, voc_palette
 from core.errors import UserError
 from core.io.files import read_bytes, write_bytes
+from core.io.palettes import check_palette
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a mask of 100 megapixels is no attack
 
@@ -102,7 +103,8 @@ def read_mask(path, num_classes, size=None):
         with Image.open(io.BytesIO(content), formats=("PNG",)) as image:  # Pillow hands some formats to other programs
             mode = image.mode
             raw_mode = image.tile[0][3] if image.tile else mode
-            mask = np.array(image) if mode in ("P", "L") else None
+            mask = np.array(image).astype(np.uint8) if mode in ("P", "L", "1") else None  # the samples of 1: 0 and 1
+            palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3) if mode == "P" else None
     except UnidentifiedImageError as error:  # its own text tells of a BytesIO
         raise UserError("%s can't be decoded: the file is damaged, or no PNG" % path) from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
@@ -111,6 +113,8 @@ def read_mask(path, num_classes, size=None):
         raise UserError("%s is a picture of mode %s; a mask is a palette or 8-bit greyscale PNG of class indices"
                         % (path, mode))
     mask //= _GREY_STEPS.get(raw_mode, 1)
+    if palette is not None:
+        check_palette(path, palette, mask, num_classes)
     check_mask(path, mask, num_classes, size)
     return mask
 

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import select
 import shlex
 import signal
@@ -19,12 +20,13 @@ import socket
 import subprocess
 import sys
 import time
+from typing import List, NamedTuple, Optional
 
 from core.errors import UserError
-from core.io.files import read_lines
+from core.io.files import read_text
 from core.runtime.hardware import physical_cores
 
-_LAUNCHER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "launch.py")
+_LAUNCHER = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "launch.py")
 _GRACE = 30  # seconds from the good end of the first process to that of the last
 _STOP = 5  # seconds from SIGTERM to SIGKILL
 _LOOK_EVERY = 0.2  # seconds
@@ -34,6 +36,12 @@ _PR_SET_PDEATHSIG = 1
 # A host that falls silent ends its connection, and so the job, within 30 seconds.
 _SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=10",
         "-o", "ServerAliveCountMax=3")
+
+_HOST = re.compile(r"(?P<user>[\w.+][\w.+-]*@)?(?:(?P<name>\w[\w.-]*)(?::(?P<port>[0-9]{1,9}))?"
+                   r"|\[(?P<bracketed>[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(?:%\w+)?)\](?::(?P<ipv6_port>[0-9]{1,9}))?"
+                   r"|(?P<ipv6>[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(?:%\w+)?))")
+_SLOTS = re.compile(r"(?:slots|max[-_]slots|cpu)=[0-9]+")
+_FIRST_PORT = 22  # a smaller number behind a colon is meant as MPICH's number of processes
 
 
 def launch(command, hosts_file=None, slurm=False, workers=1, servers=1, address=None):
@@ -49,9 +57,12 @@ def launch(command, hosts_file=None, slurm=False, workers=1, servers=1, address=
     Raises:
         UserError: a process of the job failed or died, or the machines are unknown.
     """
-    hosts = read_lines(hosts_file) if hosts_file else _slurm_hosts() if slurm else ["localhost"]
+    if hosts_file:
+        hosts = read_hosts(hosts_file)
+    else:
+        hosts = [Host(name) for name in (_slurm_hosts() if slurm else ["localhost"])]
     alone = not (hosts_file or slurm)
-    address = address or ("127.0.0.1" if alone else _address_towards(hosts[0]))
+    address = address or ("127.0.0.1" if alone else _address_towards(hosts[0].name))
     environment = {"DMLC_PS_ROOT_URI": address, "DMLC_PS_ROOT_PORT": str(_free_port()),
                    "DMLC_NUM_WORKER": str(workers * len(hosts)), "DMLC_NUM_SERVER": str(servers * len(hosts))}
     if alone:
@@ -64,13 +75,61 @@ def launch(command, hosts_file=None, slurm=False, workers=1, servers=1, address=
         processes.start("the scheduler", [sys.executable, _LAUNCHER, "--serve"],
                         dict(environment, DMLC_ROLE="scheduler", DMLC_NODE_HOST=address), essential=False)
         for host in hosts:
-            below = [sys.executable, _LAUNCHER, "--node", json.dumps(dict(node, host=host))]
+            below = [sys.executable, _LAUNCHER, "--node", json.dumps(dict(node, host=host.name))]
             if slurm:
-                below = _srun(host) + below
+                below = _srun(host.name) + below
             elif not alone:
-                below = list(_SSH) + [host, " ".join(map(shlex.quote, below))]
-            processes.start("the part of the job on %s" % host, below, {}, tied=True)
+                port = ["-p", str(host.port)] if host.port else []
+                below = [*_SSH, *port, host.name, " ".join(map(shlex.quote, below))]
+            processes.start(f"the part of the job on {host.name}", below, {}, tied=True)
         processes.watch()
+
+
+class Host(NamedTuple):
+    """A machine: its name or address, perhaps with a user (user@name), and the port of its ssh, None for ssh's own."""
+
+    name: str
+    port: Optional[int] = None
+
+
+def read_hosts(path: str) -> List[Host]:
+    """Machines of a hosts file, one a line: HOST, USER@HOST, HOST:PORT or [IPv6]:PORT.
+
+    What follows a # is a comment. The slots=N of MPI's files are left out, with a warning on stderr.
+
+    Raises:
+        UserError: a line is none of these; its number is named. Or the file names no host.
+    """
+    hosts = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        words = line.split("#")[0].split()
+        if not words:
+            continue
+        place = f"{path}, line {number}"
+        settings = [word for word in words[1:] if _SLOTS.fullmatch(word)]
+        if len(settings) < len(words) - 1:
+            raise UserError(f"{place}: {line.strip()!r} is not one host: HOST, USER@HOST or HOST:PORT is expected")
+        if settings:
+            print(f"{place}: {' '.join(settings)} is ignored: --workers sets the number of processes on each machine",
+                  file=sys.stderr)
+        hosts.append(_host(words[0], place))
+    if not hosts:
+        raise UserError(f"{path} names no host: one a line is expected")
+    return hosts
+
+
+def _host(text: str, place: str) -> Host:
+    match = _HOST.fullmatch(text)
+    if not match:
+        raise UserError(f"{place}: {text!r} is not a host: HOST, USER@HOST, HOST:PORT or [IPv6]:PORT is expected")
+    name = (match.group("user") or "") + (match.group("name") or match.group("bracketed") or match.group("ipv6"))
+    port = match.group("port") or match.group("ipv6_port")
+    if port is None:
+        return Host(name)
+    if not _FIRST_PORT <= int(port) <= 65535:
+        raise UserError(f"{place}: {port} is not a port of ssh ({_FIRST_PORT} to 65535); --workers sets the number of "
+                        "processes on each machine")
+    return Host(name, int(port))
 
 
 def run_node(text):

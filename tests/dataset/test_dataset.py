@@ -179,3 +179,17 @@ def test_the_web_list_names_pairs_only(sample, config):
     os.remove(str(sample / "dataset" / "web_labels" / "1_000000.png"))
     create_dataset(config, 1)
     assert len(lines(sample, "web_train_list.txt")) == 9 and "1_000000" not in lines(sample, "web_train_list.txt")
+
+
+@pytest.mark.parametrize("values, message", [
+    ((0, 255), "no web mask shows any class, and .* are 255"), ((0, 2), "web masks show another class than the one")])
+def test_web_masks_of_other_values_than_their_classes_are_reported(sample, config, caplog, values, message):
+    for path in (sample / "dataset" / "web_labels").iterdir():
+        mask = read_mask(str(path), 21)
+        write_mask(str(path), np.where(mask == 0, *values))
+    if 255 in values:
+        with pytest.raises(UserError, match=message):
+            create_dataset(config, 1)
+    else:
+        create_dataset(config, 1)
+        assert message in caplog.text

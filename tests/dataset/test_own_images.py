@@ -205,6 +205,34 @@ def test_a_copy_is_replaced_when_the_content_of_its_source_changes(folder, confi
     assert read_bytes(copy) == other
 
 
+def put_masks(folder, **masks):
+    for name, mask in masks.items():
+        write_mask(str(folder / "masks" / (name + ".png")), np.array(mask, np.uint8).repeat(10, 0).repeat(10, 1))
+
+
+def test_val_masks_whose_object_is_255_are_refused(folder, config):
+    put_masks(folder, v=[[0, 255, 0], [0, 0, 0]], w=[[255, 255, 255], [0, 0, 0]])
+    with pytest.raises(UserError, match="no val mask shows any class, and 33.3 % of all pixels.*v.png.*mug is 1"):
+        create_dataset(config, 1, own=own(folder))
+    assert not os.path.exists(config.path("dataset"))
+
+
+@pytest.mark.parametrize("masks, expected, unexpected", [
+    ({"v": [[0, 255, 255], [0, 0, 255]], "w": [[1, 1, 0], [0, 0, 0]]},
+     ("no val mask shows: wooden spoon, key", "of the val masks, 25.0 % of all pixels are 255",
+      "1 of 2 val masks show no class but have pixels of 255, which means ignored, such as"), ()),
+    ({"v": [[1, 2, 3], [0, 0, 255]], "w": [[0, 0, 0], [0, 0, 0]]}, (), ("val mask",)),
+    ({"v": [[0, 0, 0], [0, 0, 0]], "w": [[0, 0, 0], [0, 0, 0]]}, ("no val mask shows: mug, wooden spoon, key",),
+     ("255",))])
+def test_suspicious_val_masks_are_reported(folder, config, caplog, masks, expected, unexpected):
+    put_masks(folder, **masks)
+    create_dataset(config, 2, own=own(folder))
+    for text in expected:
+        assert text in caplog.text
+    for text in unexpected:
+        assert text not in caplog.text
+
+
 def renamed(path, form):
     """Rename a file to the NFC or NFD form of caf\u00e9."""
     os.rename(str(path), str(path.parent / (unicodedata.normalize(form, "caf\u00e9") + path.suffix)))

@@ -164,7 +164,7 @@ def fake_hosts(tmp_path):
 
 @pytest.mark.parametrize("way", ["ssh", "srun"])
 def test_hosts_are_reached_and_end_with_the_launcher(tmp_path, fake_hosts, way):
-    (tmp_path / "hosts.txt").write_text("localhost\n\nlocalhost\n")
+    (tmp_path / "hosts.txt").write_text("# two of them\nlocalhost\n\nlocalhost:2222 slots=2  # the other\n")
     flags = ["--slurm"] if way == "srun" else ["--hosts", str(tmp_path / "hosts.txt")]
     command = ["sh", "-c", 'echo "$DMLC_NUM_WORKER $DMLC_NUM_SERVER $DMLC_ROLE $OMP_NUM_THREADS $PWD" >>"it\'s.txt"; '
                            'exec sleep 600']
@@ -181,8 +181,34 @@ def test_hosts_are_reached_and_end_with_the_launcher(tmp_path, fake_hosts, way):
             assert "n[1-2]" in (tmp_path / "scontrol.log").read_text()
         else:
             assert "ServerAliveInterval" in log and "BatchMode=yes" in log
+            assert log.count(" -p 2222 localhost ") == 1
         job.kill()
         wait_for(lambda: not alive(below), 30)
+
+
+def test_forms_of_a_hosts_file(tmp_path, capsys):
+    path = tmp_path / "hosts.txt"
+    path.write_text("\ufeff# mine\r\n  a.example  # first\r\nme@b_1-x:2222\n10.0.0.1\n::1\n[fe80::1%eth0]:22\n"
+                    "c slots=2 max_slots=4\n", encoding="utf-8")
+    assert [tuple(host) for host in cluster.read_hosts(str(path))] == [
+        ("a.example", None), ("me@b_1-x", 2222), ("10.0.0.1", None), ("::1", None), ("fe80::1%eth0", 22), ("c", None)]
+    assert "line 7: slots=2 max_slots=4 is ignored: --workers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line, message", [
+    ("a b", "is not one host"), ("a, b", "is not one host"), ("a gpus=2", "is not one host"), ("ssh a", "not one host"),
+    ("a:2", "2 is not a port of ssh"), ("a:70000", "70000 is not a port"), ("a:x", "'a:x' is not a host"),
+    ("-oProxyCommand=x", "is not a host"), ("http://a", "is not a host"), ("u@:22", "is not a host")])
+def test_a_line_that_is_no_host_is_named(tmp_path, line, message):
+    (tmp_path / "hosts.txt").write_text("a\n# b\n%s\n" % line)
+    with pytest.raises(UserError, match="hosts.txt, line 3: .*" + message):
+        cluster.read_hosts(str(tmp_path / "hosts.txt"))
+
+
+def test_a_hosts_file_without_hosts_is_refused(tmp_path):
+    (tmp_path / "hosts.txt").write_text("# none\n")
+    with pytest.raises(UserError, match="names no host"):
+        cluster.read_hosts(str(tmp_path / "hosts.txt"))
 
 
 def test_python_is_that_of_the_launcher_where_the_path_has_another(tmp_path, fake_hosts):
