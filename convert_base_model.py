@@ -11,14 +11,21 @@ from core.paths import Layout
 def main():
     parser = make_parser(__doc__, ("mean_rgb",))
     parser.add_argument("source", metavar="SOURCE", help="weights to convert: .h5 or .keras of Keras, .pth or "
-                        ".safetensors of torchvision or timm, .params of MXNet")
+                        ".safetensors of PyTorch (torchvision, timm, DINO, mmdetection, ...), .pth or .pkl of "
+                        "detectron2, .params of MXNet")
     parser.add_argument("--output", type=os.path.abspath, dest="base_model", metavar="FILE",
                         help="file to write (default: models/resnet50.params)")
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
     parser.add_argument("--epsilon", type=non_negative, metavar="FLOAT", help="value that the source's batch norm "
                         "adds to the variance (default: 1e-5 for PyTorch, 1.001e-5 otherwise)")
+    parser.add_argument("--preprocessing", choices=("torch", "caffe", "tf", "unit"),
+                        help="input of the source: torch, RGB minus ImageNet's mean, divided by its standard "
+                        "deviation; caffe, BGR in 0..255 minus the mean, and strides on the first 1x1 convolutions; "
+                        "tf, RGB in -1..1; unit, RGB in 0..1 (default: recognised by the names and the weights)")
     parser.add_argument("--channels", choices=("rgb", "bgr"),
-                        help="order of the source's input channels (default: bgr for Keras, rgb otherwise)")
+                        help="order of the source's input channels (default: that of its preprocessing)")
+    parser.add_argument("--prefix", metavar="NAME", help="network to convert where the file holds several: the "
+                        "start of its layers' names, such as module.encoder_q")
     args = parser.parse_args()
     config = parse_config(args)
     output = Layout(config).base_model
@@ -27,7 +34,8 @@ def main():
     start_log(Layout(config).log("convert_base_model"), config)
 
     from core.network.base_model import convert_base_model  # after the flags: importing mxnet takes seconds
-    convert_base_model(config, args.source, output, args.epsilon, args.channels)
+    convert_base_model(config, args.source, output, preprocessing=args.preprocessing, channels=args.channels,
+                       epsilon=args.epsilon, prefix=args.prefix)
 
 
 if __name__ == "__main__":

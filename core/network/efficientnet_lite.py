@@ -114,7 +114,7 @@ def from_torch(tensors, path):
         for name, shape in shapes.items():
             source = _torch_name(name)
             tensor = tensors.get(source)
-            if tensor is None or tensor.size != np.prod(shape):
+            if tensor is None or np.prod(tensor.shape) != np.prod(shape):
                 raise UserError(f"{path}: {source} is missing or not of shape {shape}: this is no EfficientNet-Lite2")
             values[name] = np.asarray(tensor, np.float32).reshape(shape)
         found.append(values)

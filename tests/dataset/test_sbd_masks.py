@@ -1,6 +1,8 @@
 import io
 import random
 import struct
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -78,3 +80,15 @@ def test_damage_is_named_and_crashes_nothing(tmp_path, compressed):
             read(tmp_path, content[:draw.choice((len(content), draw.randrange(len(content))))], (6, 6))
         except UserError as error:
             assert "a.mat" in str(error)
+
+
+def test_small_files_are_not_unpacked_to_gigabytes(tmp_path):
+    packed = zlib.compress(bytes(1 << 26))
+    content = b"MATLAB 5.0".ljust(124) + b"\0\1IM" + struct.pack("<II", 15, len(packed)) + packed
+    (tmp_path / "a.mat").write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(UserError, match="a.mat is damaged or no SBD mask"):
+        read_sbd_mask(str(tmp_path / "a.mat"), 21, (5, 5))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 23

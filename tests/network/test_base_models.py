@@ -1,9 +1,13 @@
 """Base models from other frameworks' files. golden/make.py tells how the expected features were made."""
 import io
+import json
 import os
 import pickle
+import re
 import shutil
 import struct
+import subprocess
+import sys
 import zipfile
 
 import h5py
@@ -18,6 +22,7 @@ from hypothesis import strategies as st
 
 from core.config import Config, make_config
 from core.errors import UserError
+from core.network import base_model
 from core.network.base_model import convert_base_model
 from core.network.fcn import inference_symbol
 from core.network.snapshots import read_parameters
@@ -234,7 +239,6 @@ def change(name, value):
     (change("bn1.running_mean", np.array([1, np.nan], np.float32)), "mean of layer bn1 are not all finite numbers"),
     (change("layer1.0.bn1.weight", np.ones(2, np.int64)), "gamma of layer layer1.0.bn1 are not all finite numbers"),
     (change("layer1.0.bn1.running_var", np.array([1, -1], np.float32)), "var of layer layer1.0.bn1 is negative"),
-    (change("module.conv1.weight", np.ones(2, np.float32)), "holds weight of layer conv1 twice"),
     (lambda state: state.clear() or state.update(x=np.zeros(3, np.float32)),
      "holds no ResNet-50: layers named as layer1.0"),
 ])
@@ -252,7 +256,7 @@ def golden_copy(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["tensors_zip.pth", "tensors_legacy.pth"])
 def test_tensors_of_torch_files(name):
-    found = read_torch(os.path.join(GOLDEN, name))
+    found = {key.replace("state_dict.", ""): value for key, value in read_torch(os.path.join(GOLDEN, name)).items()}
     counts = np.arange(24, dtype=np.float32)
     expected = {"module.whole": counts.reshape(2, 3, 4), "module.part": counts.reshape(4, 6)[1:3, 2:5],
                 "module.turned": counts.reshape(2, 3, 4).transpose(2, 0, 1), "half": counts[:5].astype(np.float16),
@@ -288,6 +292,234 @@ def write_zip(path, program, storage=np.arange(6, dtype=np.float32)):
     return str(path)
 
 
+def plain(value):
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def write_pth(path, value, legacy=False, compression=zipfile.ZIP_STORED):
+    """Nested dicts of arrays as torch.save writes them."""
+    storages = []
+    types = {"f4": "FloatStorage", "f8": "DoubleStorage", "f2": "HalfStorage", "i8": "LongStorage",
+             "u2": "BFloat16Storage"}
+
+    def program(value):
+        if isinstance(value, np.ndarray):
+            storages.append(np.array(value, order="C"))
+            strides = [step // value.itemsize for step in storages[-1].strides]
+            return Torch.tensor(str(len(storages) - 1), types[value.dtype.str[1:]], 0, value.shape, strides, value.size)
+        if isinstance(value, dict):
+            return b"}" + b"".join(plain(key) + program(part) + b"s" for key, part in value.items())
+        return plain(value)
+
+    content = b"\x80\x02" + program(value) + b"."
+    if legacy:
+        with open(str(path), "wb") as file:
+            for start in (0x1950a86a20f9469cfc6c, 1001, {}):
+                pickle.dump(start, file, 2)
+            file.write(content)
+            pickle.dump([str(number) for number in range(len(storages))], file, 2)
+            for storage in storages:
+                file.write(struct.pack("<q", storage.size) + storage.tobytes())
+        return str(path)
+    with zipfile.ZipFile(str(path), "w", compression) as archive:
+        archive.writestr("archive/data.pkl", content)
+        for number, storage in enumerate(storages):
+            archive.writestr("archive/data/%d" % number, storage.tobytes())
+    return str(path)
+
+
+def below(prefix, state):
+    return {prefix + name: value for name, value in state.items()}
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda state: state, lambda state: below("_orig_mod.", state), lambda state: below("module._orig_mod.", state),
+    lambda state: below("encoder.", state), lambda state: {"backbone": {"body": state}, "epoch": 3},
+    lambda state: {"model_state_dict": below("module.", state), "optimizer": {"state": {0: {"m": np.zeros(3, "f4")}}}},
+    lambda state: {"state_dict": dict(below("module.encoder_q.", state), **{"module.queue": np.zeros((2, 3), "f4")})},
+    lambda state: below("a.", {**below("", state), "decoder.conv1.weight": np.zeros(3, "f4")}),
+    lambda state: {"teacher": {"backbone": [state]}}, lambda state: {"net": state, "model": state},
+    lambda state: dict(below("module.model.", state), **below("module.attacker.model.", state))])
+def test_the_network_is_found_below_any_names(tmp_path, wrap):
+    path = write_pth(tmp_path / "resnet.pth", wrap(torch_state()))
+    check_features(convert(path, tmp_path), "torch")
+
+
+def test_children_of_a_network_in_a_sequence_are_found(tmp_path):
+    numbers = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7", "fc": "9"}
+    state = {".".join([numbers[name.split(".")[0]]] + name.split(".")[1:]): value
+             for name, value in torch_state().items()}
+    check_features(convert(write_pth(tmp_path / "a.pth", below("backbone.", state)), tmp_path), "torch")
+
+
+def test_one_of_several_networks_has_to_be_chosen(tmp_path):
+    state = torch_state()
+    other = {name: value + 1 for name, value in state.items()}
+    path = write_pth(tmp_path / "a.pth", {"model": below("encoder_k.", other), "ema": below("encoder_q.", state)})
+    with pytest.raises(UserError, match="2 networks, .* 'ema.encoder_q.', 'model.encoder_k.': choose one with --pre"):
+        convert(path, tmp_path)
+    check_features(convert(path, tmp_path, prefix="ema.encoder_q"), "torch")
+    with pytest.raises(UserError, match="no ResNet-50 below 'encoder_q.'; there is one below: 'ema.encoder_q.', 'mo"):
+        convert(path, tmp_path, prefix="encoder_q")
+
+
+def test_all_containers_and_number_formats_give_the_same(tmp_path):
+    def rounded(value):  # to 8 bits, which all formats hold
+        return (value.view("u4") & 0xffff0000).view("f4") if value.dtype == "f4" else value
+    state = {name: rounded(value) for name, value in torch_state().items()}
+    state["layer1.0.bn1.running_var"][:] = 0.5  # folding to float16 would else round
+    expected = read_parameters(convert(write_safetensors(tmp_path / "resnet.safetensors", state), tmp_path))
+
+    def brain(value):
+        return (value.view("u4") >> 16).astype("u2") if value.dtype == "f4" else value
+    wide = {name: value.astype("f8") if value.dtype == "f4" else value for name, value in state.items()}
+    half = {name: value.astype("f2") if value.dtype == "f4" else value for name, value in state.items()}
+    writers = [lambda path: write_pth(path, state), lambda path: write_pth(path, state, legacy=True),
+               lambda path: write_pth(path, state, compression=zipfile.ZIP_DEFLATED),
+               lambda path: write_pth(path, {name: brain(value) for name, value in state.items()}),
+               lambda path: write_pth(path, wide), lambda path: write_safetensors(path, wide),
+               lambda path: write_pickle(path, state), lambda path: write_brain_safetensors(path, state, brain)]
+    for number, write in enumerate(writers + [lambda path: write_pth(path, half)]):
+        path = tmp_path / ("%d.pth" % number)
+        write(path)
+        found = read_parameters(convert(str(path), tmp_path))
+        for part, other in zip(found[:2], expected[:2]):
+            for name in other:
+                np.testing.assert_allclose(part[name].asnumpy(), other[name].asnumpy(), err_msg=name,
+                                           **({"rtol": 1e-3, "atol": 1e-3} if number == len(writers) else {"rtol": 0}))
+
+
+def write_brain_safetensors(path, state, brain):
+    content, header = b"", {}
+    for name, value in state.items():
+        data = brain(value).tobytes()
+        header[name] = {"dtype": "BF16" if value.dtype == "f4" else "I64", "shape": list(value.shape),
+                        "data_offsets": [len(content), len(content) + len(data)]}
+        content += data
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content)
+
+
+def write_pickle(path, value, protocol=2):
+    with open(str(path), "wb") as file:
+        pickle.dump({"blobs": value, "epoch": np.float64(3), "best": {1, 2}}, file, protocol)
+    return str(path)
+
+
+def test_integers_are_refused(tmp_path):
+    state = {name: value.astype("i8") if "layer4.0.conv2" in name else value for name, value in torch_state().items()}
+    with pytest.raises(UserError, match="weight of layer layer4.0.conv2 are not all finite numbers"):
+        convert(write_pth(tmp_path / "a.pth", state), tmp_path)
+
+
+def caffe_state(folded):
+    """Weights of the Keras network, which takes BGR in 0..255 and strides on the first 1x1, with PyTorch's names."""
+    state = {}
+    for (conv, norm), keras, _, shape in layers():
+        state[conv + ".weight"] = draw(keras[0], shape, "kernel") / (60 if conv == "conv1" else 1)
+        gamma, beta, mean, var = (draw(keras[1], shape[:1], part) for part in ("gamma", "beta", "mean", "var"))
+        mean = mean - draw(keras[0], shape[:1], "bias")
+        if folded:
+            gamma = gamma / np.sqrt(var + 1.001e-5)
+            beta, mean, var = beta - gamma * mean, 0 * mean, np.full(shape[:1], 1 - 1e-5)
+        for name, value in (("weight", gamma), ("bias", beta), ("running_mean", mean), ("running_var", var)):
+            state["%s.%s" % (norm, name)] = value.astype(np.float32)
+    return state
+
+
+def detectron2_name(name):
+    if not name.startswith("layer"):
+        name = "stem." + name
+    name = re.sub("layer([1-4])", lambda match: "res%d" % (int(match[1]) + 1), name)
+    return re.sub(r"bn([1-3])", r"conv\1.norm", name.replace("downsample.0", "shortcut").replace("downsample.1",
+                                                                                              "shortcut.norm"))
+
+
+def caffe2_state():
+    """As Detectron's .pkl: no statistics, and names of its own."""
+    state = {}
+    for (conv, norm), _, caffe, _ in layers():
+        name = re.sub("res([2-5])([ab])", lambda match: "res%s_%d" % (match[1], ord(match[2]) - 97), caffe[0])
+        state[name + "_w"] = caffe_state(True)[conv + ".weight"]
+        for part, its_name in (("weight", "s"), ("bias", "b")):
+            state[("res_conv1" if name == "conv1" else name) + "_bn_" + its_name] = caffe_state(True)[norm + "." + part]
+    return state
+
+
+@pytest.fixture
+def keras_mean(monkeypatch):
+    """The expected features come from Keras, whose mean is another one."""
+    monkeypatch.setitem(base_model.PREPROCESSING, "caffe", base_model._KERAS_INPUT)
+    monkeypatch.setitem(base_model.FAMILIES, "torch", [
+        family._replace(input=base_model._KERAS_INPUT) if family.title == "Detectron" else family
+        for family in base_model.FAMILIES["torch"]])
+
+
+@pytest.mark.parametrize("rename", [
+    lambda name: name, lambda name: "backbone." + name, lambda name: "backbone.bottom_up." + detectron2_name(name),
+    lambda name: "backbone.body." + re.sub("^(conv1|bn1)", r"stem.\1", name)])
+def test_folded_networks_of_caffe_with_names_of_pytorch_are_converted_as_such(tmp_path, rename, keras_mean, caplog):
+    state = {rename(name): value for name, value in caffe_state(True).items()}
+    path = convert(write_pth(tmp_path / "a.pth", state), tmp_path)
+    assert "all batch norms have mean 0 and variance 1: they are folded" in caplog.text
+    assert read_parameters(path).settings["stride_on"] == "1x1"
+    check_features(path, "keras", atol=2e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_pickles_of_detectron_are_converted(tmp_path, keras_mean, protocol):
+    path = write_pickle(tmp_path / "R-50.pkl", caffe2_state(), protocol)
+    check_features(convert(path, tmp_path), "keras", atol=2e-3, rtol=1e-4)
+
+
+def test_torchvision_s_weights_with_names_of_detectron2_are_converted_as_torchvision_s(tmp_path):
+    state = {detectron2_name(name): value for name, value in torch_state().items() if not name.startswith("fc")}
+    check_features(convert(write_pth(tmp_path / "a.pth", state), tmp_path), "torch")
+
+
+def test_a_network_of_caffe_that_is_not_folded_has_to_be_named(tmp_path, keras_mean):
+    source = write_pth(tmp_path / "a.pth", caffe_state(False))
+    with pytest.raises(UserError, match="pixels in 0..255 that are not divided, as in networks converted from Caffe: "
+                                        "--preprocessing torch or caffe or tf or unit, and --channels"):
+        convert(source, tmp_path)
+    check_features(convert(source, tmp_path, preprocessing="caffe", epsilon=1.001e-5), "keras")
+
+
+@pytest.mark.parametrize("name, scale, mean", [("unit", 255, 0), ("tf", 127.5, 127.5)])
+def test_other_preprocessing_can_be_given(tmp_path, name, scale, mean):
+    """A network that takes x = (pixel - mean) / scale, made of one that takes (pixel - its mean) / its deviation."""
+    state = torch_state()
+    of_torch = base_model.PREPROCESSING["torch"]
+    state["conv1.weight"] = state["conv1.weight"] * (scale / np.array(of_torch.std_rgb))[:, None, None]
+    shift = (np.array(of_torch.mean_rgb) - mean) / scale
+    state["bn1.running_mean"] = state["bn1.running_mean"] + np.einsum("ocij,c->o", state["conv1.weight"], shift)
+    state = {key: np.asarray(value, "f4") if value.dtype == "f8" else value for key, value in state.items()}
+    source = write_pth(tmp_path / "a.pth", state)
+    config = Config(mean_rgb=of_torch.mean_rgb, **SMALL)  # so that the borders are padded with the same colour
+    path = convert(source, tmp_path, config, preprocessing=name)
+    with np.load(os.path.join(GOLDEN, "features.npz")) as golden:
+        np.testing.assert_allclose(features(path, config)[0], golden["torch_2"], atol=1e-3)
+
+
+def first_layers(rng, mean, scale=1.0):
+    """conv1 and one more layer of a network that was trained on noise of this mean colour and standard deviation."""
+    weight = rng.normal(size=(64, 3, 7, 7)) / 60
+    first = base_model._Layer(weight, np.zeros(64), rng.random(64), rng.random(64), weight.sum((2, 3)) @ mean,
+                              scale ** 2 * np.square(weight).sum((1, 2, 3)) * rng.uniform(0.2, 4, 64))
+    return {"conv1": first, "res2a_branch2a": first}
+
+
+def test_inputs_without_mean_and_untrained_networks_are_recognised(rng, caplog):
+    find = base_model._preprocessing
+    assert find("a.pth", first_layers(rng, [0.02, -0.02, 0.05])) == "torch"
+    with pytest.raises(UserError, match="a.pth has PyTorch's names, but .* no mean is taken off, as in 0..1"):
+        find("a.pth", first_layers(rng, [0.48, 0.46, 0.41], 0.25))
+    with pytest.raises(UserError, match="pixels in 0..255"):
+        find("a.pth", first_layers(rng, [123, 117, 104], 58))
+    new = base_model._Layer(rng.random((4, 3, 7, 7)), np.zeros(4), np.ones(4), np.zeros(4), np.zeros(4), np.ones(4))
+    assert find("a.pth", {"conv1": new}) == "torch" and "was not trained" in caplog.text
+
+
 def test_a_hand_written_file_is_read(tmp_path):
     path = write_zip(tmp_path / "a.pth", Torch().program)
     np.testing.assert_array_equal(read_torch(path)["w"], [[0, 1, 2], [3, 4, 5]])
@@ -302,6 +534,81 @@ def test_a_tensor_that_leaves_its_storage_is_refused(tmp_path, fields):
     path = write_zip(tmp_path / "a.pth", Torch(**fields).program)
     with pytest.raises(UserError, match="a.pth is damaged"):
         read_torch(path)
+
+
+def tensor(storage, offset, size, stride):
+    return (b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + plain(offset) + plain((size,)) + plain((stride,))
+            + b"tR")
+
+
+def test_a_tensor_is_no_storage(tmp_path):
+    """A view of stride 0, taken as a storage of as many numbers, would show the memory behind it."""
+    storage = Torch().program.split(b"((", 1)[1].split(b"Q")[0]
+    last = tensor(b"(" + storage + b"Q", 5, 6, 0)
+    path = write_zip(tmp_path / "a.pth", b"\x80\x02}X\x01\x00\x00\x00w" + tensor(last, 0, 6, 1) + b"s.")
+    with pytest.raises(UserError, match="a.pth is damaged .* a tensor is no view of a storage"):
+        read_torch(path)
+
+
+def nested(depth):
+    return b"\x80\x02)" + b"".join(b"q" + bytes([number]) + b"h" + bytes([number]) + b"\x86" for number in range(depth))
+
+
+BOMBS = {
+    "numbered values": b"\x80\x02Nr\xff\xff\xff\x7f.", "bytearray": b"\x80\x05\x96" + struct.pack("<Q", 1 << 34) + b".",
+    "nested key": b"\x80\x02}" + nested(60)[2:] + b"Ns.", "nested set": b"\x80\x04\x8f(" + nested(60)[2:] + b"\x90.",
+    "long names": b"\x80\x02}q\x00" + b"X" + struct.pack("<I", 10 ** 6) + b"k" * 10 ** 6 + b"q\x01" + b"".join(
+        b"}q\x02s" b"h\x02h\x01" for _ in range(1000)) + b"Ns.",
+    "one list many times": (b"\x80\x02](" + b"".join(
+        b"J" + struct.pack("<i", number) + b"N\x86" for number in range(9999)) + b"eq\x00](" +
+                            b"ccollections\nOrderedDict\nh\x00\x85R" * 9999 + b"e."),
+    "one text many times": (b"\x80\x02X" + struct.pack("<I", 10 ** 6) + b"k" * 10 ** 6 + b"q\x00X\x06\x00\x00\x00latin1"
+                            b"q\x01(" + b"c_codecs\nencode\nh\x00h\x01\x86R" * 9999 + b"l."),
+}
+
+
+def write_bomb(path, name):
+    """A small file that would fill gigabytes, or take for ever."""
+    if name in BOMBS:
+        return write_zip(path, BOMBS[name])
+    if name == "chunk":
+        write_keras(path)
+        with h5py.File(str(path), "a") as file:
+            del file["conv1_bn/conv1_bn/gamma"]
+            file.create_dataset("conv1_bn/conv1_bn/gamma", (WIDTH,), np.float32, maxshape=(None,), chunks=(1 << 29,),
+                                compression="gzip", fillvalue=1)
+        return str(path)
+    with zipfile.ZipFile(str(path), "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        if name != "model.weights.h5":
+            if name != "a/data.pkl":
+                archive.writestr("a/data.pkl", Torch(key="0").program)
+        with archive.open(name, "w", force_zip64=True) as entry:
+            for _ in range(300):
+                entry.write(bytes(1 << 20))
+    return str(path)
+
+
+def read_apart(examples, *paths):
+    """(MiB more memory, names of the files refused) of tests/helpers/weights_reader.py."""
+    done = subprocess.run([sys.executable, os.path.join(ROOT, "tests", "helpers", "weights_reader.py"), str(examples),
+                           *map(str, paths)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True,
+                          timeout=300)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    mebibytes, *refused = done.stdout.split()
+    return int(mebibytes), refused
+
+
+def test_small_files_fill_no_gigabytes(tmp_path):
+    refused = sorted(BOMBS) + ["a/data.pkl", "a/byteorder", "model.weights.h5"]
+    read = ["a/data/0", "chunk"]  # but for one array
+    paths = [tmp_path / re.sub("[ /]", "_", name) for name in refused + read]
+    for path, name in zip(paths, refused + read):
+        write_bomb(path, name)
+    assert max(path.stat().st_size for path in paths) < 4e6
+    mebibytes, found = read_apart(1, *paths)
+    assert found == [path.name for path in paths[:-2]] and mebibytes < 200
+    with pytest.raises(UserError, match="lacks gamma of layer conv1_bn"):
+        convert(str(paths[-1]), tmp_path)
 
 
 class Evil:
@@ -367,7 +674,21 @@ def test_damaged_torch_files_end_in_a_clear_error_or_are_read(tmp_path_factory, 
         assert "damaged.pth" in str(error)
 
 
-WRITERS = {"a.safetensors": write_safetensors, "a.h5": write_keras,
+def test_damaged_files_neither_crash_nor_fill_the_memory(tmp_path):
+    names = ["a.safetensors", "a.h5", "a.keras", "a.pth", "b.pth", "a.pkl"]
+    for name in names:
+        WRITERS[name](tmp_path / name)
+    mebibytes, refused = read_apart(60, *(tmp_path / name for name in names))
+    assert set(refused) == set(names) and mebibytes < 200
+
+
+def write_archive(path):
+    with zipfile.ZipFile(str(path), "w") as archive:
+        archive.write(write_keras(path.parent / "resnet.h5", "keras 3"), "model.weights.h5")
+
+
+WRITERS = {"a.keras": write_archive, "a.pkl": lambda path: write_pickle(path, caffe2_state()),
+           "a.safetensors": write_safetensors, "a.h5": write_keras,
            "a.pth": lambda path: golden_copy("tensors_zip.pth", path.parent) and os.rename(
                str(path.parent / "tensors_zip.pth"), str(path)),
            "b.pth": lambda path: golden_copy("tensors_legacy.pth", path.parent) and os.rename(
