@@ -57,8 +57,8 @@ def test_every_flag_in_docs_exists():
 
 
 def test_every_module_and_script_that_the_pages_name_exists():
-    named = [(page, path) for page in pages() for path in
-             re.findall(r"(?:`|python |bash )((?:(?:core|demo|benchmarks|tests)/)?[\w/]+\.(?:py|sh|ipynb))\b", read(page))]
+    pattern = r"(?:`|python |bash )((?:(?:core|demo|benchmarks|tests)/)?[\w/]+\.(?:py|sh|ipynb))\b"
+    named = [(page, path) for page in pages() for path in re.findall(pattern, read(page))]
     assert {"README.md", "docs/method.md", "docs/web-images.md"} < {page for page, _ in named}
     assert [pair for pair in named if not os.path.exists(os.path.join(ROOT, pair[1]))] == []
 
