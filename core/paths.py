@@ -159,7 +159,7 @@ def check_pairs(names, *places):
             first = path(folder, missing[0])
             twin = find_path(first)
             if twin:
-                raise UserError(f"{first} is missing, but {ascii(os.path.basename(twin))} is there, the same name with its "
-                                "accents written in another Unicode form: rename one of them")
+                raise UserError(f"{first} is missing, but {ascii(os.path.basename(twin))} is there, the same name with "
+                                "its accents written in another Unicode form: rename one of them")
             more = f", and {len(missing) - 1} more" if missing[1:] else ""
             raise UserError(f"{first} is missing{more}: {remedy}")
