@@ -16,8 +16,8 @@ from core.paths import Layout
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("--format", choices=FORMATS, required=True, help="coco: annotations and images; yolo: "
-                        "Ultralytics' segmentation data set; labelme: a JSON file for each image; cvat: an archive for an "
-                        "upload of \"Segmentation mask 1.1\"; png: class indices with VOC's palette")
+                        "Ultralytics' segmentation data set; labelme: a JSON file for each image; cvat: an archive "
+                        "for an upload of \"Segmentation mask 1.1\"; png: class indices with VOC's palette")
     parser.add_argument("--masks", choices=SOURCES, default="web", help="masks of the web images, pseudo masks of the "
                         "training images, ground truth of the val images, or results of predict.py (default: "
                         "%(default)s)")
