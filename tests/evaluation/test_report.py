@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import xml.etree.ElementTree
 from html.parser import HTMLParser
 
 import cv2
@@ -15,8 +16,8 @@ from PIL import Image
 from core.errors import UserError
 from core.evaluation.learning_curves import LINES, Curve, draw, draw_all, training_curves
 from core.evaluation.metrics import image_iou, summarise
-from core.evaluation.pages import COLOURS, bars, confusions, keys, matrix
-from core.evaluation.report import best_and_worst, find_source, write_comparison
+from core.evaluation.pages import COLOURS, bars, confusions, keys, matrix, printable
+from core.evaluation.report import Example, Source, best_and_worst, find_source, write_comparison, write_report
 from core.evaluation.results import ResultFolder
 
 LINE = "2026-01-01 00:00:00,000 [epoch: %d] [batch: %d/4] [loss: %.4f] [accuracy: %.4f]%s [images/s: 9.0]\n"
@@ -197,7 +198,7 @@ def test_evaluations_that_differ_in_one_setting_are_curves_of_their_own(tmp_path
     told, = Page((tmp_path / "report.html").read_text(encoding="utf-8")).alternatives
     assert told == ("mean IoU, % over epochs: final, scales 0.7, 1: 54 at epoch 2; "
                     "final, one scale, CRF: 53 at epoch 2; final, one scale, bfloat16: 52 at epoch 2; "
-                    "final, one scale, mirrored too: 51 at epoch 2; "
+                    "final, one scale, flip: 51 at epoch 2; "
                     "final, one scale: 50 at epoch 2")
 
 
@@ -252,7 +253,7 @@ def test_evaluation_and_comparison_pages_are_whole_and_need_no_other_file(untrai
     page = Page((folder / "report.html").read_text(encoding="utf-8"))
     assert len(page.pictures) == 3 * len(names) and all(link.startswith("data:") for link in page.links)
     assert sorted(page.alternatives) == sorted("%s, %s" % (name, what) for name in names
-                                               for what in ("image", "truth", "prediction"))
+                                               for what in ("image", "ground truth", "prediction"))
     assert page.wide == 2 and "url(" not in page.style and "@import" not in page.style
     light, dark = re.findall(r":root {([^}]*)}", page.style)
     used = set(re.findall(r"var\((--[a-z]+)\)", page.style)) - {"--classes"}
@@ -272,3 +273,35 @@ def test_evaluation_and_comparison_pages_are_whole_and_need_no_other_file(untrai
     assert [link for link in page.links if not link.startswith("data:")] == ["final_fcn_resnet50_epoch2/report.html"]
     assert Image.open(str(tmp_path / "outputs" / "report.png")).size[0] > 500
     assert "nowhere is no folder" in run_script(tmp_path, "report.py", "nowhere", status=2)
+
+
+ODD_NAMES = ("$x_1$ and $\\alpha$", "_hidden", "one \x1b[31m\x00 two", "<b>&\"'", "caf\udce9", "{{ 7 * 7 }}")
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_names_with_special_characters_are_drawn_as_they_are(name):
+    curves = [Curve("loss", name, [(1, 2.0), (2, 1.0)])]
+    plain = [Curve("loss", "", [(1, 2.0), (2, 1.0)])]
+    svg = draw(curves, "loss", False)
+    xml.etree.ElementTree.fromstring(svg)
+    letters = svg.count(b"<use ") - draw(plain, "loss", False).count(b"<use ")
+    assert letters >= len(name.replace(" ", ""))  # fewer if it were typeset as a formula, none if it were hidden
+    assert Image.open(io.BytesIO(draw_all(curves))).size[0] > 500
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_pages_escape_names_and_replace_control_characters(tmp_path, name):
+    stored = result(0.5)
+    stored["settings"].update(masks="masks of " + name, classes=["bk", name])
+    stored.update(iou={"bk": 0.5, name: 0.5}, confusion=[[30, 10], [0, 10]], device="cpu(0)", versions={},
+                  seconds_per_image=1.0, image_iou={"a": 0.1, name: 0.5})
+    picture = np.zeros((20, 30, 3), np.uint8)
+    write_report(str(tmp_path), stored, {name: Example(name, picture, picture[..., 0], picture[..., 0] + 1)})
+    folder = str(tmp_path / "outputs" / "0")
+    ResultFolder(folder).write(stored)
+    write_comparison(str(tmp_path / "compared.html"), [Source("x", name, [folder], [])])
+    for page in ("report.html", "compared.html"):
+        content = (tmp_path / page).read_text(encoding="utf-8")
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", content)
+        parsed = Page(content)
+        assert any(printable(name) in word for word in parsed.words)

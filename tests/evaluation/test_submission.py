@@ -68,7 +68,7 @@ def spoil_palette(path):
 
 @pytest.mark.parametrize("spoil, message", [
     (spoil_size, "2008_000006.png is 11 x 9 pixels, its image 12 x 9"), (spoil_label, "2008_000006.png has label 255"),
-    (spoil_palette, "2008_000006.png is no PNG with the palette of VOC"),
+    (spoil_palette, "2008_000006.png is not a PNG with the palette of VOC"),
     (os.remove, "2008_000006.png can't be read")])
 def test_a_wrong_mask_is_named_and_no_archive_appears(predicted, spoil, message):
     spoil(str(predicted / "masks" / "2008_000006.png"))
