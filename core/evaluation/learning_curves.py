@@ -89,7 +89,7 @@ def draw_all(curves: Sequence[Curve]) -> bytes:
     quantities = list(dict.fromkeys(curve.quantity for curve in curves))
     figure = Figure(figsize=(7, 3 * len(quantities)), dpi=120, facecolor=_FACE[False][0], layout="constrained")
     FigureCanvasAgg(figure)
-    lines = {}
+    lines: Dict[str, Line2D] = {}
     for place, quantity in enumerate(quantities, 1):
         axes = figure.add_subplot(len(quantities), 1, place)
         lines = {**_plot(axes, curves, quantity, dark=False), **lines}

@@ -2,7 +2,7 @@
 import collections
 import os
 import urllib.parse
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -50,8 +50,8 @@ def best_and_worst(image_iou: Mapping[str, Optional[float]]) -> Tuple[List[str],
     Returns:
         two lists, the best and the worst first; no image is in both.
     """
-    names = sorted((name for name, value in image_iou.items() if value is not None),
-                   key=lambda name: (-image_iou[name], name))
+    values = {name: value for name, value in image_iou.items() if value is not None}
+    names = sorted(values, key=lambda name: (-values[name], name))
     worst = names[max(len(names) // 2, len(names) - EXAMPLES):][::-1]
     return names[:min(len(names) - len(worst), EXAMPLES)], worst
 
@@ -91,7 +91,8 @@ def _shown(result: Result, examples: Mapping[str, Example]) -> Tuple[List[Any], 
     Returns:
         list of (title, list of dicts of name, iou and pictures), and list of (class name, colour).
     """
-    groups, present = [], set()
+    groups: List[Any] = []
+    present: Set[int] = set()
     for title, names in zip(("Best images", "Worst images"), best_and_worst(result.get("image_iou", {}))):
         rows = []
         for example in (examples[name] for name in names if name in examples):
@@ -195,7 +196,7 @@ def _groups(results: Iterable[_Row]) -> List[Tuple[str, List[_Row]]]:
     Returns:
         list of (title, rows in their order), the group of the highest mean IoU first.
     """
-    groups = collections.OrderedDict()
+    groups: Dict[Any, List[_Row]] = {}
     for row in results:
         settings = row[2]["settings"]
         groups.setdefault(settings.get("data_sha256") or (settings["names_sha256"], settings["masks"]), []).append(row)
@@ -214,7 +215,7 @@ def _epoch_curves(title: str, rows: Iterable[_Row]) -> List[Tuple[str, str, List
     An epoch may have several results, for example if its snapshot was trained again. The first counts: a folder's
     last one.
     """
-    epochs = collections.defaultdict(dict)
+    epochs: Dict[str, Dict[int, float]] = collections.defaultdict(dict)
     for source, _, result in rows:
         points = epochs[_joined(source.title, _conditions(result, epoch=False))]
         points.setdefault(result["epoch"], 100 * result["mean_iou"])
@@ -237,7 +238,7 @@ def _group(title: str, rows: Sequence[_Row], start: str) -> Dict[str, Any]:
         start: folder that links start from.
     """
     lines = []
-    best = collections.OrderedDict()
+    best: Dict[str, Tuple[str, Mapping[str, Optional[float]]]] = {}
     for source, folder, result in sorted(rows, key=_falling):
         name = _joined(source.title, _conditions(result))
         link = None

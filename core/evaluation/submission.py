@@ -22,7 +22,7 @@ _ENDINGS = (".tar.gz", ".tgz")
 
 
 def check_submission(path: str, config: Config) -> None:
-    """Raise UserError if `pack_submission` could not write the archive `path`, to be called before hours of prediction."""
+    """Raise UserError if `pack_submission` could not write the archive `path`; called before hours of prediction."""
     if not path.endswith(_ENDINGS):
         raise UserError(f"{path}: the VOC server takes a .tar.gz file")
     if os.path.isdir(path):

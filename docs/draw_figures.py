@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw the README's figures, docs/method.png and docs/example.png, from a finished run of demo/run.sh.
 
-  python docs/make_figures.py --config demo/sample.yaml
+  python docs/draw_figures.py --config demo/sample.yaml
 """
 import os
 import sys
