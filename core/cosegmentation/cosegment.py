@@ -444,4 +444,4 @@ def _check_path(layout):
 
 
 def _model_path(layout, number):
-    return os.path.join(layout.web_cache, "round%d.pkl" % number)
+    return os.path.join(layout.web_cache, "round%d.npz" % number)

@@ -494,19 +494,19 @@ def test_overwriting_empties_a_linked_cache_and_goes_on_when_killed(web, monkeyp
     os.makedirs(web.path("cache"))
     os.symlink(web.path("elsewhere"), web.path("cache", "web_masks"))
     stage.cosegment(web)
-    old = os.stat(web.path("elsewhere", "round1.pkl")).st_mtime_ns
+    old = os.stat(web.path("elsewhere", "round1.npz")).st_mtime_ns
 
     def killed(*args):
         raise KeyboardInterrupt
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(stage, "fit", killed)
         stage.cosegment(web, overwrite=True)
-    assert not os.path.exists(web.path("elsewhere", "round1.pkl"))
+    assert not os.path.exists(web.path("elsewhere", "round1.npz"))
     regions = {path: os.stat(path).st_mtime_ns for path in files(web.path("elsewhere", "regions"))}
     assert len(regions) == 12
     stage.cosegment(web, overwrite=True)
     assert all(os.stat(path).st_mtime_ns == when for path, when in regions.items()), "the same command goes on"
-    assert os.stat(web.path("elsewhere", "round1.pkl")).st_mtime_ns != old
+    assert os.stat(web.path("elsewhere", "round1.npz")).st_mtime_ns != old
     stage.cosegment(web, overwrite=True)
     assert all(os.stat(path).st_mtime_ns != when for path, when in regions.items()), "and then starts anew"
 
