@@ -2,7 +2,8 @@
 # For NVIDIA's GPUs:     docker build --build-arg DEPENDENCIES=dependencies-gpu.txt -t web-cosegmentation . and
 #                        docker run --gpus all -it web-cosegmentation bash
 FROM debian:13-slim
-RUN apt-get update && apt-get install -y --no-install-recommends python3-venv libgomp1 ca-certificates \
+RUN apt-get update && apt-get install -y --no-install-recommends python3-venv libgomp1 libquadmath0 \
+        ca-certificates \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /project
 ARG DEPENDENCIES=dependencies.txt

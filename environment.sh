@@ -106,6 +106,11 @@ make_environment() {
                 install "$mxnet" --no-deps "$mxnet"  # Python 3.13 and later; see dependencies.txt
             fi
         done
+        if [ "$(uname -s) $(uname -m)" = "Linux x86_64" ]; then
+            .venv/bin/python -c 'import ctypes; [ctypes.CDLL(name) for name in ("libgomp.so.1", "libquadmath.so.0")]' \
+                2>/dev/null || stop "MXNet needs two libraries of GCC; on Debian and Ubuntu: apt-get install libgomp1" \
+                "libquadmath0, and run the same command again"
+        fi
         touch ".venv/installed-$stamp" || stop "the disk is full; free some space and run the same command again"
     fi
     PATH=$PWD/.venv/bin:$PATH
