@@ -16,11 +16,11 @@ lint: venv  ## style, types, and which package may import which
 	$(PYTHON_OF_VENV) -m mypy
 	.venv/bin/lint-imports
 
-docs: venv  ## pages that are made from the code
+docs: venv  ## the pages that are generated from the code
 	for page in docs/make_*.py; do $(PYTHON_OF_VENV) $$page || exit; done
 
 demo:  ## the whole method on a small drawn data set
 	bash demo/run.sh
 
-bench: venv  ## the published way of doing things against this project's, part by part
+bench: venv  ## speed, part by part, compared with a plain implementation of the published way
 	for name in crf inference iterator training_step; do $(PYTHON_OF_VENV) benchmarks/$$name.py || exit; done

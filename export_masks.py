@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Take masks to annotation tools and trainers: COCO, YOLO, labelme, CVAT, PNG; and corrected web masks back (--import).
+"""Export masks to annotation tools and trainers (COCO, YOLO, labelme, CVAT, PNG), and import corrected web masks.
 
-Corrected masks make the supervision stronger than the method's: see docs/people.md.
+With corrected masks, training is no longer weakly supervised: see docs/people.md.
 """
 import os
 
@@ -21,13 +21,13 @@ def main():
     parser.add_argument("--masks", choices=SOURCES, default="web", help="masks of the web images, pseudo masks of the "
                         "training images, ground truth of the val images, or results of predict.py (default: "
                         "%(default)s)")
-    parser.add_argument("--all", action="store_true", help="with --masks web: images that the noise filter left out, "
-                        "too")
+    parser.add_argument("--all", action="store_true", help="with --masks web: also images that the noise filter "
+                        "left out")
     parser.add_argument("--output", metavar="FOLDER", help="folder to write (default: outputs/<masks>_<format>)")
-    parser.add_argument("--polygons", action="store_true", help="with --format coco: polygons in place of run lengths, "
-                        "for tools that read no run lengths; holes hang on the outline by a cut")
-    parser.add_argument("--ignore-label", metavar="NAME", help="class that stands for uncertain pixels, 255 (default: "
-                        "they are exported as background, in png as 255)")
+    parser.add_argument("--polygons", action="store_true", help="with --format coco: polygons instead of run lengths, "
+                        "for tools that cannot read these; holes are joined to the outline by a cut")
+    parser.add_argument("--ignore-label", metavar="NAME", help="class for uncertain pixels, 255 (default: exported as "
+                        "background, in png as 255)")
     parser.add_argument("--import", dest="source", metavar="PATH", help="read corrected masks of web images from "
                         "what a tool saved, instead of writing; create_web_masks.py then keeps them")
     args = parser.parse_args()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Look at web images and their masks in a browser on this machine, and keep, leave out or move images to another class.
+"""Review web images and their masks in a browser on this machine: keep, reject, or move them to another class.
 
 Decisions are stored at once in dataset/web_decisions.csv; create_web_masks.py and training obey them.
 """

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The dense CRF of core/inference/crf.py against the plain one: all labels in the mean field."""
+"""Compare the dense CRF of core/inference/crf.py with the plain one, which has all labels in the mean field."""
 import dataclasses
 import glob
 import importlib.util

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Scores of images by core/inference/segmenter.py against the plain way.
+"""Compare scoring by core/inference/segmenter.py with the plain way.
 
 The plain way is Module.reshape for every image and scale, batch norms as layers, upsampling in the network and resizing
-class by class. Random weights; MXNet runs on the same threads in both.
+class by class. Weights are random, and MXNet uses the same threads in both.
 """
 import cv2
 import numpy as np

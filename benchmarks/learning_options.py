@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What each learning option changes on the sample: mean IoU of the last epoch on the val images, without and with it.
+"""Effect of each training option on the sample: mean IoU of the last epoch on the val images, without and with it.
 
-Draws the sample and runs the scripts on it, once for each side of a comparison; everything else is as in the --config
-file. One seed: the figures tell no more than changes well above the spread between seeds, which further runs with
-other seeds show. A run that was stopped goes on with the same command.
+Draws the sample and runs the scripts on it once for each side of a comparison; everything else is as in the --config
+file. With one seed, only differences well above the spread between seeds mean anything; run other seeds to see it.
+The same command continues an interrupted run.
 """
 import functools
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: drawn data, and timing of two ways of doing the same, in turns."""
+"""Shared by the benchmarks: drawn data, and timing of two implementations in alternation."""
 import argparse
 import os
 import statistics
@@ -18,7 +18,7 @@ def make_parser(description, repeats, size="375x500"):
     parser.add_argument("--repeats", type=positive, default=repeats, help="turns of each way (default: %(default)s)")
     parser.add_argument("--size", type=_size, default=_size(size), metavar="HxW",
                         help="size of the images, pixels (default: %s)" % size)
-    parser.add_argument("--growth", action="store_true", help="print instead how our cost grows")
+    parser.add_argument("--growth", action="store_true", help="print how the cost grows instead")
     return parser
 
 

@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
-"""Resident memory while core/inference/segmenter.py, and the plain way, score images of many sizes.
+"""Compare resident memory of core/inference/segmenter.py and of the plain way, scoring images of many sizes.
 
-Each runs in a process of its own.
-
-The plain way is that of inference.py: one Module, reshaped for every image."""
+Each runs in its own process. The plain way is that of inference.py: one Module, reshaped for every image.
+"""
 import argparse
 import multiprocessing
 import resource

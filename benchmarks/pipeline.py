@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Evaluation (--ms --crf) or mask estimation, from image files to results, against the plain way.
+"""Compare evaluation (--ms --crf) or mask estimation, from image files to results, with the plain way.
 
-The plain way takes one image after another in one thread: the network as in inference.py's plain way, the dense CRF as
-in crf.py's. Ours spreads the CRF over --jobs processes while the network runs on. The network's weights are random and
-its time is full, but drawn scores, like those of a trained network, take the place of its own: the time of a CRF
-depends on them. The plain way has a process of its own, so that MXNet can have other threads there."""
+The plain way processes one image after another in one thread, with the plain network of inference.py and the plain
+dense CRF of crf.py. This project runs the CRF in --jobs processes while the network continues. The network has random
+weights and takes its full time, but its scores are replaced by drawn ones like those of a trained network, because
+the time of a CRF depends on them. The plain way has its own process, so that MXNet can use other threads there.
+"""
 import functools
 import os
 import tempfile
@@ -30,9 +31,9 @@ def main():
     parser.add_argument("--images", type=positive, default=8, metavar="N", help="images a turn (default: %(default)s)")
     parser.add_argument("--jobs", type=positive, default=2, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument("--estimate", action="store_true",
-                        help="mask estimation by the init model, limited to %d labels and without a CRF" % len(LABELS))
-    parser.add_argument("--plain-threads", type=positive, metavar="N", help="threads of MXNet in the plain way "
-                        "(default: as in ours; MXNet by itself takes half of the cores)")
+                        help="mask estimation by the init model, limited to %d labels, without a CRF" % len(LABELS))
+    parser.add_argument("--plain-threads", type=positive, metavar="N", help="MXNet threads in the plain way "
+                        "(default: as in this project; MXNet's own choice is half of the cores)")
     args = parser.parse_args()
     from crf import plain_is_installed
     from inference import random_parameters

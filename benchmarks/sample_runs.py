@@ -33,7 +33,7 @@ def runs_parser(description, name):
 
 
 class Runs:
-    """The folders of the runs, and the scripts in them. A script that was stopped goes on when it is called again."""
+    """The folders of the runs, and the scripts in them. Interrupted scripts continue when called again."""
 
     def __init__(self, args, config, seed, name):
         """
@@ -54,14 +54,14 @@ class Runs:
         """Run a script of the project with --root `folder`, and print what ran how long.
 
         Raises:
-            UserError: it failed; its last line is told.
+            UserError: it failed; the message has its last line.
         """
         command = [sys.executable, os.path.join(ROOT, script), *self._flags, "--root", self.path(folder), *flags]
         start = time.monotonic()
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
         if done.returncode:
             last = (done.stdout.strip() or "no output").splitlines()[-1]
-            raise UserError("%s ended with status %d (%s); the same command goes on from here"
+            raise UserError("%s ended with status %d (%s); the same command continues from here"
                             % (" ".join(map(shlex.quote, command)), done.returncode, last))
         shown = " ".join((script,) + flags).replace(self._base + os.sep, "")
         print("%6.0f s  %s: %s" % (time.monotonic() - start, os.path.relpath(self.path(folder)), shown), flush=True)

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """How the sample's mean IoU depends on the number of web images, the noise filter, and the rounds of training.
 
-Draws samples whose web images are partly wrong, as results of a search are: --noise of them show any class, --empty
-of them nothing. For each number of web images the whole chain runs on three lists: all images; those that
-create_web_masks.py keeps; and those that do show their class, which only the drawing knows: what a perfect filter
-would give. Lists that are equal are trained on once. Every network makes the same number of steps. Further rounds, in
-which the last final model estimates the masks that train the next one, follow on the list of the noise filter.
+Draws samples with wrong web images, as in search results: a share of --noise shows a random class, a share of --empty
+no object. For each number of web images the whole chain runs on three lists: all images, those that the noise filter
+of create_web_masks.py keeps, and those that do show their class, as a perfect filter would keep. Equal lists are
+trained on once. Every network is trained for the same number of steps. Further rounds, in which a final model
+estimates the masks for the next one, continue with the list of the noise filter.
 
-Prints a table and draws tradeoffs.png. A run that was stopped goes on with the same command; one with more --counts,
---seeds or --rounds trains only what is new.
+Prints a table and draws tradeoffs.png. The same command continues an interrupted run; with more --counts, --seeds or
+--rounds it trains only what is new.
 """
 import collections
 import functools

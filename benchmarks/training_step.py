@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A training step as core/training/train.py makes it, in float32, against the same step with bfloat16 convolutions."""
+"""Compare a float32 training step, as core/training/train.py runs it, with one with bfloat16 convolutions."""
 import numpy as np
 from inference import random_parameters
 from measure import alternate, make_parser

@@ -39,7 +39,7 @@ def make_parser(description, settings=()):
     """
     parser = Parser(description=description, allow_abbrev=False)
     group = parser.add_argument_group("settings", "Flags win over the --config file, which wins over the defaults.")
-    group.add_argument("--config", metavar="FILE", help="YAML file with any of the settings that the README lists")
+    group.add_argument("--config", metavar="FILE", help="YAML file with any of the settings in docs/configuration.md")
     for name in ("root", "seed") + tuple(settings):
         field = FIELDS[name]
         kind, many = item_type(field)
@@ -102,11 +102,11 @@ def parse_config(args, **overrides):
     return make_config(args.config, **{**{name: getattr(args, name, None) for name in FIELDS}, **overrides})
 
 
-def run(main, way_on="the same command goes on from here"):
+def run(main, way_on="the same command continues from here"):
     """Run a script's main function; a user's mistake ends in one line on stderr and exit status 2.
 
     Args:
-        way_on: what an interrupted user is told.
+        way_on: what to tell a user who interrupts the script.
     """
     try:
         try:

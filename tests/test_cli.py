@@ -34,7 +34,7 @@ def test_an_interruption_tells_the_way_on(capsys, way_on):
     with pytest.raises(SystemExit) as ended:
         run(main, *way_on)
     assert ended.value.code == 130
-    assert capsys.readouterr().err == "interrupted; %s\n" % (way_on or ("the same command goes on from here",))
+    assert capsys.readouterr().err == "interrupted; %s\n" % (way_on or ("the same command continues from here",))
 
 
 def test_a_mistake_is_told_where_standard_output_is_closed(capsys, monkeypatch):

@@ -142,7 +142,7 @@ def import_masks(config: Config, kind: str, path: str, *, ignore: Optional[str] 
     for name, mask in read(kind, path, config.classes, ignore):
         found += 1
         if name not in known:
-            raise UserError(f"{path}: {name} is no web image: {image_path(layout.web_images, name)} is missing")
+            raise UserError(f"{path}: {name} is not a web image: {image_path(layout.web_images, name)} is missing")
         size = read_image(image_path(layout.web_images, name)).shape[:2]
         if mask.shape != size:
             raise UserError(f"{path}: the mask of {name} is {mask.shape[1]} x {mask.shape[0]} pixels, its image "

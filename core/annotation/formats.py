@@ -296,7 +296,7 @@ def _read_yolo(path, labels):
             for line in read_text(file).splitlines() if os.path.exists(file) else ():
                 number, *values = line.split()
                 if len(values) % 2 or len(values) < 6:
-                    raise ValueError("a line is no polygon of at least three points")
+                    raise ValueError("a line is not a polygon of at least three points")
                 points = np.reshape(np.array(values, float), (-1, 2)) * image[::-1]
                 canvas.add(names[int(number)], from_polygon(points, image))
         yield _stem(relative), canvas.mask

@@ -157,7 +157,7 @@ def find_source(folder: str, title: str = "") -> Source:
         UserError: the folder is missing.
     """
     if not os.path.isdir(folder):
-        raise UserError(f"{folder} is no folder")
+        raise UserError(f"{folder} is not a folder")
     if os.path.exists(ResultFolder(folder).path):
         return Source(folder, title, [folder], [])
     outputs = os.path.join(folder, "outputs")

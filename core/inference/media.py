@@ -87,12 +87,12 @@ class Video:
     def __init__(self, path):
         """
         Raises:
-            UserError: the file is missing, damaged, or no video.
+            UserError: the file is missing, damaged, or not a video.
         """
         self._path = path
         self._capture = cv2.VideoCapture(path)
         if not self._capture.isOpened():
-            reason = "the file is damaged, or no video" if os.path.isfile(path) else "there is no such file"
+            reason = "the file is damaged, or not a video" if os.path.isfile(path) else "there is no such file"
             raise UserError("%s can't be decoded: %s" % (path, reason))
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = rate if np.isfinite(rate) and 0 < rate <= 1000 else _USUAL_RATE

@@ -26,7 +26,7 @@ def check_params_file(path):
     except OSError as error:
         raise UserError("%s can't be read: %s" % (path, error.strerror or error)) from error
     except ValueError as error:
-        raise UserError("%s is damaged or no MXNet parameter file: %s" % (path, error)) from error
+        raise UserError("%s is damaged, or not an MXNet parameter file: %s" % (path, error)) from error
 
 
 class _Walk:

@@ -134,9 +134,9 @@ def read_arrays(path):
     try:
         values = mx.nd.load(path)
     except (mx.MXNetError, UnicodeDecodeError) as error:
-        raise UserError("%s is damaged or no MXNet parameter file" % path) from error
+        raise UserError("%s is damaged, or not an MXNet parameter file" % path) from error
     if not isinstance(values, dict):
-        raise UserError("%s holds arrays without names: it is no snapshot" % path)
+        raise UserError("%s holds arrays without names: it is not a snapshot" % path)
     return values
 
 
@@ -151,7 +151,7 @@ def read_record(text, path):
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
-        raise UserError("%s is damaged: its record of settings is no JSON object" % path)
+        raise UserError("%s is damaged: its record of settings is not a JSON object" % path)
     return record
 
 
@@ -216,7 +216,7 @@ def _read_snapshot(config, model, epoch):
     for found, shapes in zip((parameters.args, parameters.aux), parameter_shapes(model, config)):
         for name, shape in shapes.items():
             if name not in found:
-                raise UserError("%s lacks the parameter %s: it is no snapshot of the %s model" % (path, name, model))
+                raise UserError("%s lacks the parameter %s: it is not a snapshot of the %s model" % (path, name, model))
             if found[name].shape != shape:
                 raise UserError("%s: %s has shape %s, the %s model wants %s; use the --config it was trained with"
                                 % (path, name, found[name].shape, model, shape))

@@ -192,7 +192,7 @@ class Tensor:
         if not (isinstance(storage, _Storage) and isinstance(size, tuple) and isinstance(stride, tuple)
                 and len(size) == len(stride) <= _MOST_AXES and all(type(count) is int and count >= 0
                                                      for count in (offset, *size, *stride))):
-            raise ValueError("a tensor is no view of a storage")
+            raise ValueError("a tensor is not a view of a storage")
         last = offset + sum((count - 1) * step for count, step in zip(size, stride))
         if math.prod(size) > storage.count or 0 not in size and last >= storage.count:
             raise ValueError("a tensor reaches past its storage")

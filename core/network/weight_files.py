@@ -66,7 +66,7 @@ def file_kind(path: str) -> str:
         return "torch"
     if start.startswith(_MXNET_START):
         return "mxnet"
-    raise UserError(f"{path} is no weight file: Keras .h5, .safetensors, .pth of torch.save, .pkl of Detectron or "
+    raise UserError(f"{path} is not a weight file: Keras .h5, .safetensors, .pth of torch.save, .pkl of Detectron or "
                     f"MXNet .params is expected; it starts with {start[:24]!r}")
 
 

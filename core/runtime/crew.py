@@ -40,7 +40,7 @@ def hire(jobs, scheduler=None):
     except ImportError as error:
         raise UserError("--scheduler needs Dask: pip install distributed") from error
     if not re.fullmatch(r"([a-z]+://)?[^/\s]+:[0-9]+/?", scheduler):
-        raise UserError("--scheduler %s is no address such as tcp://10.0.0.1:8786" % scheduler)
+        raise UserError("--scheduler %s is not an address such as tcp://10.0.0.1:8786" % scheduler)
     for name in ("distributed", "distributed.client", "tornado", "asyncio"):  # told here in a line
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:

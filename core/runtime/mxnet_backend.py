@@ -187,5 +187,5 @@ def _gpus():
     try:
         return mx.context.num_gpus()
     except mx.MXNetError as error:
-        logger.info("MXNet can't ask for GPUs: %s", str(error).strip().splitlines()[-1])
+        logger.info("MXNet can't query the GPUs: %s", str(error).strip().splitlines()[-1])
         return 0

@@ -35,7 +35,7 @@ def read_decisions(layout: Layout, num_classes: int) -> Dict[str, Decision]:
     A line that a full disk left without its end is passed over.
 
     Raises:
-        UserError: the file is none of ours, or a line is no decision; its number is given.
+        UserError: the file is not a decisions file, or a line is not a decision; its number is given.
     """
     path = layout.web_decisions
     if not os.path.exists(path):

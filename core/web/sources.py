@@ -112,7 +112,7 @@ def url_source(config, path):
                 raise UserError(f"{path}, line {number}: {_no_class(name, config)}")
             index = config.classes.index(name)
             if not isinstance(row["url"], str):
-                raise ValueError("url is no text")
+                raise ValueError("url is not text")
             if row.get("status", "kept") == "kept":
                 listed[index].append(Candidate(index, "urls", row["url"], row.get("query"), row.get("page"),
                                                row.get("licence")))
@@ -144,8 +144,8 @@ def flickr_source(config, queries, get, key, licence=None, base=FLICKR):
             reason = str(error)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             reason = "it answers with something else than its API's JSON"
-        raise UserError("Flickr can't be asked: %s; check the key and the network, the same command goes on from here"
-                        % reason.replace(key, "<key>"))
+        raise UserError("Flickr can't be queried: %s; check the key and the network; the same command continues from "
+                        "here" % reason.replace(key, "<key>"))
 
     terms = ask("photos.licenses.getInfo", lambda answer: {
         str(row["id"]): row.get("url") or row.get("name") for row in answer["licenses"]["license"]})
@@ -231,8 +231,8 @@ def _shown(crawler, get, engine, query, filters):
             content = get(page, dict(crawler.session.headers, Referer=urljoin(page, "/")))
         except Rejected as error:
             if not seen:
-                raise UserError("%s can't be asked for %r: %s; check the network, or give lists of your own (--urls); "
-                                "the same command goes on from here" % (engine, query, error)) from error
+                raise UserError("%s can't be queried for %r: %s; check the network, or use your own lists (--urls); "
+                                "the same command continues from here" % (engine, query, error)) from error
             logger.warning("%s stops after %d addresses for %r: %s", engine, len(seen), query, error)
             return
         shown = []
@@ -246,7 +246,7 @@ def _shown(crawler, get, engine, query, filters):
         yield from fresh
     if not seen:
         logger.warning("%s shows nothing for %r (%s): it may have changed its pages (try a newer icrawler) or block "
-                       "this machine; lists of your own, --urls, always work", engine, query, reason)
+                       "this machine; your own lists, --urls, always work", engine, query, reason)
 
 
 def _composed(name: Any) -> Any:

@@ -100,7 +100,7 @@ def test_corrected_masks_are_checked_before_any_is_stored(config, tmp_path):
     other = better.copy()
     for name, mask, message in (("2_000001", other, "shows mug; web images show their own class, spoon"),
                                 ("2_000001", better[1:], "32 x 23 pixels, its image 32 x 24"),
-                                ("2_000009", better, "2_000009 is no web image")):
+                                ("2_000009", better, "2_000009 is not a web image")):
         write_mask(mask_path(folder, name), mask)
         with pytest.raises(UserError, match=message):
             import_masks(config, "png", str(tmp_path / "out"))

@@ -131,11 +131,11 @@ def damage(sample, what):
         return "2012_000005.png is 9 x 9 pixels"
     if what == "mat without field":
         scipy.io.savemat(sbd(sample, "cls", "2012_000001.mat"), {"other": 1})
-        return "2012_000001.mat is damaged or no SBD mask"
+        return "2012_000001.mat is damaged, or not an SBD mask"
     if what == "truncated mat":
         path = sbd(sample, "cls", "2012_000001.mat")
         open(path, "r+b").truncate(200)
-        return "2012_000001.mat is damaged or no SBD mask"
+        return "2012_000001.mat is damaged, or not an SBD mask"
     if what == "empty list":
         open(sbd(sample, "val.txt"), "w").close()
         return "val.txt is empty"

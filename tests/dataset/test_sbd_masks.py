@@ -64,7 +64,7 @@ def test_what_does_not_fit_its_image_or_the_classes_is_told(tmp_path):
     mat(Segmentation=np.eye(2, dtype=np.uint8) * 1j), mat(Segmentation="text"), mat(Segmentation={"a": 1}),
     mat(Segmentations=np.eye(2, dtype=np.uint8)), mat(Segmentation=np.array([[{"a": 1}, "b"]], object))])
 def test_what_is_no_sbd_mask_is_named(tmp_path, content):
-    with pytest.raises(UserError, match="a.mat is damaged or no SBD mask"):
+    with pytest.raises(UserError, match="a.mat is damaged, or not an SBD mask"):
         read(tmp_path, content, (2, 2))
 
 
@@ -87,7 +87,7 @@ def test_small_files_are_not_unpacked_to_gigabytes(tmp_path):
     content = b"MATLAB 5.0".ljust(124) + b"\0\1IM" + struct.pack("<II", 15, len(packed)) + packed
     (tmp_path / "a.mat").write_bytes(content)
     tracemalloc.start()
-    with pytest.raises(UserError, match="a.mat is damaged or no SBD mask"):
+    with pytest.raises(UserError, match="a.mat is damaged, or not an SBD mask"):
         read_sbd_mask(str(tmp_path / "a.mat"), 21, (5, 5))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -272,7 +272,7 @@ def test_evaluation_and_comparison_pages_are_whole_and_need_no_other_file(untrai
     assert len([link for link in page.links if link.startswith("data:image/svg")]) == 8  # for light and dark pages
     assert [link for link in page.links if not link.startswith("data:")] == ["final_fcn_resnet50_epoch2/report.html"]
     assert Image.open(str(tmp_path / "outputs" / "report.png")).size[0] > 500
-    assert "nowhere is no folder" in run_script(tmp_path, "report.py", "nowhere", status=2)
+    assert "nowhere is not a folder" in run_script(tmp_path, "report.py", "nowhere", status=2)
 
 
 ODD_NAMES = ("$x_1$ and $\\alpha$", "_hidden", "one \x1b[31m\x00 two", "<b>&\"'", "caf\udce9", "{{ 7 * 7 }}")

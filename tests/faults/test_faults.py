@@ -200,7 +200,7 @@ def test_nothing_in_a_yaml_or_mat_file_is_run(tmp_path):
     with pytest.raises(UserError, match="a.yaml is not valid YAML"):
         make_config(str(tmp_path / "a.yaml"))
     scipy.io.savemat(str(tmp_path / "a.mat"), {"GTcls": {"Segmentation": np.array([[{"a": 1}, "b"]], object)}})
-    with pytest.raises(UserError, match="a.mat is damaged or no SBD mask"):
+    with pytest.raises(UserError, match="a.mat is damaged, or not an SBD mask"):
         read_sbd_mask(str(tmp_path / "a.mat"), 21, (1, 2))
     assert sorted(os.listdir(str(tmp_path))) == ["a.mat", "a.yaml"]
 

@@ -546,7 +546,7 @@ def test_a_tensor_is_no_storage(tmp_path):
     storage = Torch().program.split(b"((", 1)[1].split(b"Q")[0]
     last = tensor(b"(" + storage + b"Q", 5, 6, 0)
     path = write_zip(tmp_path / "a.pth", b"\x80\x02}X\x01\x00\x00\x00w" + tensor(last, 0, 6, 1) + b"s.")
-    with pytest.raises(UserError, match="a.pth is damaged .* a tensor is no view of a storage"):
+    with pytest.raises(UserError, match="a.pth is damaged .* a tensor is not a view of a storage"):
         read_torch(path)
 
 
@@ -703,7 +703,7 @@ def test_truncated_files_are_named(tmp_path, name, kept):
     WRITERS[name](tmp_path / name)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[:kept if isinstance(kept, int) else int(kept * len(content))])
-    with pytest.raises(UserError, match=r"%s is (damaged|no weight file)" % name):
+    with pytest.raises(UserError, match=r"%s is (damaged|not a weight file)" % name):
         convert(str(tmp_path / name), tmp_path)
     assert not (tmp_path / "base.params").exists()
 
@@ -713,7 +713,7 @@ def test_truncated_files_are_named(tmp_path, name, kept):
     b"\xff\xd8\xff\xe0" + bytes(100), b"\x1f\x8b\x08" + bytes(50), struct.pack("<Q", 10 ** 15) + b"{}"])
 def test_other_files_are_named(tmp_path, content):
     (tmp_path / "resnet50.pth").write_bytes(content)
-    with pytest.raises(UserError, match="resnet50.pth is no weight file: Keras .h5, .safetensors"):
+    with pytest.raises(UserError, match="resnet50.pth is not a weight file: Keras .h5, .safetensors"):
         convert(str(tmp_path / "resnet50.pth"), tmp_path)
 
 

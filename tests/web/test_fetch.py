@@ -590,7 +590,7 @@ def test_a_search_engine_that_refuses_is_told_in_a_line(server, engines, caplog,
 
     def refusing(url, headers):
         raise Failed("no answer")
-    with pytest.raises(UserError, match="bing can't be asked for 'cat': no answer; check the network"):
+    with pytest.raises(UserError, match="bing can't be queried for 'cat': no answer; check the network"):
         list(web_sources.search_source({1: ["cat"]}, refusing, "bing")(1))
     with pytest.raises(UserError, match="baidu has no filter"):
         web_sources.search_source({}, engines, "baidu", "commercial")
@@ -680,7 +680,7 @@ def test_control_c_ends_a_run_at_once(web, server):
     begin = time.monotonic()
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and time.monotonic() - begin < 30, "downloads were waited for"
-    assert errors == "interrupted; the same command goes on from here\n"
+    assert errors == "interrupted; the same command continues from here\n"
     assert len((web / "dataset" / "web_manifest.jsonl").read_text().splitlines()) == 1
 
 
@@ -702,7 +702,7 @@ def test_the_key_is_not_logged(web, server):
 @pytest.mark.parametrize("flags, message", [
     ((), "one of the arguments --folder --urls --flickr --search is required"),
     (("--flickr",), "FLICKR_API_KEY"),
-    (("--folder", "nowhere"), "nowhere is no folder"),
+    (("--folder", "nowhere"), "nowhere is not a folder"),
     (("--urls", "nowhere.jsonl"), "nowhere.jsonl can't be read"),
     (("--urls", "lists", "--licence", "commercial"), "--licence is for --flickr and --search"),
     (("--search", "bing", "--queries", "none.yaml"), "none.yaml can't be read"),
