@@ -196,6 +196,7 @@ def test_activations_are_averaged_over_the_regions():
     np.testing.assert_allclose(found[:, 0], expected, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hog", "resnet"])
 def test_a_model_is_not_fitted_to_the_labels_of_the_images_it_judges(kind):
     rng = np.random.default_rng(0)
@@ -213,6 +214,7 @@ def test_a_model_is_not_fitted_to_the_labels_of_the_images_it_judges(kind):
             assert (before == after).all() and not np.allclose(before, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hog", "resnet"])
 def test_descriptors_tell_a_class_from_the_background_of_all(kind):
     rng = np.random.default_rng(0)
@@ -324,6 +326,7 @@ def test_true_masks_that_can_not_be_compared_are_told(tmp_path, truth, message):
         evaluate_web_masks(config, config.path("truth"), config.path("masks"))
 
 
+@pytest.mark.slow
 def test_the_stage_finds_the_objects(web):
     found = stage.cosegment(web)
     assert len(masks(web)) == 12
@@ -336,6 +339,7 @@ def test_the_stage_finds_the_objects(web):
     assert set(os.listdir(web.path("dataset", "web_sheets"))) == {"bus.jpg", "cat.jpg", "bottle.jpg"}
 
 
+@pytest.mark.slow
 def test_noise_is_left_out_with_its_reason_and_still_has_a_mask(web):
     bad = os.path.join(web.root, "dataset", "web_images", "6_000009.jpg")
     with open(bad, "wb") as file:
@@ -427,6 +431,8 @@ def files(folder):
             if not name.startswith(".")]
 
 
+@pytest.mark.slow
+@pytest.mark.kill
 def test_a_killed_run_goes_on_to_the_same_masks(web):
     whole = Config(root=os.path.join(web.root, "other"), **SETTINGS)
     os.makedirs(whole.path("dataset"))
@@ -489,6 +495,7 @@ def test_what_was_made_of_an_image_that_changed_is_made_anew(web):
     assert "unreadable" not in report(web)["6_000003"]["reason"] and len(masks(web)) == 12
 
 
+@pytest.mark.kill
 def test_overwriting_empties_a_linked_cache_and_goes_on_when_killed(web, monkeypatch):
     os.makedirs(web.path("elsewhere"))
     os.makedirs(web.path("cache"))

@@ -145,6 +145,7 @@ def test_without_val_images_an_old_val_list_goes(folder, config):
     assert not os.path.exists(config.path("dataset", "val_list.txt")) and len(labels(config)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_large_images_are_stored_scaled_down_with_their_masks(folder, config, jobs):
     image = np.zeros((80, 120, 3), np.uint8)
@@ -353,6 +354,7 @@ def test_a_rotated_photograph_counts_as_viewers_show_it(folder, config):
     assert read_image(config.path("dataset", "val_images", "w.jpg")).shape == (24, 16, 3)
 
 
+@pytest.mark.slow
 def test_estimation_tells_which_labels_the_masks_show(untrained, sample, caplog):
     create_dataset(untrained, 1)
     labels = json.loads((sample / "dataset" / "train_labels.json").read_text())
@@ -377,6 +379,7 @@ def test_estimation_tells_which_labels_the_masks_show(untrained, sample, caplog)
     assert max(counts) > 0 and lost
 
 
+@pytest.mark.slow
 def test_masks_of_images_with_changed_labels_are_estimated_anew(untrained, sample):
     create_dataset(untrained, 1)
     cpu = resolve_devices("cpu")

@@ -82,6 +82,7 @@ def test_a_file_that_is_no_result_is_named(tmp_path, text):
         ResultFolder(str(tmp_path)).find(SETTINGS)
 
 
+@pytest.mark.kill
 def test_a_killed_evaluation_goes_on_from_its_journal(tmp_path, rng):
     folder = ResultFolder(str(tmp_path))
     counts = {name: rng.integers(0, 3, (4, 4)) for name in ("a", "b", "ein Bär")}

@@ -41,6 +41,8 @@ from core.network.snapshots import load_snapshot, read_parameters, save_snapshot
 from core.paths import Layout, image_path, mask_path
 from core.runtime.mxnet_backend import mx
 
+pytestmark = pytest.mark.slow
+
 CPU = [mx.cpu()]
 
 
@@ -443,6 +445,7 @@ def wait_until(condition, process, seconds=120):
         time.sleep(0.002)
 
 
+@pytest.mark.kill
 @pytest.mark.parametrize("first", ["val_masks", "val_list.txt", "train_images"])
 def test_create_dataset_killed_goes_on_to_the_same_files(tmp_path, sample, first):
     process = start(sample, "create_dataset.py", "--jobs", "1")
@@ -527,6 +530,7 @@ def test_a_note_that_is_none_of_this_program_is_named_and_stays(ready, content):
         assert file.read() == content
 
 
+@pytest.mark.kill
 def test_eval_loop_killed_goes_on_to_the_same_ranking(ready, tmp_path):
     save_random_snapshot(ready, 2)
     process = start(tmp_path, "eval_loop.py", "--model", "init", "--gpu", "cpu", "--once")
@@ -554,6 +558,7 @@ def children(pid):
     return found
 
 
+@pytest.mark.kill
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds the worker in /proc, which this system lacks")
 def test_a_killed_crf_worker_ends_the_evaluation_within_seconds(ready, tmp_path):
     names = ["%d" % number for number in range(300)]  # enough to be under way for long

@@ -111,6 +111,7 @@ def test_flip_adds_the_scores_of_the_mirrored_image_mirrored_back(rng, scales):
     np.testing.assert_allclose(found, plain + mirrored[:, :, ::-1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_several_devices_and_shapes_give_scores_in_order(rng):
     config = Config(**SMALL)
     args, aux = random_parameters("init", config, rng)

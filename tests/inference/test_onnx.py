@@ -61,6 +61,7 @@ def test_the_file_says_what_it_is(untrained, tmp_path):
                                                                                                          "width"]
 
 
+@pytest.mark.slow
 def test_pictures_are_checked_and_the_example_segments_one(untrained, tmp_path):
     make_voc(str(tmp_path), 0, 1, 1, 1)
     folder = tmp_path / "VOCdevkit" / "VOC2012" / "JPEGImages"
@@ -78,6 +79,7 @@ def test_pictures_are_checked_and_the_example_segments_one(untrained, tmp_path):
     assert "%s %.1f %%" % (untrained.classes[label], 100 * (mask == label).mean()) in shown
 
 
+@pytest.mark.slow
 def test_a_mistake_leaves_no_file(untrained, tmp_path):
     snapshot = os.path.relpath(Layout(untrained).snapshot("final", 2), str(tmp_path))
     before = (tmp_path / snapshot).read_bytes()

@@ -178,6 +178,7 @@ def test_files_folders_and_patterns_give_each_file_once(tmp_path, image, monkeyp
         names("a", "empty")
 
 
+@pytest.mark.slow
 def test_a_bad_picture_is_reported_and_the_others_go_on(untrained, tmp_path, image):
     for name in ("a", "c"):
         save(tmp_path / "in" / (name + ".png"), image)
@@ -210,6 +211,7 @@ def test_two_videos_with_one_result_are_named(untrained, tmp_path):
         run(untrained, [tmp_path / "v.avi", tmp_path / "v.avi.mp4"], tmp_path / "out")
 
 
+@pytest.mark.kill
 def test_a_killed_run_goes_on_after_the_last_finished_file(untrained, tmp_path, image):
     for name in ("a", "b", "c", "d"):
         save(tmp_path / "in" / (name + ".png"), image)
@@ -310,6 +312,7 @@ def test_frames_that_can_not_be_encoded_and_full_disks_are_told(tmp_path, rng):
     assert os.listdir(str(tmp_path)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags, message", [
     (("nowhere.jpg",), "nowhere.jpg: there is no such file"),
     (("x.png", "--labels", "cta"), "did you mean cat?"),

@@ -21,6 +21,8 @@ from core.errors import UserError
 from core.io.files import write_lines
 from core.io.images import read_image, read_mask, write_mask
 
+pytestmark = pytest.mark.slow
+
 
 def test_runs_at_once_share_the_cpus_and_keep_their_order():
     cpus = sorted(os.sched_getaffinity(0))

@@ -23,6 +23,8 @@ from core.evaluation.results import ResultFolder
 from core.io.files import read_list
 from core.io.images import read_mask, write_mask
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):

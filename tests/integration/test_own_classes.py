@@ -26,6 +26,8 @@ from core.paths import Layout, image_path, mask_path
 from core.runtime.mxnet_backend import resolve_devices
 from core.training.train import train
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("background", "mug", "spoon", "key")
 SMALLER = {r"width: 16": "width: 4", r"units: .*": "units: [1, 1, 1, 1]", r"head_channels: .*": "head_channels: 8",
            r"global_channels: .*": "global_channels: 8", r"init_epoch_size: .*": "init_epoch_size: 2\nbatch_size: 4",

@@ -17,6 +17,8 @@ from core.paths import Layout, image_path, mask_path
 from core.runtime.hardware import cpu_flags
 from core.runtime.mxnet_backend import mx
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = ("fetch_web_images.py", "create_web_masks.py", "eval_web_masks.py", "review_web_masks.py",
            "export_masks.py", "convert_base_model.py",
            "create_dataset.py", "train_seg_model.py", "eval_seg_model.py", "eval_loop.py", "est_voc_train_masks.py",

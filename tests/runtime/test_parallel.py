@@ -94,6 +94,7 @@ def start_script(folder, code):
                             universal_newlines=True)
 
 
+@pytest.mark.kill
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     parent = start_script(tmp_path, """
     with process_pool(1) as pool:

@@ -21,6 +21,8 @@ from core.runtime.mxnet_backend import joined_cluster, mx
 from core.training import cluster
 from core.training import train as training
 
+pytestmark = pytest.mark.slow
+
 LAUNCH = [sys.executable, os.path.join(ROOT, "launch.py")]
 
 
@@ -110,6 +112,7 @@ def test_two_workers_train_as_two_devices_of_one(prepared):
     assert log.count("[epoch: 2] [batch: 5/5]") == 1 and log.count("saved") == 2
 
 
+@pytest.mark.kill
 def test_a_killed_worker_ends_the_job_with_an_error(prepared):
     with launched(["--workers", "2"], training_command(prepared, "--epoch-size", "1000000")) as job:
         log = Layout(prepared).log("train_init_model")

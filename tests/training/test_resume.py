@@ -29,6 +29,8 @@ from core.paths import Layout, folder_lock
 from core.runtime.mxnet_backend import mx
 from core.training import train as training
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"dropout": 0.5, "learning_rate_decay": "poly", "max_epoch": 4, "final_epoch_size": 2, "workers": 1}
 CPU = [mx.cpu()]
 
@@ -89,6 +91,7 @@ def killed(config, moment, *flags, script="train_seg_model.py"):
     return done.stdout
 
 
+@pytest.mark.kill
 def test_a_run_killed_again_and_again_ends_with_the_bits_of_one_never_stopped(prepared):
     devices = [mx.cpu(0), mx.cpu(1)]
     smooth = elsewhere(prepared, "smooth")
@@ -291,6 +294,7 @@ def test_a_second_evaluation_waits_and_takes_up_the_first_ones_result(begun, mes
     assert read_json(path)["confusion"] == first["confusion"]
 
 
+@pytest.mark.kill
 def test_estimation_anew_that_is_killed_goes_on_with_the_same_command(begun):
     flags, folder = ("--gpu", "cpu", "--epoch", "2", "--jobs", "1", "--overwrite"), Layout(begun).train_masks
     times = {name: os.stat(os.path.join(folder, name)).st_mtime_ns for name in os.listdir(folder)}
@@ -304,6 +308,7 @@ def test_estimation_anew_that_is_killed_goes_on_with_the_same_command(begun):
     assert not any(os.stat(os.path.join(folder, name)).st_mtime_ns == time for name, time in made.items())
 
 
+@pytest.mark.kill
 def test_evaluation_and_estimation_that_are_killed_go_on_to_the_same_files(begun):
     flags = ("--gpu", "cpu", "--epoch", "2", "--jobs", "1")
     smooth, layout = elsewhere(begun, "smooth"), Layout(begun)
@@ -329,6 +334,7 @@ def test_evaluation_and_estimation_that_are_killed_go_on_to_the_same_files(begun
     assert {name + ".png" for name in results[1]["image_iou"]} <= set(os.listdir(masks))
 
 
+@pytest.mark.kill
 def test_masks_that_a_killed_evaluation_wrote_over_count_for_none(begun):
     options = evaluation_options(begun, "init", epoch=2, save_masks=True, output=begun.path("mine"))
     evaluate(begun, "init", epoch=2, devices=CPU, options=options)

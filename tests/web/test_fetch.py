@@ -445,6 +445,8 @@ def test_evaluation_images_are_taken_out_once_voc_is_there(config, server, caplo
     assert fetch(config, {1: [server.url("ok", 9)]})[-1]["name"] == "1_000005", "a number is given twice"
 
 
+@pytest.mark.slow
+@pytest.mark.kill
 @pytest.mark.parametrize("spoil", [
     lambda lines: lines[:-1] + [lines[-1][:30]],  # killed amid a line
     lambda lines: lines,  # killed before the file had its name
@@ -644,6 +646,8 @@ def count_files(folder):
     return len(list((folder / "dataset" / "web_images").glob("*.jpg")))
 
 
+@pytest.mark.slow
+@pytest.mark.kill
 def test_a_run_killed_again_and_again_ends_with_the_same_set(web, server):
     lists = str(web / "lists")
     (web / "whole").mkdir()
