@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The whole chain on a small data set that is drawn here: bash demo/run.sh
 #
-# The scripts are those of a full-size run; demo/sample.yaml makes the network and the training small. What is done
-# already is not done again: rm -r demo/work starts anew.
+# The scripts are those of a full-size run; demo/sample.yaml makes the network and the training small. Finished steps are
+# skipped. Delete demo/work to start over.
 set -eu
 cd "$(dirname "$0")/.."
 . ./environment.sh
