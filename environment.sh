@@ -76,7 +76,7 @@ create_venv() {
         return
     fi
     if [ -e .venv ] && [ -z "$(ls .venv/made-by-environment.sh .venv/installed-* 2>/dev/null)" ]; then
-        stop ".venv is not suited: its Python is $found, or it lacks pip; remove it (rm -r .venv) and run the same" \
+        stop ".venv is not suitable: its Python is $found, or it lacks pip; remove it (rm -r .venv) and run the same" \
             "command again"
     fi
     echo "creating .venv with $python"

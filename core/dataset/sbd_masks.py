@@ -43,7 +43,7 @@ def read_sbd_mask(path: str, num_classes: int, size: Tuple[int, int]) -> np.ndar
     try:
         mask = _segmentation(content, _BYTES_PER_PIXEL * size[0] * size[1] + _OTHER_BYTES)
     except (_Damaged, struct.error, zlib.error) as error:
-        raise UserError(f"{path} is damaged, or not an SBD mask: GTcls.Segmentation is not a readable matrix of integers"
+        raise UserError(f"{path} is damaged, or not an SBD mask: GTcls.Segmentation is not an integer matrix"
                         ) from error
     check_mask(path, mask, num_classes, size)
     return mask.astype(np.uint8)

@@ -1,10 +1,10 @@
-"""Pictures and videos of the user's own: finding them, naming their results, reading and writing. No mxnet here."""
+"""The user's own pictures and videos: finding them, naming their results, reading and writing. No mxnet here."""
 import collections
 import contextlib
 import glob
 import os
 
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: a damaged file is told in one line of ours
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: a damaged file is reported in one line of ours
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
@@ -14,27 +14,26 @@ from core.io.images import PICTURES, read_image  # noqa: E402
 from core.io.resize import shrink  # noqa: E402
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
-_USUAL_RATE = 25.0  # frames a second of a video that does not tell
-_MOST_TICKS = 65535  # a second, of MPEG-4: the numerator of a rate that is written as a decimal fraction
+_USUAL_RATE = 25.0  # frames per second of a video that does not say
+_MOST_TICKS = 65535  # per second, of MPEG-4: the numerator of a rate that is written as a decimal fraction
 
 Medium = collections.namedtuple("Medium", "name path")
-Medium.__doc__ = """A file and the name of its results: with folders, and with the ending only where it is needed."""
+Medium.__doc__ = """A file and the name of its results: with folders, and with the extension only if it is needed."""
 
 
 def find_media(paths, leave_out=()):
     """Pictures and videos that a command line names.
 
     Args:
-        paths: files of any name, folders, which stand for the pictures and videos in and below them, and patterns with
-            * ? [] or **.
-        leave_out: folders in which nothing is looked for.
+        paths: files, folders that are searched for pictures and videos, and patterns with * ? [] or **.
+        leave_out: folders that are not searched.
 
     Returns:
-        list of Medium, each file once, in the order of the paths. Names are relative to the innermost folder that
-        holds all files, and have no ending, unless it is a video or another file has the name without it.
+        list of Medium, each file once, in the order of the paths. Names are relative to the innermost folder with all
+        files, and have no extension, unless the file is a video or another one has the same name without it.
 
     Raises:
-        UserError: a path or pattern leads to nothing.
+        UserError: a path or pattern matches nothing.
     """
     leave_out = {os.path.realpath(folder) for folder in leave_out}
     files = collections.OrderedDict()
@@ -43,7 +42,7 @@ def find_media(paths, leave_out=()):
         found = [file for match in matches for file in _files(match, leave_out)]
         if not found:
             raise UserError("%s: %s" % (path, "there is no picture or video in this folder" if os.path.isdir(path)
-                                        else "there is no such file, and no match for it as a pattern"))
+                                        else "there is no such file, and it matches nothing as a pattern"))
         files.update((os.path.abspath(file), None) for file in found)
 
     folder = os.path.commonpath([os.path.dirname(file) for file in files])
@@ -80,8 +79,8 @@ class Video:
     """Frames of a video file.
 
     Attributes:
-        rate: frames a second.
-        announced: number of frames that the file's header tells; 0 where it tells none.
+        rate: frames per second.
+        announced: number of frames in the file's header; 0 if it has none.
     """
 
     def __init__(self, path):
@@ -99,7 +98,7 @@ class Video:
         self.announced = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def frames(self):
-        """Yield (h, w, 3) uint8 RGB, turned as the file says.
+        """Yield (h, w, 3) uint8 RGB, rotated as the file says.
 
         Raises:
             UserError: there is no frame at all.
@@ -113,7 +112,7 @@ class Video:
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         self._capture.release()
         if empty:
-            raise UserError("%s can't be decoded: not one frame of it" % self._path)
+            raise UserError("%s can't be decoded: it has no readable frame" % self._path)
 
 
 @contextlib.contextmanager
@@ -122,7 +121,7 @@ def video_writer(path, rate):
     which appears when the block ends well.
 
     Args:
-        rate: frames a second; rounded to what the format can express.
+        rate: frames per second; rounded to what the format can express.
 
     Raises:
         UserError: OpenCV can't encode such frames, the folder can't be written to, or the disk is full.
@@ -130,7 +129,7 @@ def video_writer(path, rate):
     decimals = next(decimals for decimals in (3, 2, 1, 0) if rate * 10 ** decimals <= _MOST_TICKS)
     writer, count = cv2.VideoWriter(), 0
     with replacing(path) as temporary, contextlib.ExitStack() as stack:
-        part = temporary + ".mp4"  # the ending tells OpenCV the container
+        part = temporary + ".mp4"  # OpenCV chooses the container by the extension
         stack.callback(remove, part, missing_ok=True)
         stack.callback(writer.release)
 
@@ -146,7 +145,7 @@ def video_writer(path, rate):
         yield add
         writer.release()
         if cv2.VideoCapture(part).get(cv2.CAP_PROP_FRAME_COUNT) != count:  # OpenCV overlooks a full disk
-            raise UserError("%s can't be written: OpenCV wrote less than its %d frames; is the disk full?"
+            raise UserError("%s can't be written: OpenCV wrote fewer than %d frames; is the disk full?"
                             % (path, count))
         os.replace(part, temporary)
 

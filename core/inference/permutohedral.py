@@ -141,7 +141,7 @@ def _simplices(features, scale, directions):
         key = 0
         barycentric[:] = 0
         for j in range(d + 1):
-            # Multiples that don't add up to 0 are mended where the rounding was coarsest
+            # Multiples that don't add up to 0 are corrected where the rounding was coarsest
             place = rank[j] + excess
             shift = np.int64(place < 0) - np.int64(place > d)
             place = d - place - shift * (d + 1)

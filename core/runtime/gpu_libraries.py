@@ -19,8 +19,8 @@ _LIBRARIES = (
     ("nccl", "libnccl.so.2"), ("cudnn", "libcudnn_ops_infer.so.8"), ("cudnn", "libcudnn_ops_train.so.8"),
     ("cudnn", "libcudnn_cnn_infer.so.8"), ("cudnn", "libcudnn_cnn_train.so.8"), ("cudnn", "libcudnn_adv_infer.so.8"),
     ("cudnn", "libcudnn_adv_train.so.8"), ("cudnn", "libcudnn.so.8"))
-_OLDEST_CUDA = 11000  # as cuDriverGetVersion tells 11.0
-_CAPABILITIES = range(5, 9)  # major numbers that the wheels hold code for: 5.0, 6.0, 7.0, 8.0, 8.6, and no PTX
+_OLDEST_CUDA = 11000  # CUDA 11.0 as cuDriverGetVersion returns it
+_CAPABILITIES = range(5, 9)  # major numbers that the wheels contain code for: 5.0, 6.0, 7.0, 8.0, 8.6, and no PTX
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 
 
@@ -28,7 +28,7 @@ def prepare_gpu_build():
     """Load what the installed build of MXNet needs; nothing for the CPU build.
 
     Raises:
-        UserError: two builds are installed, a library can't be loaded, or a GPU build meets no driver, or one too old.
+        UserError: two builds are installed, a library can't be loaded, or a GPU build has no driver or one too old.
     """
     builds = sorted(installed_builds())
     if len(builds) > 1:
@@ -97,8 +97,8 @@ def check_capabilities(numbers):
                 driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device))):
             continue
         if major.value not in _CAPABILITIES:
-            raise UserError("GPU %d has compute capability %d.%d; MXNet's wheels hold code for %d.0 to %d.9 (Maxwell "
-                            "to Ada) only: choose another GPU, or cpu"
+            raise UserError("GPU %d has compute capability %d.%d; MXNet's wheels contain code for %d.0 to %d.9 "
+                            "(Maxwell to Ada) only: choose another GPU, or cpu"
                             % (number, major.value, minor.value, _CAPABILITIES[0], _CAPABILITIES[-1]))
 
 

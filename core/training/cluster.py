@@ -1,6 +1,6 @@
 """Start the scheduler, the servers and the workers of MXNet's parameter server, and end them all when one dies.
 
-    launch.py -+- scheduler                                 (tells the others of each other)
+    launch.py -+- scheduler                                 (introduces the others to each other)
                +- launch.py --node on each machine -+- servers   (sum the gradients)
                                                     +- workers   (train)
 
@@ -114,7 +114,7 @@ def read_hosts(path: str) -> List[Host]:
                   file=sys.stderr)
         hosts.append(_host(words[0], place))
     if not hosts:
-        raise UserError(f"{path} names no host: one a line is expected")
+        raise UserError(f"{path} names no host: one per line is expected")
     return hosts
 
 
@@ -251,7 +251,7 @@ class _Processes:
                     raise UserError("the launcher is gone: the job is ended")
                 heard = time.monotonic()
             elif time.monotonic() - heard > _SILENCE:
-                raise UserError("nothing was heard of the launcher for %d seconds: the job is ended" % _SILENCE)
+                raise UserError("no sign of life from the launcher for %d seconds: the job is ended" % _SILENCE)
 
     def _sign(self):
         """Give a sign of life to all tied processes."""
@@ -296,7 +296,7 @@ def _address_towards(host):
             probe.connect((host, 9))
             return probe.getsockname()[0]
     except OSError as error:
-        raise UserError("the way to %s can't be found (%s): give --address, under which it reaches this machine"
+        raise UserError("there is no route to %s (%s): set --address to the address at which it reaches this machine"
                         % (host, error.strerror or error)) from error
 
 

@@ -224,7 +224,7 @@ def test_python_is_that_of_the_launcher_where_the_path_has_another(tmp_path, fak
 def test_a_node_ends_when_the_launcher_is_silent(monkeypatch):
     monkeypatch.setattr(cluster, "_SILENCE", 0.5)
     silent, _ = pipe = os.pipe()
-    with cluster._Processes() as processes, pytest.raises(UserError, match="nothing was heard of the launcher"):
+    with cluster._Processes() as processes, pytest.raises(UserError, match="no sign of life from the launcher"):
         processes.start("worker 0", ["sleep", "10"], {})
         processes.watch(silent)
     assert processes._running[0][1].returncode == -signal.SIGTERM
