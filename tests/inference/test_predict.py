@@ -305,7 +305,7 @@ def test_frames_that_can_not_be_encoded_and_full_disks_are_told(tmp_path, rng):
         with video_writer(path, 25) as add:
             add(np.zeros((20, 9000, 3), np.uint8))
     noise = rng.integers(0, 255, (20, 120, 160, 3), dtype=np.uint8)
-    with largest_file(60000), pytest.raises(UserError, match="v.mp4 can't be written: .* less than its 20 frames"):
+    with largest_file(60000), pytest.raises(UserError, match="v.mp4 can't be written: .* fewer than 20 frames"):
         with video_writer(path, 25) as add:
             for frame in noise:
                 add(frame)
