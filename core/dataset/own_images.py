@@ -13,7 +13,7 @@ import unicodedata
 from core.classes import BACKGROUND
 from core.errors import UserError
 from core.io.files import find_path, list_folder, read_bytes, read_json, read_text, walk
-from core.io.images import PLAIN_PICTURES
+from core.io.images import PICTURES
 from core.io.logs import logger
 
 OwnImages = collections.namedtuple("OwnImages", "train_images train_labels val_images val_masks max_side",
@@ -177,7 +177,7 @@ def _find(folder: str, image: str, place: str) -> str:
     found = find_path(path) if image else None
     if found and os.path.isfile(found):
         return found
-    found = [find_path(path + ending) for ending in PLAIN_PICTURES] if image else []
+    found = [find_path(path + ending) for ending in PICTURES] if image else []
     matches = [match for match in found if match and os.path.isfile(match)]
     if len(matches) > 1:
         raise UserError(f"{place}: {matches[0]} and {matches[1]}: which one is meant?")
@@ -191,7 +191,7 @@ def _pictures(folder):
     paths, others = [], []
     for place, names in walk(folder):
         for path in (os.path.join(place, name) for name in names):
-            known = path.lower().endswith(PLAIN_PICTURES) and (os.path.isfile(path) or not os.path.exists(path))
+            known = path.lower().endswith(PICTURES) and (os.path.isfile(path) or not os.path.exists(path))
             (paths if known else others).append(path)
     if others:
         logger.warning("%s: %d files are left out, such as %s: they have not the ending of a readable picture, or are "

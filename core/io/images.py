@@ -1,45 +1,88 @@
-"""Pictures and masks: decoded with clear errors, and written whole or not at all."""
+"""Images and masks: one decoder for the whole project, and writing that is whole or not at all.
+
+Images are decoded to what an image viewer shows: turned as their EXIF orientation says, 16 bits scaled to 8,
+transparent pixels on white, the first picture of a file with several. Colour profiles are not applied.
+"""
 import contextlib
+import functools
 import io
 import os
 import struct
 import warnings
+import zlib
+from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from core.classes import IGNORE_LABEL, voc_palette
 from core.errors import UserError
 from core.io.files import read_bytes, write_bytes
+from core.io.logs import logger
 from core.io.palettes import check_palette
 
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a mask of 100 megapixels is no attack
+try:
+    import simplejpeg  # libjpeg-turbo, as in OpenCV, but says what is wrong with a damaged file
+except ImportError:
+    simplejpeg = None  # no wheel for this machine: damaged JPEGs are decoded without a warning
 
-PLAIN_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
-PICTURES = PLAIN_PICTURES + (".gif",)
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2", ".gif", ".avif")
 
+# Pillow knows more formats. Some of them start programs (EPS), others are no pictures that people have.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 _PALETTE = voc_palette().ravel().tolist()
 _PNG_START = b"\x89PNG\r\n\x1a\n"
-_PNG_PIXELS_PER_BYTE = 8 * 1032  # deflate's best ratio, with pixels of one bit
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow spreads the levels of PNGs of 2 and 4 bits over 0..255
+_ORIENTATION = 0x0112  # tag of EXIF and TIFF
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
+_JP2_EXIF = b"JpgTiffExif->JP2"  # id of the box that holds the EXIF data of a JPEG 2000 file
+_TURNS = {  # EXIF orientation: how to get the upright picture
+    2: lambda image: image[:, ::-1], 3: lambda image: image[::-1, ::-1], 4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1), 6: lambda image: np.rot90(image, -1),
+    7: lambda image: image[::-1, ::-1].swapaxes(0, 1), 8: np.rot90}
+_MOST_PIXELS = 1 << 28  # decoded, as RGB, 0.8 GB
+_HARMLESS_PIXELS = 1 << 24  # a small file may hold so many, as of one colour
+_PIXELS_PER_BYTE = {"JPEG": 512}  # a block of 8 x 8 takes a bit or more
+_PNG_PIXELS_PER_BYTE = 8 * 1032  # deflate's best ratio, with pixels of one bit
+
+# Pillow's warnings name no file; what is wrong with a picture is found out here.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+Image.MAX_IMAGE_PIXELS = None  # `_check_size` has its own limit
 
 
-def encode_image(image, ending, quality=95):
+class DecodingError(ValueError):
+    """Why a picture can't be decoded."""
+
+
+class Decoded(NamedTuple):
+    """A decoded picture.
+
+    Attributes:
+        image: (h, w, 3) uint8 RGB.
+        damage: what is wrong with the file though a picture came out of it, or None.
+    """
+
+    image: np.ndarray
+    damage: Optional[str]
+
+
+def encode_image(image: np.ndarray, ending: str, quality: int = 95) -> bytes:
     """(h, w, 3) uint8 RGB as the content of a .png or, with the given quality, .jpg file."""
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality] if ending == ".jpg" else []
     good, content = cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)
     if not good:
-        raise UserError("a picture of %d x %d pixels can't be encoded as %s" % (*image.shape[1::-1], ending))
+        height, width = image.shape[:2]
+        raise UserError(f"a picture of {width} x {height} pixels can't be encoded as {ending}")
     return content.tobytes()
 
 
-def write_image(path, image, quality=95):
+def write_image(path: str, image: np.ndarray, quality: int = 95) -> None:
     """Write (h, w, 3) uint8 RGB as PNG or, where the name ends in .jpg, as JPEG of the given quality."""
     write_bytes(path, encode_image(image, os.path.splitext(path)[1], quality))
 
 
-def encode_mask(mask):
+def encode_mask(mask: np.ndarray) -> bytes:
     """(h, w) uint8 class indices, 255 = ignore, as the content of a PNG with the VOC palette."""
     image = Image.fromarray(np.ascontiguousarray(mask, np.uint8))
     image.putpalette(_PALETTE)
@@ -48,7 +91,7 @@ def encode_mask(mask):
     return buffer.getvalue()
 
 
-def write_mask(path, mask):
+def write_mask(path: str, mask: np.ndarray) -> None:
     """Write class indices as a PNG with the VOC palette.
 
     Args:
@@ -57,36 +100,65 @@ def write_mask(path, mask):
     write_bytes(path, encode_mask(mask))
 
 
-def read_image(path):
-    """Decode a picture, turned as its EXIF orientation says.
+def _warn(path: str, damage: str) -> None:
+    logger.warning("%s is damaged (%s): part of the picture may be garbage; look at it, and replace or remove it",
+                   path, damage)
+
+
+_warn_once = functools.lru_cache(maxsize=None)(_warn)
+
+
+def read_image(path: str, on_damage: Callable[[str, str], None] = _warn_once) -> np.ndarray:
+    """Decode an image file to what an image viewer shows.
+
+    Args:
+        on_damage: gets the path, and what is wrong with a file that is damaged though a picture came out of it; by
+            default it is logged, once for each file.
 
     Returns:
-        (h, w, 3) uint8, RGB.
+        (h, w, 3) uint8 RGB.
 
     Raises:
-        UserError: the file is missing, damaged, truncated, or no picture.
+        UserError: the file is missing, damaged, truncated, no picture, or of a kind that has no 8-bit RGB form.
     """
-    content = read_bytes(path)
-    if content.startswith(_PNG_START) and len(content) >= 24:
-        width, height = struct.unpack(">II", content[16:24])
-        if width * height > _PNG_PIXELS_PER_BYTE * len(content):  # OpenCV would fill gigabytes before it finds out
-            raise UserError("%s is damaged: %d x %d pixels can't come out of %d bytes"
-                            % (path, width, height, len(content)))
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB) if content else None
-    except cv2.error as error:
-        raise UserError("%s can't be decoded: %s" % (path, error.err)) from error
-    if image is None:
-        with contextlib.suppress(Exception):  # Pillow's decoders raise nearly anything
-            with Image.open(io.BytesIO(content), formats=("GIF",)) as image:  # which OpenCV does not know
-                return np.array(image.convert("RGB"))
-        raise UserError("%s can't be decoded: the file is damaged, truncated, or no picture of a format that is known "
-                        "here" % path)
+        image, damage = decode_image(read_bytes(path))
+    except DecodingError as error:
+        raise UserError(f"{path} can't be decoded: {error}") from error
+    if damage:
+        on_damage(path, damage)
     return image
 
 
-def read_mask(path, num_classes, size=None):
-    """Read class indices from a palette or greyscale PNG.
+def image_size(content: bytes) -> Tuple[int, int]:
+    """Width and height that an image file's header gives, before it is turned.
+
+    Raises:
+        DecodingError: it is no picture of a format that is read here.
+    """
+    with _opened(content, _FORMATS) as image:
+        return image.size
+
+
+def decode_image(content: bytes) -> Decoded:
+    """Decode the content of an image file to what an image viewer shows.
+
+    Raises:
+        DecodingError: it is damaged, truncated, no picture of a format that is read here, too large, or its pixels have
+            no 8-bit RGB form.
+    """
+    with _opened(content, _FORMATS) as image:
+        _check_size(image, content)
+        if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
+            pixels, damage = _decode_jpeg(content)
+        else:
+            damage = _jpeg_damage(content) if image.format in ("JPEG", "MPO") else None
+            pixels = _to_rgb(image, content)
+        return Decoded(_upright(pixels, image, content), damage)
+
+
+def read_mask(path: str, num_classes: int, size: Optional[Tuple[int, int]] = None) -> np.ndarray:
+    """Read class indices from a palette or greyscale PNG, turned as an image is.
 
     Args:
         num_classes: indices 0..num_classes-1 and 255 are allowed.
@@ -100,18 +172,16 @@ def read_mask(path, num_classes, size=None):
     """
     content = read_bytes(path)
     try:
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:  # Pillow hands some formats to other programs
-            mode = image.mode
-            raw_mode = image.tile[0][3] if image.tile else mode
-            mask = np.array(image).astype(np.uint8) if mode in ("P", "L", "1") else None  # the samples of 1: 0 and 1
-            palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3) if mode == "P" else None
-    except UnidentifiedImageError as error:  # its own text tells of a BytesIO
-        raise UserError("%s can't be decoded: the file is damaged, or no PNG" % path) from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError("%s can't be decoded: %s" % (path, error)) from error
-    if mask is None:
-        raise UserError("%s is a picture of mode %s; a mask is a palette or 8-bit greyscale PNG of class indices"
-                        % (path, mode))
+        with _opened(content, ("PNG",)) as image:
+            _check_size(image, content)
+            raw_mode = image.tile[0][3] if image.tile else image.mode
+            if image.mode not in ("P", "L", "1"):
+                raise UserError(f"{path} is a picture of mode {image.mode}; a mask is a palette or 8-bit greyscale PNG "
+                                f"of class indices")
+            palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3) if image.mode == "P" else None
+            mask = _upright(np.array(image).astype(np.uint8), image, content)  # the samples of mode 1: 0 and 1
+    except DecodingError as error:
+        raise UserError(f"{path} can't be decoded: {error}") from error
     mask //= _GREY_STEPS.get(raw_mode, 1)
     if palette is not None:
         check_palette(path, palette, mask, num_classes)
@@ -119,18 +189,159 @@ def read_mask(path, num_classes, size=None):
     return mask
 
 
-def check_mask(path, mask, num_classes, size=None):
+def check_mask(path: str, mask: np.ndarray, num_classes: int, size: Optional[Tuple[int, int]] = None) -> None:
     """Raise UserError, naming `path`, if a mask has another size than (h, w) or a label out of range.
 
     Args:
         mask: (h, w) array of integers; 0..num_classes-1 and 255 are in range.
     """
     if size is not None and mask.shape != tuple(size):
-        raise UserError("%s is %d x %d pixels, its image %d x %d%s: a mask has its image's size"
-                        % (path, mask.shape[1], mask.shape[0], size[1], size[0],
-                           ", turned as its EXIF orientation says, if it has one" * (mask.shape == tuple(size)[::-1])))
+        turned = ", turned as its EXIF orientation says, if it has one" if mask.shape == tuple(size)[::-1] else ""
+        raise UserError(f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels, its image {size[1]} x {size[0]}{turned}: "
+                        f"a mask has its image's size")
     wrong = (mask < 0) | (mask >= num_classes) & (mask != IGNORE_LABEL)
     if wrong.any():
         y, x = np.argwhere(wrong)[0]
-        raise UserError("%s has label %d at x=%d, y=%d; labels are 0..%d, and 255 for pixels to ignore"
-                        % (path, mask[y, x], x, y, num_classes - 1))
+        raise UserError(f"{path} has label {mask[y, x]} at x={x}, y={y}; labels are 0..{num_classes - 1}, and 255 for "
+                        f"pixels to ignore")
+
+
+@contextlib.contextmanager
+def _opened(content: bytes, formats: Tuple[str, ...]) -> Iterator[Image.Image]:
+    """Pillow's view of an image file. Whatever its decoders raise within the block becomes a DecodingError."""
+    if content.startswith(_PNG_START):
+        content = _without_damaged_notes(content)
+    try:
+        with Image.open(io.BytesIO(content), formats=_known(formats)) as image:
+            yield image
+    except (UserError, DecodingError):
+        raise
+    except UnidentifiedImageError as error:  # its own text names a BytesIO
+        raise DecodingError("it is empty" if not content else "the file is damaged, truncated, or not %s" % (
+            "a PNG" if formats == ("PNG",) else "a picture of a kind that is read here: whole numbers as JPEG, PNG, "
+            "TIFF, WebP, GIF, BMP, PNM, JPEG 2000 or AVIF")) from error
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        raise DecodingError(f"the file is damaged or truncated ({error or type(error).__name__})") from error
+
+
+@functools.lru_cache(maxsize=None)
+def _known(formats: Tuple[str, ...]) -> List[str]:
+    """Those of the formats that this Pillow decodes."""
+    Image.init()
+    return [name for name in formats if name in Image.OPEN]
+
+
+def _check_size(image: Image.Image, content: bytes) -> None:
+    """Raise DecodingError if a header gives more pixels than memory should be filled with.
+
+    Headers cost nothing: files of 500 bytes give 30000 x 30000 pixels.
+    """
+    pixels = image.size[0] * image.size[1]
+    ratio = _PIXELS_PER_BYTE.get(image.format, _PNG_PIXELS_PER_BYTE)
+    if pixels > _HARMLESS_PIXELS and pixels > ratio * len(content):
+        raise DecodingError("the file is damaged: %d x %d pixels can't come out of %d bytes"
+                            % (*image.size, len(content)))
+    if pixels > _MOST_PIXELS:
+        raise DecodingError("%d x %d are too many pixels, at most %d million are read: scale it down, or cut it into "
+                            "parts" % (*image.size, _MOST_PIXELS // 10 ** 6))
+
+
+def _decode_jpeg(content: bytes) -> Decoded:
+    """Decode a grey or three-colour JPEG file, unturned, with the same bits by either library."""
+    damage = None
+    if simplejpeg:
+        try:
+            return Decoded(simplejpeg.decode_jpeg(content, "RGB"), None)
+        except ValueError as error:
+            damage = str(error)
+    return Decoded(_by_opencv(content, damage), damage)
+
+
+def _jpeg_damage(content: bytes) -> Optional[str]:
+    """What libjpeg complains about in a CMYK JPEG file."""
+    try:
+        simplejpeg and simplejpeg.decode_jpeg(content, "CMYK")
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _to_rgb(image: Image.Image, content: bytes) -> np.ndarray:
+    """(h, w, 3) uint8 RGB of a picture of any of Pillow's modes, unturned."""
+    if image.mode == "F" or image.format == "TIFF" and (
+            image.mode == "I" or set(image.tag_v2.get(_SAMPLE_FORMAT, ())) - {1, 4}):
+        raise DecodingError("its pixels are floating-point, signed or 32-bit numbers, whose range is not known: "
+                            "convert it to 8 or 16 bits")
+    if _misread_by_pillow(image, content):
+        if image.mode not in ("L", "RGB") and not image.mode.startswith("I;16"):
+            raise DecodingError(f"pixels of mode {image.mode} with 16 bits are not read here: convert it to 8 bits")
+        return _by_opencv(content)
+    image.load()
+    transparency = image.info.get("transparency")
+    if image.mode.startswith("I"):
+        values, bits = np.asarray(image).astype(np.int32), 16
+        if image.format == "TIFF":
+            bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0]  # may be 12
+            if image.tag_v2.get(_PHOTOMETRIC) == 0:  # white is zero
+                values = (1 << bits) - 1 - values
+        grey = np.clip(values >> bits - 8, 0, 255).astype(np.uint8)
+        if isinstance(transparency, int):
+            grey[values == transparency] = 255
+        return np.repeat(grey[:, :, None], 3, 2)
+    if image.mode == "LAB":
+        lab, rgb = (ImageCms.createProfile(space) for space in ("LAB", "sRGB"))
+        return np.array(ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB"))
+    if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or transparency is not None:
+        image = image.convert("RGBA") if image.mode != "La" else image.convert("LA").convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
+def _misread_by_pillow(image: Image.Image, content: bytes) -> bool:
+    """Whether Pillow decodes to garbage what OpenCV decodes right."""
+    if image.format == "JPEG2000":  # rounding overflows; the number of bits is in the SIZ marker segment
+        return not image.mode.startswith("I") and content[content.index(b"\xff\x4f\xff\x51") + 42] & 127 > 7
+    return image.format == "TIFF" and image.tag_v2.get(_PLANAR) == 2 and (
+        image.tag_v2.get(_PHOTOMETRIC) == 0 or set(image.tag_v2.get(_BITS_PER_SAMPLE, ())) - {8})
+
+
+def _by_opencv(content: bytes, damage: Optional[str] = None) -> np.ndarray:
+    """(h, w, 3) uint8 RGB, unturned; transparency is left out."""
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        image, damage = None, error.err
+    if image is None:
+        raise DecodingError("the file is damaged or truncated%s" % (f" ({damage})" if damage else ""))
+    return image
+
+
+def _upright(pixels: np.ndarray, image: Image.Image, content: bytes) -> np.ndarray:
+    """Turn an array (h, w, ...) as the file's EXIF orientation says; damaged EXIF data says nothing."""
+    orientation = None
+    with contextlib.suppress(Exception):
+        exif = image.getexif()
+        if image.format == "JPEG2000" and _JP2_EXIF in content:
+            exif.load(content[content.index(_JP2_EXIF) + len(_JP2_EXIF):])
+        orientation = exif.get(_ORIENTATION)
+    return np.ascontiguousarray(_TURNS[orientation](pixels)) if orientation in _TURNS else pixels
+
+
+def _without_damaged_notes(content: bytes) -> bytes:
+    """A PNG file without the damaged ones of its chunks that no decoder needs, as EXIF data, on which Pillow gives up.
+
+    Raises:
+        DecodingError: a chunk of the picture itself is damaged.
+    """
+    parts, start = [_PNG_START], len(_PNG_START)
+    while start + 12 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, start)
+        end = start + 12 + length
+        if end > len(content):
+            break
+        if zlib.crc32(content[start + 4:end - 4]) == struct.unpack_from(">I", content, end - 4)[0]:
+            parts.append(content[start:end])
+        elif not kind[0] & 32:  # an upper-case letter: needed
+            raise DecodingError(f"the file is damaged (checksum of a chunk {kind!r})")
+        start = end
+    return b"".join(parts + [content[start:]])

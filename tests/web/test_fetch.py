@@ -220,7 +220,6 @@ def bomb(width, height):
     (encoded(picture(1, 310, 100)), "extreme aspect ratio: 310 x 100"),
     (bomb(8000, 8000), "too many pixels: 8000 x 8000"), (bomb(12000, 12000), "too many pixels: 12000 x 12000"),
     (bomb(100000, 100000), "too many pixels"), (bomb(400, 400), "unreadable")])
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_what_is_no_image_to_learn_from_is_rejected(config, content, reason):
     with pytest.raises(Rejected, match=reason):
         decode(content, config, {})
@@ -243,11 +242,11 @@ def test_images_of_all_kinds_become_rgb_upright_and_small_enough(config):
     grey = decode(encoded(image.convert("L")), config, {})
     assert grey.shape == (250, 500, 3) and (grey[..., 0] == grey[..., 2]).all()
     wide = np.asarray(image.convert("L")).astype(np.uint16) * 257
-    for content in (encoded(Image.fromarray(wide), "PNG"), encoded(Image.fromarray(wide), "TIFF"),
-                    encoded(Image.fromarray(wide.astype(np.int32)), "TIFF")):
+    for content in (encoded(Image.fromarray(wide), "PNG"), encoded(Image.fromarray(wide), "TIFF")):
         assert np.abs(decode(content, config, {}).astype(float) - grey).mean() < 2, "16 bits become 8"
-    with pytest.raises(Rejected, match="floating-point"):
-        decode(encoded(Image.fromarray(wide.astype(np.float32)), "TIFF"), config, {})
+    for dtype in (np.float32, np.int32):
+        with pytest.raises(Rejected, match="whose range is not known"):
+            decode(encoded(Image.fromarray(wide.astype(dtype)), "TIFF"), config, {})
     clear = image.convert("RGBA")
     clear.putalpha(0)
     assert (decode(encoded(clear, "PNG"), config, {}) == 255).all()
