@@ -7,6 +7,23 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+
+def read(path):
+    """(h, w, 3) uint8 RGB of a picture as an image viewer shows it. predict.py reads some more kinds."""
+    try:
+        picture = Image.open(path, formats=("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"))
+        wide = picture.mode.startswith("I;16") or (picture.format, picture.mode) == ("PNG", "I")
+        picture = ImageOps.exif_transpose(picture)
+        if wide:  # Pillow would clip 16 bits to white
+            picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
+        if picture.mode in ("I", "F", "LAB"):
+            raise OSError("pixels of mode %s are not read here: save it with 8 bits" % picture.mode)
+        picture = picture.convert("RGBA")
+    except OSError as error:
+        raise SystemExit("%s: %s" % (path, error)) from error
+    return np.array(Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB"))
+
+
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("model", metavar="MODEL.onnx")
 parser.add_argument("picture", metavar="PICTURE")
@@ -15,8 +32,7 @@ args = parser.parse_args()
 session = onnxruntime.InferenceSession(args.model, providers=["CPUExecutionProvider"])
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
 
-image = np.array(ImageOps.exif_transpose(Image.open(args.picture)).convert("RGB"))  # (h, w, 3) uint8
-mask = session.run(["mask"], {"image": image})[0]                                  # (h, w) uint8 class indices
+mask = session.run(["mask"], {"image": read(args.picture)})[0]  # (h, w) uint8 class indices
 
 Image.fromarray(mask).save(args.mask)
 for label in np.unique(mask):

@@ -20,7 +20,7 @@ from core.dataset.own_images import Source, own_sources
 from core.dataset.sbd_masks import read_sbd_mask
 from core.errors import UserError
 from core.io.files import read_bytes, read_list, remove, replacing, write_bytes, write_lines, write_text
-from core.io.images import encode_image, encode_mask, read_image, read_mask
+from core.io.images import encode_image, encode_mask, read_image, read_mask, report_damage
 from core.io.logs import logger, progress
 from core.io.resize import shrink
 from core.paths import Layout, check_pairs, image_path, mask_path, stems, web_class
@@ -28,8 +28,13 @@ from core.runtime.parallel import ordered_map, process_pool
 
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)  # of os.symlink
 
-Checked = collections.namedtuple("Checked", "labels size ignored", defaults=(None,))
-Checked.__doc__ = """What was found of an image: image-level labels, (h, w), pixels of its mask that are 255 or None."""
+Checked = collections.namedtuple("Checked", "labels size ignored damage", defaults=(None, None))
+Checked.__doc__ = """What was found of an image.
+
+labels, size: image-level labels, (h, w).
+ignored: pixels of its mask that are 255, or None without a mask.
+damage: what is wrong with the image file though it can be read, or None.
+"""
 
 _MUCH_IGNORED = 0.2  # share of 255 above which masks are suspicious; VOC's masks have 6 %
 
@@ -55,6 +60,9 @@ def create_dataset(config, jobs, copy=False, own=None):
         check = functools.partial(_check, num_classes=config.num_classes)
         checked = [found for _, found in progress(ordered_map(check, sources, pool, 8 * jobs), len(sources),
                                                   "checking images and masks")]
+        for source, found in zip(sources, checked):
+            if found.damage:
+                report_damage(source.image, found.damage)
         first = 0
         for what, part in (("training", train), ("val", val), ("web", pairs)):
             _check_labels(what, part, checked[first:first + len(part)], config)
@@ -67,7 +75,7 @@ def create_dataset(config, jobs, copy=False, own=None):
                 if part is val:
                     places.append((source.mask, mask_path(layout.val_masks, source.name)))
         _keep_sources(whole, large)
-        logger.info("everything is in order: writing")
+        logger.info("all images and masks are checked: writing")
         copies = sum(_put(*place, copy) for place in whole)
         store = functools.partial(_store_shrunk, num_classes=config.num_classes, max_side=own and own.max_side)
         for _ in progress(ordered_map(store, large, pool, 2 * jobs), len(large), "scaling down"):
@@ -159,13 +167,15 @@ def present_classes(mask):
 
 
 def _check(source, num_classes):
-    """`Checked` of a source, whose image and mask are read and found to be in order."""
-    size = read_image(source.image).shape[:2]
-    if source.mask is None:
-        return Checked(source.labels, size)
-    read = read_sbd_mask if source.mask.endswith(".mat") else read_mask
-    mask = read(source.mask, num_classes, size)
-    return Checked(present_classes(mask), size, int((mask == IGNORE_LABEL).sum()))
+    """`Checked` of a source whose image and mask can be read."""
+    damage = []  # reported by the main process, which has the log
+    size = read_image(source.image, lambda path, what: damage.append(what)).shape[:2]
+    labels, ignored = source.labels, None
+    if source.mask is not None:
+        read = read_sbd_mask if source.mask.endswith(".mat") else read_mask
+        mask = read(source.mask, num_classes, size)
+        labels, ignored = present_classes(mask), int((mask == IGNORE_LABEL).sum())
+    return Checked(labels, size, ignored, damage[0] if damage else None)
 
 
 def _check_labels(what: str, sources: List[Source], checked: List[Checked], config: Config) -> None:

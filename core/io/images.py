@@ -100,20 +100,18 @@ def write_mask(path: str, mask: np.ndarray) -> None:
     write_bytes(path, encode_mask(mask))
 
 
-def _warn(path: str, damage: str) -> None:
+@functools.lru_cache(maxsize=None)
+def report_damage(path: str, damage: str) -> None:
+    """Log that a file is damaged though a picture came out of it; once, however often it is read."""
     logger.warning("%s is damaged (%s): part of the picture may be garbage; look at it, and replace or remove it",
                    path, damage)
 
 
-_warn_once = functools.lru_cache(maxsize=None)(_warn)
-
-
-def read_image(path: str, on_damage: Callable[[str, str], None] = _warn_once) -> np.ndarray:
+def read_image(path: str, on_damage: Callable[[str, str], None] = report_damage) -> np.ndarray:
     """Decode an image file to what an image viewer shows.
 
     Args:
-        on_damage: gets the path, and what is wrong with a file that is damaged though a picture came out of it; by
-            default it is logged, once for each file.
+        on_damage: gets the path of a file that is damaged though a picture came out of it, and what is wrong.
 
     Returns:
         (h, w, 3) uint8 RGB.
@@ -217,9 +215,14 @@ def _opened(content: bytes, formats: Tuple[str, ...]) -> Iterator[Image.Image]:
     except (UserError, DecodingError):
         raise
     except UnidentifiedImageError as error:  # its own text names a BytesIO
-        raise DecodingError("it is empty" if not content else "the file is damaged, truncated, or not %s" % (
-            "a PNG" if formats == ("PNG",) else "a picture of a kind that is read here: whole numbers as JPEG, PNG, "
-            "TIFF, WebP, GIF, BMP, PNM, JPEG 2000 or AVIF")) from error
+        if formats == ("PNG",):
+            reason = "the file is damaged, or not a PNG"
+        elif content.startswith((b"II", b"MM")):
+            reason = "the file is damaged, or a TIFF of pixels that are not whole numbers of 8 or 16 bits"
+        else:
+            reason = ("the file is damaged, truncated, or not a picture of a format that is read here (JPEG, PNG, "
+                      "TIFF, WebP, GIF, BMP, PNM, JPEG 2000, AVIF)")
+        raise DecodingError(reason if content else "it is empty") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise DecodingError(f"the file is damaged or truncated ({error or type(error).__name__})") from error
 

@@ -333,8 +333,9 @@ def test_a_mask_drawn_on_the_unturned_picture_is_told_of_exif(ready):
 
 def test_a_damaged_size_in_a_png_is_named_before_gigabytes_are_filled(tmp_path):
     content = png_bytes(picture())
-    (tmp_path / "a.jpg").write_bytes(content[:16] + struct.pack(">II", 30000, 30000) + content[24:])
-    with pytest.raises(UserError, match="a.jpg is damaged: 30000 x 30000 pixels can't come out of"):
+    head = b"IHDR" + struct.pack(">II", 30000, 30000) + content[24:29]
+    (tmp_path / "a.jpg").write_bytes(content[:12] + head + struct.pack(">I", zlib.crc32(head)) + content[33:])
+    with pytest.raises(UserError, match="a.jpg can't be decoded: .* 30000 x 30000 pixels can't come out of"):
         read_image(str(tmp_path / "a.jpg"))
 
 
@@ -594,7 +595,7 @@ def test_missing_packages_are_told_in_one_line():
 
 def test_a_mask_of_90_megapixels_is_read_without_a_word(tmp_path):
     Image.new("P", (10000, 9000)).save(str(tmp_path / "a.png"))
-    done = run_python("-c", "import sys; from core.io.files import read_mask; print(read_mask(sys.argv[1], 21).shape)",
+    done = run_python("-c", "import sys; from core.io.images import read_mask; print(read_mask(sys.argv[1], 21).shape)",
                       str(tmp_path / "a.png"))
     assert (done.stdout, done.stderr) == ("(9000, 10000)\n", "")
 
