@@ -8,10 +8,11 @@ Precedence: command line, then the --config file, then the default. A YAML file 
 import dataclasses
 import difflib
 import math
+import operator
 import os
 import reprlib
 import unicodedata
-from typing import FrozenSet, Tuple
+from typing import Any, Dict, FrozenSet, Optional, Sequence, Tuple
 
 from core.classes import IGNORE_LABEL, VOC_CLASSES
 from core.errors import UserError
@@ -41,32 +42,31 @@ class Config:
     classes: Tuple[str, ...] = _setting(VOC_CLASSES, "class names in the order of their indices, background first")
     root: str = _setting(".", "folder that holds dataset/, models/, snapshots/, cache/, outputs/ and log/")
     voc_dir: str = _setting("dataset/VOCdevkit/VOC2012", "PASCAL VOC 2012; a relative path starts at root")
-    sbd_dir: str = _setting("dataset/benchmark_RELEASE/dataset",
-                            "Semantic Boundaries Dataset; a relative path starts at root")
+    sbd_dir: str = _setting("dataset/benchmark_RELEASE/dataset", "Semantic Boundaries Dataset; a relative path starts "
+                            "at root")
     base_model: str = _setting("models/resnet50.params", "start of the ResNet stages; a relative path starts at root")
 
     # Web images; the paper names no values
-    web_images_per_class: int = _setting(2700, "web images kept of each class, at most", at_least=1, at_most=999999)
+    web_images_per_class: int = _setting(2700, "most web images kept of each class", at_least=1, at_most=999999)
     web_longest_side: int = _setting(500, "longest side of a stored web image, pixels; larger ones are shrunk",
-                                     at_least=32)
+                                     at_least=32, at_most=20000)
     web_shortest_side: int = _setting(100, "web images with a shorter side below this are left out, pixels",
-                                      at_least=16)
+                                      at_least=16, at_most=20000)
     web_aspect_ratio: float = _setting(3.0, "web images with a longer : shorter side above this are left out",
-                                       at_least=1)
-    web_hash_distance: int = _setting(70, "bits of 256 in which the perceptual hashes of near duplicates differ, at "
-                                      "most", at_least=0, at_most=255)
-    web_pixels: int = _setting(40000000, "web images of more pixels are not decoded", at_least=1)
-    web_bytes: int = _setting(20000000, "web images of more bytes are not downloaded", at_least=1)
-    web_threads: int = _setting(8, "downloads at once", at_least=1, at_most=256)
-    web_rate: float = _setting(2.0, "requests a second to one host, at most", at_least=0.001)
+                                       at_least=1, at_most=10000)
+    web_hash_distance: int = _setting(70, "most bits of 256 in which the perceptual hashes of near duplicates differ",
+                                      at_least=0, at_most=255)
+    web_pixels: int = _setting(40000000, "web images of more pixels are not decoded", at_least=1, at_most=1000000000)
+    web_bytes: int = _setting(20000000, "web images of more bytes are not downloaded", at_least=1, at_most=1000000000)
+    web_threads: int = _setting(8, "simultaneous downloads", at_least=1, at_most=256)
+    web_rate: float = _setting(2.0, "most requests a second to one host", at_least=0.001, at_most=100000)
     web_timeout: float = _setting(10.0, "seconds to wait for a connection and for each next byte", above=0,
                                   at_most=86400)
-    web_total_time: float = _setting(60.0, "seconds that a download takes at most, new attempts included", above=0,
+    web_total_time: float = _setting(60.0, "most seconds that a download takes, retries included", above=0,
                                      at_most=86400)
-    web_retries: int = _setting(3, "new attempts after a failure that may pass; waits 1, 2, 4, ... s", at_least=0,
-                                at_most=20)
-    web_user_agent: str = _setting("fetch_web_images/1.0 (research)", "how downloads introduce themselves; some sites "
-                                   "want an address to write to")
+    web_retries: int = _setting(3, "retries after a temporary failure; waits 1, 2, 4, ... s", at_least=0, at_most=20)
+    web_user_agent: str = _setting("fetch_web_images/1.0 (research)", "User-Agent of downloads; some sites want a "
+                                   "contact address in it")
 
     # Masks of web images
     web_side: int = _setting(288, "longest side at which web images are co-segmented, pixels", at_least=64,
@@ -74,74 +74,80 @@ class Config:
     web_regions: int = _setting(300, "superpixels of a web image", at_least=20, at_most=1000)
     web_rounds: int = _setting(2, "rounds in which the region classifiers learn from their own labels; 0: every image "
                                "alone", at_least=0, at_most=10)
-    web_sample_images: int = _setting(100, "images of each class that the region classifiers learn from", at_least=1)
-    web_threshold: float = _setting(0.6, "posterior above which a pixel of a web image is foreground", above=0,
-                                    at_most=1)
-    web_uncertain: float = _setting(0.5, "posterior from which up to web_threshold a pixel is written as 255",
-                                    at_least=0, at_most=1)
+    web_sample_images: int = _setting(100, "images of each class that the region classifiers learn from", at_least=1,
+                                      at_most=1000000)
+    web_threshold: float = _setting(0.6, "foreground probability above which a pixel of a web image is foreground",
+                                    above=0, at_most=1)
+    web_uncertain: float = _setting(0.5, "foreground probability from which up to web_threshold a pixel is written as "
+                                    "255", at_least=0, at_most=1)
     web_min_score: float = _setting(0.4, "agreement of an image's masks below which it is left out as noise",
                                     at_least=0, at_most=1)
-    web_min_likeness: float = _setting(0.5, "probability, in the eyes of the other images, that an image shows its "
-                                       "class rather than an average other one, below which it is left out as "
-                                       "noise; 0: not judged", at_least=0, at_most=1)
+    web_min_likeness: float = _setting(0.5, "probability, estimated from the other images, that an image shows its "
+                                       "class rather than an average other one, below which it is left out as noise; "
+                                       "0: not judged", at_least=0, at_most=1)
     web_min_foreground: float = _setting(0.01, "share of foreground below which a web image is left out", at_least=0,
                                          at_most=1)
     web_max_foreground: float = _setting(0.95, "share of foreground above which a web image is left out", at_least=0,
                                          at_most=1)
 
     # Network
-    width: int = _setting(64, "channels of conv1; residual stage k (2 to 5) puts out width * 2^k", at_least=1)
+    width: int = _setting(64, "channels of conv1; residual stage k (2 to 5) has width * 2^k outputs", at_least=1,
+                          at_most=1024)
     units: Tuple[int, ...] = _setting((3, 4, 6, 3), "residual units in stages 2, 3, 4 and 5", at_least=1, at_most=26)
     stride_on: str = _setting("1x1", "convolution that halves a stage's resolution: the unit's first 1x1, as in the "
                               "Caffe model, or its 3x3, as in torchvision and timm", choices=("1x1", "3x3"))
-    head_channels: int = _setting(512, "channels of new_conv1 and fc", at_least=1)
-    head_dilation: int = _setting(12, "dilation of new_conv1, in cells of 8 pixels", at_least=1)
-    global_channels: int = _setting(1024, "channels of g_multi_fc1 and g_multi_fc2", at_least=1)
+    head_channels: int = _setting(512, "channels of new_conv1 and fc", at_least=1, at_most=16384)
+    head_dilation: int = _setting(12, "dilation of new_conv1, in cells of 8 pixels", at_least=1, at_most=1000)
+    global_channels: int = _setting(1024, "channels of g_multi_fc1 and g_multi_fc2", at_least=1, at_most=65536)
     dropout: float = _setting(0.5, "share of activations dropped in training", at_least=0, at_most=0.99)
-    new_layer_deviation: float = _setting(0.01, "standard deviation of the start weights of layers without base "
-                                          "weights; 0: sqrt(2 / fan-in)", at_least=0)
-    mean_rgb: Tuple[float, ...] = _setting((123.0, 117.0, 104.0), "mean red, green and blue taken off the input",
+    new_layer_deviation: float = _setting(0.01, "standard deviation of the initial weights of layers without base "
+                                          "weights; 0: sqrt(2 / fan-in)", at_least=0, at_most=100)
+    mean_rgb: Tuple[float, ...] = _setting((123.0, 117.0, 104.0), "mean red, green and blue, subtracted from the input",
                                            at_least=0, at_most=255)
 
     # Training
     seed: int = _setting(0, "seed of all random choices", at_least=0, at_most=2 ** 31 - 1)
-    batch_size: int = _setting(16, "images in a batch, over all devices of all workers", at_least=1)
-    crop_size: int = _setting(320, "side of the training crop, pixels, a multiple of 8", at_least=8)
+    batch_size: int = _setting(16, "images in a batch, over all devices of all workers", at_least=1, at_most=65536)
+    crop_size: int = _setting(320, "side of the training crop, pixels, a multiple of 8", at_least=8, at_most=8192)
     scale_range: Tuple[float, ...] = _setting((0.7, 1.3), "lowest and highest scale of a training image", at_least=0.05,
                                               at_most=8)
     flip_probability: float = _setting(0.5, "share of training images mirrored left to right", at_least=0, at_most=1)
     label_sampling: str = _setting("corner", "pixel of each 8 x 8 cell whose label trains the cell: corner, as "
                                    "published, or center, where the upsampled scores have their samples",
                                    choices=("corner", "center"))
-    learning_rate: float = _setting(16e-4, "step size of SGD", above=0)
+    learning_rate: float = _setting(16e-4, "step size of SGD", above=0, at_most=1000)
     learning_rate_decay: str = _setting("none", "none, or poly: (1 - step / last step) ^ 0.9 times learning_rate",
                                         choices=("none", "poly"))
     web_sampling: str = _setting("uniform", "share of a class in the init model's batches: uniform, as in the web "
-                               "list, or balanced, the same for all classes", choices=("uniform", "balanced"))
+                                 "list, or balanced, the same for all classes", choices=("uniform", "balanced"))
     momentum: float = _setting(0.9, "momentum of SGD", at_least=0, at_most=0.9999)
-    weight_decay: float = _setting(5e-4, "weight decay of SGD on weights and gammas", at_least=0)
-    init_epoch_size: int = _setting(200, "batches in an epoch of the init model", at_least=1)
-    final_epoch_size: int = _setting(700, "batches in an epoch of the final model", at_least=1)
-    max_epoch: int = _setting(40, "training ends before this epoch; the first one is 1", at_least=1)
-    workers: int = _setting(0, "threads that decode and augment images; 0: one for each CPU core", at_least=0)
+    weight_decay: float = _setting(5e-4, "weight decay of SGD on weights and gammas", at_least=0, at_most=1000)
+    init_epoch_size: int = _setting(200, "batches in an epoch of the init model", at_least=1, at_most=1000000000)
+    final_epoch_size: int = _setting(700, "batches in an epoch of the final model", at_least=1, at_most=1000000000)
+    max_epoch: int = _setting(40, "training ends before this epoch; the first one is 1", at_least=1, at_most=1000000)
+    workers: int = _setting(0, "threads that decode and augment images; 0: one for each CPU core", at_least=0,
+                            at_most=1024)
     kv_store: str = _setting("device", "where MXNet sums the gradients of several devices: local, in main memory; "
                              "device, on the devices; dist_sync and dist_device_sync, the same and then over all "
                              "workers that launch.py starts", choices=("local", "device") + CLUSTER_STORES)
 
     # Inference
-    scales: Tuple[float, ...] = _setting((0.7, 1.0, 1.3), "scales whose scores --ms and mask estimation add up",
-                                         above=0, at_most=8)
+    scales: Tuple[float, ...] = _setting((0.7, 1.0, 1.3), "scales whose scores --ms and mask estimation sum", above=0,
+                                         at_most=8)
     dtype: str = _setting("auto", "type the network computes in, except in training: float32, bfloat16 (CPUs), float16 "
                           "(GPUs), or auto: bfloat16 in predict.py on a CPU with AMX, else float32",
                           choices=("auto", "float32", "bfloat16", "float16"))
     crf_engine: str = _setting("own", "implementation of the dense CRF: own, or the published pydensecrf, if it is "
                                "installed", choices=("own", "pydensecrf"))
-    crf_iterations: int = _setting(10, "mean-field iterations of the dense CRF", at_least=1)
-    crf_gaussian_sxy: float = _setting(2.0, "standard deviation of the smoothness kernel, pixels", above=0)
-    crf_gaussian_compat: float = _setting(3.0, "weight of the smoothness kernel", at_least=0)
-    crf_bilateral_sxy: float = _setting(55.0, "spatial standard deviation of the appearance kernel, pixels", above=0)
-    crf_bilateral_srgb: float = _setting(3.0, "colour standard deviation of the appearance kernel, of 255", above=0)
-    crf_bilateral_compat: float = _setting(4.0, "weight of the appearance kernel", at_least=0)
+    crf_iterations: int = _setting(10, "mean-field iterations of the dense CRF", at_least=1, at_most=10000)
+    crf_gaussian_sxy: float = _setting(2.0, "standard deviation of the smoothness kernel, pixels", at_least=0.01,
+                                       at_most=100000)
+    crf_gaussian_compat: float = _setting(3.0, "weight of the smoothness kernel", at_least=0, at_most=1000)
+    crf_bilateral_sxy: float = _setting(55.0, "spatial standard deviation of the appearance kernel, pixels",
+                                        at_least=0.01, at_most=100000)
+    crf_bilateral_srgb: float = _setting(3.0, "colour standard deviation of the appearance kernel, of 255",
+                                         at_least=0.01, at_most=100000)
+    crf_bilateral_compat: float = _setting(4.0, "weight of the appearance kernel", at_least=0, at_most=1000)
 
     # Names of the settings that flags or the --config file gave, at their default or not
     given: FrozenSet[str] = dataclasses.field(default=frozenset(), repr=False, compare=False)
@@ -149,7 +155,7 @@ class Config:
     def __post_init__(self):
         for field in FIELDS.values():
             value = _convert(field, getattr(self, field.name))
-            if field.name == "classes":  # the names of folders may have their accents apart, as those of macOS have
+            if field.name == "classes":  # names of folders may be decomposed, as on macOS
                 value = tuple(unicodedata.normalize("NFC", name) for name in value)
             object.__setattr__(self, field.name, value)
             for item in value if isinstance(value, tuple) else (value,):
@@ -160,84 +166,83 @@ class Config:
         lengths = {"units": 4, "mean_rgb": 3, "scale_range": 2}
         for name, length in lengths.items():
             if len(getattr(self, name)) != length:
-                raise UserError("setting %s has %d values; %d are expected"
-                                % (name, len(getattr(self, name)), length))
+                raise UserError(f"setting {name} has {len(getattr(self, name))} values; {length} are expected")
         if not self.scales:
             raise UserError("setting scales is empty; at least one scale is expected")
         if self.scale_range[0] > self.scale_range[1]:
-            raise UserError("setting scale_range: the lowest scale comes first, not %s" % (self.scale_range,))
+            raise UserError(f"setting scale_range: the lowest scale comes first, not {self.scale_range}")
         if self.web_uncertain > self.web_threshold:
-            raise UserError("setting web_uncertain is %g; at most web_threshold, %g, is expected"
-                            % (self.web_uncertain, self.web_threshold))
+            raise UserError(f"setting web_uncertain is {self.web_uncertain:g}; it must be at most web_threshold, "
+                            f"{self.web_threshold:g}")
         if not self.web_user_agent.isprintable() or not self.web_user_agent.isascii():
             raise UserError("setting web_user_agent is %r; one line of ASCII is expected, as it goes into the header "
                             "of a request" % self.web_user_agent)
         if self.crop_size % STRIDE:
-            raise UserError("setting crop_size is %d; a multiple of %d, the network's stride, is expected"
-                            % (self.crop_size, STRIDE))
+            raise UserError(f"setting crop_size is {self.crop_size}; a multiple of {STRIDE}, the network's stride, is "
+                            "expected")
         if not 2 <= len(self.classes) <= IGNORE_LABEL:
-            raise UserError("setting classes has %d names; the background and 1 to %d classes are expected"
-                            % (len(self.classes), IGNORE_LABEL - 1))
+            raise UserError(f"setting classes has {len(self.classes)} names; the background and 1 to {IGNORE_LABEL - 1} "
+                            "classes are expected")
         for name in self.classes:
             if not name or self.classes.count(name) > 1:
-                raise UserError("setting classes: each class needs a name of its own, not %r" % name)
+                raise UserError(f"setting classes: every class needs a name of its own, not {name!r}")
             if "/" in name or "," in name or name != name.strip() or not name.isprintable() or name.startswith("."):
-                raise UserError("setting classes: %r would be no good name of a file: leave out slashes, commas, a "
-                                "dot in front and spaces around it" % name)
+                raise UserError(f"setting classes: {name!r} can't be part of a file name: leave out slashes, commas, a "
+                                "leading dot and spaces around it")
             if len(name.encode("utf-8")) > _NAME_BYTES:
-                raise UserError("setting classes: %s is too long for the name of a file: at most %d bytes of UTF-8"
-                                % (reprlib.repr(name), _NAME_BYTES))
+                raise UserError(f"setting classes: {reprlib.repr(name)} is too long for a file name: at most "
+                                f"{_NAME_BYTES} bytes of UTF-8")
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         """Number of classes, background included."""
         return len(self.classes)
 
-    def class_index(self, name):
+    def class_index(self, name: str) -> int:
         """Index of the class with this name.
 
         Raises:
-            UserError: there is none; the nearest name is told.
+            UserError: there is none; the nearest name is given.
         """
         name = unicodedata.normalize("NFC", name)
         if name not in self.classes:
             near = difflib.get_close_matches(name, self.classes, 1, 0.5)
-            raise UserError("there is no class %r; %s" % (name, "did you mean %s?" % near[0] if near else
-                                                          "the classes are: " + ", ".join(self.classes)))
+            hint = f"did you mean {near[0]}?" if near else f"the classes are: {', '.join(self.classes)}"
+            raise UserError(f"there is no class {name!r}; {hint}")
         return self.classes.index(name)
 
-    def path(self, *names):
+    def path(self, *names: str) -> str:
         """Path below the root folder; an absolute name stays as it is."""
         return os.path.normpath(os.path.join(self.root, *names))
 
-    def is_set(self, name):
+    def is_set(self, name: str) -> bool:
         """Whether a flag or the --config file gave the setting, or it has another value than the published one."""
         return name in self.given or name in self.changed()
 
-    def changed(self):
+    def changed(self) -> Dict[str, Any]:
         """Settings that differ from the published ones: dict from name to value, in the order of the fields."""
         return {name: getattr(self, name) for name, field in FIELDS.items() if getattr(self, name) != field.default}
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config) if "help" in field.metadata}
 
-# What parameters are trained for: with another value of these they fit no more, or give wrong scores unnoticed.
+# What parameters are trained for: with other values they don't fit, or silently give wrong scores.
 NETWORK_SETTINGS = ("classes", "width", "units", "stride_on", "head_channels", "head_dilation", "global_channels",
                     "mean_rgb")
 
-# What decides the course of a training run, beside the network, the samples and the start.
+# What decides the course of a training run, besides the network, the samples and the initial weights.
 TRAINING_SETTINGS = ("dropout", "new_layer_deviation", "seed", "batch_size", "crop_size", "scale_range",
                      "flip_probability", "label_sampling", "web_sampling", "learning_rate", "learning_rate_decay",
                      "momentum", "weight_decay")
 
 
-def network_settings(config, names=NETWORK_SETTINGS):
+def network_settings(config: Config, names: Sequence[str] = NETWORK_SETTINGS) -> Dict[str, Any]:
     """The settings `names` as JSON keeps them: dict from name to number, text or list."""
     values = {name: getattr(config, name) for name in names}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def adopt_settings(config, recorded, source):
+def adopt_settings(config: Config, recorded: Dict[str, Any], source: str) -> Config:
     """Config with the settings that a file was made with.
 
     Args:
@@ -252,20 +257,20 @@ def adopt_settings(config, recorded, source):
     try:
         adopted = dataclasses.replace(config, **recorded)
     except UserError as error:
-        raise UserError("%s: %s" % (source, error)) from error
+        raise UserError(f"{source}: {error}") from error
     for name in recorded:
         mine, theirs = getattr(config, name), getattr(adopted, name)
         if mine != theirs and config.is_set(name):
-            raise UserError("setting %s is %s, but %s was made with %s: use that, or leave the setting out"
-                            % (name, _as_yaml(mine), source, _as_yaml(theirs)))
+            raise UserError(f"setting {name} is {_as_yaml(mine)}, but {source} was made with {_as_yaml(theirs)}: use that, "
+                            "or leave the setting out")
     return adopted
 
 
 def _as_yaml(value):
-    return "[%s]" % ", ".join(map(str, value)) if isinstance(value, tuple) else value
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else value
 
 
-def item_type(field):
+def item_type(field: dataclasses.Field) -> Tuple[type, bool]:
     """(type of the field's value or of its items, whether it is a tuple)."""
     if field.type in (str, int, float):
         return field.type, False
@@ -277,7 +282,7 @@ def _convert(field, value):
     if not many:
         return _convert_item(field, kind, value)
     if not isinstance(value, (list, tuple)):
-        raise UserError("setting %s is a list, not %s" % (field.name, reprlib.repr(value)))
+        raise UserError(f"setting {field.name} is a list, not {reprlib.repr(value)}")
     return tuple(_convert_item(field, kind, item) for item in value)
 
 
@@ -290,22 +295,21 @@ def _convert_item(field, kind, value):
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         names = {str: "text", int: "a whole number", float: "a number"}
-        raise UserError("setting %s: %s is not %s" % (field.name, reprlib.repr(value), names[kind])) from None
+        raise UserError(f"setting {field.name}: {reprlib.repr(value)} is not {names[kind]}") from None
     return converted
 
 
 def _check_limits(field, value):
     limits = field.metadata
-    for name, broken, words in (("at_least", lambda limit: value < limit, "at least %s"),
-                                ("at_most", lambda limit: value > limit, "at most %s"),
-                                ("above", lambda limit: value <= limit, "above %s")):
-        if limits[name] is not None and broken(limits[name]):
-            raise UserError("setting %s is %s; it must be %s" % (field.name, value, words % limits[name]))
+    for name, broken in (("at_least", operator.lt), ("at_most", operator.gt), ("above", operator.le)):
+        limit = limits[name]
+        if limit is not None and broken(value, limit):
+            raise UserError(f"setting {field.name} is {value}; it must be {name.replace('_', ' ')} {limit}")
     if limits["choices"] and value not in limits["choices"]:
-        raise UserError("setting %s is %r; it is one of: %s" % (field.name, value, ", ".join(limits["choices"])))
+        raise UserError(f"setting {field.name} is {value!r}; it must be one of: {', '.join(limits['choices'])}")
 
 
-def read_config_file(path):
+def read_config_file(path: str) -> Dict[str, Any]:
     """Settings in a YAML file.
 
     Returns:
@@ -318,20 +322,21 @@ def read_config_file(path):
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UserError("%s holds no settings; lines like 'crop_size: 320' are expected" % path)
+        raise UserError(f"{path} holds no settings; lines like 'crop_size: 320' are expected")
     for key in values:
         check_setting_name(key, path)
     return values
 
 
-def check_setting_name(key, source):
+def check_setting_name(key: Any, source: str) -> None:
     """Raise UserError, naming the nearest setting, unless `key` is the name of one."""
     if key not in FIELDS:
         near = difflib.get_close_matches(str(key), FIELDS, 1, 0.4)
-        raise UserError("%s: there is no setting %r%s" % (source, key, "; did you mean %s?" % near[0] if near else ""))
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"{source}: there is no setting {key!r}{hint}")
 
 
-def make_config(config_file=None, **overrides):
+def make_config(config_file: Optional[str] = None, **overrides: Any) -> Config:
     """Config from the defaults, then a YAML file, then the overrides that are not None."""
     values = read_config_file(config_file) if config_file else {}
     values.update((name, value) for name, value in overrides.items() if value is not None)
