@@ -43,6 +43,7 @@ def main():
     config = parse_config(args)
     if args.flickr_key:  # the log shows the command
         sys.argv = [argument.replace(args.flickr_key, "<key>") for argument in sys.argv]
+        args.flickr_key = args.flickr_key.strip()  # an environment file of Windows ends in a carriage return
     start_log(Layout(config).log("fetch_web_images"), config)
     with contextlib.closing(Downloader(config)) as downloader:
         retry = ["failed"] * args.retry_failed + ["rejected"] * args.retry_rejected
@@ -64,6 +65,9 @@ def make_source(args, config, downloader):
     if not args.flickr_key:
         raise UserError("--flickr needs a key, from https://www.flickr.com/services/api/keys: pass --flickr-key or "
                         "set FLICKR_API_KEY")
+    if not args.flickr_key.isascii() or not args.flickr_key.isalnum():  # any other would be encoded, and not be hidden
+        raise UserError("the Flickr key holds more than letters and digits: copy it again from "
+                        "https://www.flickr.com/services/api/keys")
     return web_sources.flickr_source(config, queries, downloader.get, args.flickr_key, args.licence, args.flickr_url)
 
 

@@ -6,7 +6,7 @@ import re
 import sys
 
 from core.config import FIELDS, item_type, make_config
-from core.errors import UserError
+from core.errors import UserError, printable
 from core.runtime.hardware import available_cpus
 
 
@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
             flag = message.split(":", 1)[1].split()[0].split("=")[0]
             near = difflib.get_close_matches(flag, self._option_string_actions, 1, 0.5)
             message += "; did you mean %s?" % near[0] if near else ""
-        self.exit(2, "%s: error: %s (--help lists the flags)\n" % (self.prog, message))
+        self.exit(2, f"{self.prog}: error: {printable(message)} (--help lists the flags)\n")
 
 
 def make_parser(description, settings=()):
@@ -118,7 +118,7 @@ def run(main, way_on="the same command continues from here"):
         message = "%s: error: %s" % (os.path.basename(sys.argv[0]), error)
         if sys.stdout:  # None where the caller closed it
             sys.stdout.flush()
-        print(" ".join(message.split("\n")), file=sys.stderr)
+        print(printable(" ".join(message.split("\n"))), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; " + way_on, file=sys.stderr)

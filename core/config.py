@@ -175,14 +175,14 @@ class Config:
             raise UserError(f"setting web_uncertain is {self.web_uncertain:g}; it must be at most web_threshold, "
                             f"{self.web_threshold:g}")
         if not self.web_user_agent.isprintable() or not self.web_user_agent.isascii():
-            raise UserError("setting web_user_agent is %r; one line of ASCII is expected, as it goes into the header "
-                            "of a request" % self.web_user_agent)
+            raise UserError(f"setting web_user_agent is {self.web_user_agent!r}; one line of ASCII is expected, as it "
+                            "goes into the header of a request")
         if self.crop_size % STRIDE:
             raise UserError(f"setting crop_size is {self.crop_size}; a multiple of {STRIDE}, the network's stride, is "
                             "expected")
         if not 2 <= len(self.classes) <= IGNORE_LABEL:
-            raise UserError(f"setting classes has {len(self.classes)} names; the background and 1 to {IGNORE_LABEL - 1} "
-                            "classes are expected")
+            raise UserError(f"setting classes has {len(self.classes)} names; the background and 1 to "
+                            f"{IGNORE_LABEL - 1} classes are expected")
         for name in self.classes:
             if not name or self.classes.count(name) > 1:
                 raise UserError(f"setting classes: every class needs a name of its own, not {name!r}")
@@ -261,8 +261,8 @@ def adopt_settings(config: Config, recorded: Dict[str, Any], source: str) -> Con
     for name in recorded:
         mine, theirs = getattr(config, name), getattr(adopted, name)
         if mine != theirs and config.is_set(name):
-            raise UserError(f"setting {name} is {_as_yaml(mine)}, but {source} was made with {_as_yaml(theirs)}: use that, "
-                            "or leave the setting out")
+            raise UserError(f"setting {name} is {_as_yaml(mine)}, but {source} was made with {_as_yaml(theirs)}: use "
+                            "that, or leave the setting out")
     return adopted
 
 

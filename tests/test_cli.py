@@ -8,7 +8,9 @@ from conftest import ROOT
 
 import core.runtime.hardware
 from core.cli import Parser, run
+from core.config import Config
 from core.errors import UserError
+from core.io.logs import logger, start_log
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -59,6 +61,30 @@ def test_an_unset_variable_of_the_shell_does_not_change_what_runs(tmp_path, scri
     done = subprocess.run([sys.executable, os.path.join(ROOT, script), *flags], stderr=subprocess.PIPE,
                           universal_newlines=True, cwd=str(tmp_path))
     assert done.returncode == 2 and "%s is empty" % flags[0] in done.stderr
+
+
+NASTY = "\x1b[2Jname\x07\x9b1m\r\n\u202egnp.jpg"
+SHOWN = r"\x1b[2Jname\x07\x9b1m\r\n\u202egnp.jpg"
+
+
+def test_control_characters_of_names_are_escaped_in_errors(capsys):
+    def main():
+        raise UserError(f"{NASTY} can't be read".replace("\n", ""))
+    with pytest.raises(SystemExit):
+        run(main)
+    with pytest.raises(SystemExit):
+        Parser("x.py").parse_args([NASTY])
+    shown = capsys.readouterr().err
+    assert SHOWN.replace(r"\n", "") in shown and SHOWN in shown
+    assert shown.count("\n") == 2 and shown.replace("\n", "").isprintable()
+
+
+def test_control_characters_of_names_are_escaped_in_the_log(tmp_path, capsys):
+    start_log(str(tmp_path / "x.log"), Config())
+    logger.warning("%s is left out", NASTY)
+    text = (tmp_path / "x.log").read_text()
+    for shown in (text, capsys.readouterr().out):
+        assert f"{SHOWN} is left out\n" in shown and shown.replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("files, expected", [

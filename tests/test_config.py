@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 
-from core.config import Config, make_config
+from core.config import FIELDS, Config, item_type, make_config
 from core.errors import UserError
+from core.inference.crf import refine
 
 
 def write(tmp_path, text):
@@ -61,3 +63,23 @@ def test_wrong_settings_are_named(tmp_path, text, names):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere.yaml"):
         make_config(str(tmp_path / "nowhere.yaml"))
+
+
+def test_every_number_has_bounds_and_none_beyond_them_is_taken():
+    for name, field in FIELDS.items():
+        kind, many = item_type(field)
+        if kind is str:
+            continue
+        assert field.metadata["at_most"] is not None, name
+        for value in (1e30, -1e30):
+            with pytest.raises(UserError, match=f"setting {name} is .*must be"):
+                Config(**{name: [kind(value)] * len(field.default) if many else kind(value)})
+
+
+@pytest.mark.parametrize("name", ["crf_gaussian_sxy", "crf_bilateral_sxy", "crf_bilateral_srgb"])
+@pytest.mark.parametrize("limit", ["at_least", "at_most"])
+def test_the_crf_is_finite_at_the_bounds_of_its_kernels(name, limit, rng):
+    image = rng.integers(0, 255, (20, 30, 3)).astype("uint8")
+    refined = refine(rng.random((3, 20, 30)).astype("float32"), image,
+                     Config(crf_iterations=2, **{name: FIELDS[name].metadata[limit]}))
+    assert np.isfinite(refined).all()

@@ -9,7 +9,7 @@ import time
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from core.errors import UserError
+from core.errors import UserError, printable
 
 logger = logging.getLogger("segmentation")
 _LINE_EVERY = 30  # seconds between progress lines where there is no terminal
@@ -36,6 +36,14 @@ class _Console(_LosesNoRun, logging.StreamHandler):
     pass
 
 
+class _OneLine(logging.Formatter):
+    """Escapes control characters of the message, such as those of file names."""
+
+    def formatMessage(self, record):  # noqa: N802  logging's name
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
 def start_log(path, config):
     """Log to the console and append to the file at `path`; the first lines tell what runs, on what, how set.
 
@@ -51,11 +59,11 @@ def start_log(path, config):
     except OSError as error:
         raise UserError("%s can't be written: %s" % (path, error.strerror)) from error
     file_handler.stream.reconfigure(errors="backslashreplace")  # file names that are not UTF-8
-    file_handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    file_handler.setFormatter(_OneLine("%(asctime)s %(message)s"))
     if hasattr(sys.stdout, "reconfigure"):  # file names that the console's encoding lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     console = _Console(sys.stdout)
-    console.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    console.setFormatter(_OneLine("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.addHandler(file_handler)

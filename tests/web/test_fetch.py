@@ -702,6 +702,15 @@ def test_the_key_is_not_logged(web, server):
     assert "cat: 3 images" in text and count_files(web) > 6
 
 
+@pytest.mark.parametrize("key", ["s3cretkey\r", " s3cretkey\n", "s3cret key/1"])
+def test_a_key_with_characters_that_need_encoding_is_not_shown(web, monkeypatch, server, key):
+    monkeypatch.setenv("FLICKR_API_KEY", key)
+    text = run_script(web, "fetch_web_images.py", "--config", str(web / "web.yaml"), "--flickr", "--flickr-url",
+                      server.url("status", 404, ""), status=2)
+    assert "s3cret" not in text + (web / "log" / "fetch_web_images.log").read_text()
+    assert ("letters and digits" if "/" in key else "HTTP 404") in text
+
+
 @pytest.mark.parametrize("flags, message", [
     ((), "one of the arguments --folder --urls --flickr --search is required"),
     (("--flickr",), "FLICKR_API_KEY"),
