@@ -14,7 +14,7 @@ from core.io.images import read_image
 from core.io.logs import logger, progress
 from core.io.resize import resize_longest_side
 from core.network.fcn import backbone_symbol, fold_batch_norms
-from core.network.snapshots import adopt_recorded, read_parameters
+from core.network.snapshots import adopt_recorded, matching, read_parameters
 from core.paths import image_path, stems
 
 CHANNELS = 256  # kept of the activations, by a random projection: distances and linear scores survive it
@@ -72,10 +72,6 @@ def load_backbone(config, device):
     parts = []
     for values, names, part_shapes in ((found.args, symbol.list_arguments(), shapes),
                                        (found.aux, symbol.list_auxiliary_states(), aux_shapes)):
-        wanted = {name: shape for name, shape in zip(names, part_shapes) if name != "data"}
-        for name, shape in wanted.items():
-            if name not in values or values[name].shape != shape:
-                raise UserError("%s: %s is missing or has another shape than %s; it is no ResNet-50 base model of "
-                                "these settings" % (path, name, shape))
-        parts.append({name: values[name] for name in wanted})
+        parts.append({name: matching(path, values, name, shape, "the ResNet-50 base model")
+                      for name, shape in zip(names, part_shapes) if name != "data"})
     return Backbone(path, config, Network(backbone_symbol(config, folded=True), fold_batch_norms(*parts), device))

@@ -1,88 +1,137 @@
-"""The layout of MXNet's .params files, checked before MXNet's native code reads them.
+"""MXNet's format of named arrays, .params and .states, read and written without MXNet.
 
-That code believes what a file says of its sizes: a damaged one makes it fill gigabytes, for half a minute and more.
-The versions of the format are those that MXNet 1.9.1 reads (src/ndarray/ndarray.cc, NDArray::Load), sparse arrays
-left out.
+MXNet's native code believes what a file says of its sizes: a damaged one makes it fill gigabytes. Written files equal
+those of mxnet.nd.save to the last bit. The versions read are those of MXNet 1.9.1 (src/ndarray/ndarray.cc,
+NDArray::Load), sparse arrays left out.
 """
+import errno
+import os
 import struct
+from typing import BinaryIO, Dict, Mapping, Tuple
+
+import numpy as np
 
 from core.errors import UserError
+from core.io.files import replacing
 
-LIST_MAGIC = 0x112
+_LIST_MAGIC = 0x112
 _SHAPE32, _SHAPE64 = 0xF993FAC8, 0xF993FAC9  # since MXNet 0.11, and since 1.0; before, the number of axes stood there
-_ITEM_SIZE = {0: 4, 1: 8, 2: 2, 3: 1, 4: 4, 5: 1, 6: 8, 7: 1, 12: 2}  # bytes, by MXNet's number of the type
-_CONTEXTS = (1, 2, 3)  # CPU, GPU, pinned memory; where the array was, not where it goes
+_BFLOAT16 = 12
+_TYPES = {0: "<f4", 1: "<f8", 2: "<f2", 3: "u1", 4: "<i4", 5: "i1", 6: "<i8", 7: "?", _BFLOAT16: "<u2"}
+_NUMBERS = {np.dtype(name): number for number, name in _TYPES.items() if number != _BFLOAT16}
+_CPU = 1
+_CONTEXTS = (_CPU, 2, 3)  # CPU, GPU, pinned memory; where the array was, not where it goes
 _MOST_AXES = 32
+_DISK_FULL = "the disk is full, or a quota or a limit on the size of files is reached"
 
 
-def check_params_file(path):
-    """Raise UserError unless a .params file is whole: each array in it as long as its shape says, a name for each.
+def write_params(path: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays, whole or not at all.
+
+    Args:
+        arrays: floating-point numbers or integers, with one axis and one item at least: MXNet takes no others.
+
+    Raises:
+        UserError: the folder can't be written to, or the disk is full.
+    """
+    with replacing(path) as temporary:
+        try:
+            with open(temporary, "wb") as file:
+                _write(file, arrays)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise OSError(errno.ENOSPC, _DISK_FULL) from error
+            raise
+
+
+def _write(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
+    file.write(struct.pack("<QQQ", _LIST_MAGIC, 0, len(arrays)))
+    for name, value in arrays.items():
+        if not value.size or not value.ndim:
+            raise ValueError(f"{name} of shape {value.shape} has no place in a .params file")
+        file.write(struct.pack(f"<Iii{value.ndim}qiii", _SHAPE64, 0, value.ndim, *value.shape, _CPU, 0,
+                               _NUMBERS[value.dtype]))
+        file.write(np.ascontiguousarray(value).data)
+    file.write(struct.pack("<Q", len(arrays)))
+    for name in arrays:
+        text = name.encode("utf-8")
+        file.write(struct.pack("<Q", len(text)) + text)
+
+
+def read_params(path: str) -> Dict[str, np.ndarray]:
+    """Named arrays of a file in MXNet's format; bfloat16 becomes float32.
 
     The numbers themselves can't be checked: the format has no checksum.
+
+    Raises:
+        UserError: the file is missing or damaged, or its arrays have no names.
     """
     try:
         with open(path, "rb") as file:
-            _Walk(file).check()
+            values, names = _Reader(file).read()
     except OSError as error:
-        raise UserError("%s can't be read: %s" % (path, error.strerror or error)) from error
+        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise UserError("%s is damaged, or not an MXNet parameter file: %s" % (path, error)) from error
+        raise UserError(f"{path} is damaged, or not an MXNet parameter file: {error}") from error
+    if len(names) != len(values):
+        raise UserError(f"{path} holds arrays without names: it is not a snapshot")
+    return dict(zip(names, values))
 
 
-class _Walk:
-    """Passes over a file from its first to its last byte; ValueError tells what is wrong with it."""
+class _Reader:
+    """Reads a file from its first to its last byte; ValueError says what is wrong with it."""
 
-    def __init__(self, file):
+    def __init__(self, file: BinaryIO):
         self._file = file
-        self._rest = file.seek(0, 2)
+        self._rest = file.seek(0, os.SEEK_END)
         file.seek(0)
 
-    def check(self):
-        magic, _, arrays = self._read("<QQQ")
-        if magic != LIST_MAGIC:
+    def read(self):
+        magic, _, count = self._numbers("<QQQ")
+        if magic != _LIST_MAGIC:
             raise ValueError("it starts with other bytes")
-        if arrays > self._rest:  # each takes several bytes
-            raise ValueError("it tells of %d arrays" % arrays)
-        for _ in range(arrays):
-            self._array()
-        names, = self._read("<Q")
-        if names not in (0, arrays):
-            raise ValueError("%d arrays have %d names" % (arrays, names))
-        for _ in range(names):
-            self._skip(*self._read("<Q"))
+        if count > self._rest:  # each takes several bytes
+            raise ValueError(f"{count} arrays can't be in it")
+        values = [self._array() for _ in range(count)]
+        named, = self._numbers("<Q")
+        if named not in (0, count):
+            raise ValueError(f"{count} arrays have {named} names")
+        names = [self._bytes(*self._numbers("<Q")).decode("utf-8") for _ in range(named)]
         if self._rest:
-            raise ValueError("%d bytes follow its end" % self._rest)
+            raise ValueError(f"{self._rest} bytes follow its end")
+        return values, names
 
-    def _array(self):
-        version, = self._read("<I")
+    def _array(self) -> np.ndarray:
+        version, = self._numbers("<I")
         if version == _SHAPE64:
-            storage, = self._read("<i")
+            storage, = self._numbers("<i")
             if storage:
                 raise ValueError("an array is sparse")
-        axes = version if version not in (_SHAPE32, _SHAPE64) else self._read("<I")[0]
+        axes = version if version not in (_SHAPE32, _SHAPE64) else self._numbers("<I")[0]
         if axes > _MOST_AXES:
-            raise ValueError("an array has %d axes" % axes)
+            raise ValueError(f"an array has {axes} axes")
         if not axes:  # an array of nothing: the rest is left out
-            return
-        shape = self._read("<%d%s" % (axes, "q" if version in (_SHAPE32, _SHAPE64) else "I"))
-        context, _, kind = self._read("<iii")
-        if context not in _CONTEXTS or kind not in _ITEM_SIZE or min(shape) < 1:
-            raise ValueError("an array has shape %s, type %d, context %d" % (shape, kind, context))
-        size = _ITEM_SIZE[kind]
+            return np.zeros(0, np.float32)
+        shape = self._numbers("<%d%s" % (axes, "q" if version in (_SHAPE32, _SHAPE64) else "I"))
+        context, _, kind = self._numbers("<iii")
+        if context not in _CONTEXTS or kind not in _TYPES or min(shape) < 1:
+            raise ValueError(f"an array has shape {shape}, type {kind}, context {context}")
+        size = np.dtype(_TYPES[kind]).itemsize
         for length in shape:
             size *= length
-        self._skip(size)
+        values = np.frombuffer(self._bytes(size), _TYPES[kind])
+        if kind == _BFLOAT16:  # the upper half of a float32
+            values = (values.astype(np.uint32) << 16).view(np.float32)
+        return values.reshape(shape)
 
-    def _read(self, layout):
-        size = struct.calcsize(layout)
-        self._count(size)
-        return struct.unpack(layout, self._file.read(size))
+    def _numbers(self, layout: str) -> Tuple[int, ...]:
+        return struct.unpack(layout, self._bytes(struct.calcsize(layout)))
 
-    def _skip(self, size):
-        self._count(size)
-        self._file.seek(size, 1)
-
-    def _count(self, size):
+    def _bytes(self, size: int) -> bytearray:
         if size > self._rest:
             raise ValueError("it is cut short")
         self._rest -= size
+        content = bytearray(size)  # not bytes, so that the arrays can be written to
+        if self._file.readinto(content) != size:
+            raise ValueError("it is cut short")
+        return content

@@ -6,7 +6,6 @@ record, as the published ones are, fits the settings that it is used with.
 """
 import collections
 import dataclasses
-import errno
 import hashlib
 import json
 import os
@@ -16,14 +15,12 @@ import numpy as np
 
 from core.config import Config, adopt_settings, network_settings
 from core.errors import UserError
-from core.io.files import file_digest, replacing, write_text
+from core.io.files import file_digest, write_text
 from core.io.logs import logger
 from core.network.fcn import parameter_shapes
-from core.network.params_files import check_params_file
+from core.network.params_files import read_params, write_params
 from core.paths import Layout
 from core.runtime.mxnet_backend import mx
-
-_DISK_FULL = "the disk is full, or a quota or a limit on the size of files is reached"
 
 Parameters = collections.namedtuple("Parameters", "args aux settings")
 Parameters.__doc__ = """Content of a .params file.
@@ -83,20 +80,7 @@ def write_arrays(path, values):
     Raises:
         UserError: the folder can't be written to, or the disk is full.
     """
-    with replacing(path) as temporary:
-        try:
-            mx.nd.save(temporary, values)
-        except mx.MXNetError as error:
-            if "Write incomplete" in str(error):
-                raise OSError(errno.ENOSPC, _DISK_FULL) from error
-            raise UserError("%s can't be written: %s" % (path, _last_line(error))) from error
-        # MXNet overlooks a disk that fills up with the last kilobytes. The file ends with the last array's name.
-        name = list(values)[-1].encode("utf-8")
-        with open(temporary, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - len(name)))
-            if file.read() != name:
-                raise OSError(errno.ENOSPC, _DISK_FULL)
+    write_params(path, {name: value.asnumpy() for name, value in values.items()})
 
 
 def read_parameters(path):
@@ -130,14 +114,7 @@ def read_arrays(path):
     Raises:
         UserError: the file is missing, damaged, or its arrays have no names.
     """
-    check_params_file(path)
-    try:
-        values = mx.nd.load(path)
-    except (mx.MXNetError, UnicodeDecodeError) as error:
-        raise UserError("%s is damaged, or not an MXNet parameter file" % path) from error
-    if not isinstance(values, dict):
-        raise UserError("%s holds arrays without names: it is not a snapshot" % path)
-    return values
+    return {name: mx.nd.array(value, dtype=value.dtype) for name, value in read_params(path).items()}
 
 
 def read_record(text, path):
@@ -212,19 +189,32 @@ def _read_snapshot(config, model, epoch):
                                                else "train it with: train_seg_model.py --model %s" % model))
     parameters = read_parameters(path)
     config = adopt_recorded(config, path, parameters.settings)
-    checked = []
-    for found, shapes in zip((parameters.args, parameters.aux), parameter_shapes(model, config)):
-        for name, shape in shapes.items():
-            if name not in found:
-                raise UserError("%s lacks the parameter %s: it is not a snapshot of the %s model" % (path, name, model))
-            if found[name].shape != shape:
-                raise UserError("%s: %s has shape %s, the %s model wants %s; use the --config it was trained with"
-                                % (path, name, found[name].shape, model, shape))
-            if found[name].dtype != np.float32:
-                raise UserError("%s: %s is of type %s; float32 is expected"
-                                % (path, name, np.dtype(found[name].dtype).name))
-        checked.append({name: found[name] for name in shapes})
-    return config, tuple(checked)
+    return config, tuple(
+        {name: matching(path, found, name, shape, f"the {model} model") for name, shape in shapes.items()}
+        for found, shapes in zip((parameters.args, parameters.aux), parameter_shapes(model, config)))
+
+
+def matching(path: str, found: Dict[str, mx.nd.NDArray], name: str, shape: Tuple[int, ...], network: str
+             ) -> mx.nd.NDArray:
+    """The parameter `name` of a file, checked.
+
+    Args:
+        path: the file, for messages.
+        found: its parameters.
+        network: what the parameter has to fit, for messages.
+
+    Raises:
+        UserError: it is missing, of another shape, or not float32.
+    """
+    if name not in found:
+        raise UserError(f"{path} lacks the parameter {name}: it does not fit {network}")
+    value = found[name]
+    if value.shape != shape:
+        raise UserError(f"{path}: {name} has shape {value.shape}, {network} wants {shape}; use the --config it was "
+                        "trained with")
+    if value.dtype != np.float32:
+        raise UserError(f"{path}: {name} is of type {np.dtype(value.dtype).name}; float32 is expected")
+    return value
 
 
 def _identity(path):
@@ -234,7 +224,3 @@ def _identity(path):
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _last_line(error):
-    return str(error).strip().splitlines()[-1]

@@ -19,33 +19,28 @@ def kill_at(moment, target):
     replace = os.replace
 
     def replacing(source, path):
-        if moment == "before" and path.endswith(target):
+        if moment in ("before", "half") and path.endswith(target):
+            if moment == "half":
+                os.truncate(source, os.path.getsize(source) // 2)
             die()
         replace(source, path)
         if moment == "after" and path.endswith(target):
             die()
     os.replace = replacing
-    if moment in ("half", "batch"):
-        kill_in_training(moment, target)
+    if moment == "batch":
+        kill_in_training(target)
 
 
-def kill_in_training(moment, target):
+def kill_in_training(target):
     import core.training.train
-    from core.runtime.mxnet_backend import mx
-    save, add, batches = mx.nd.save, core.training.train._Meter.add, []
-
-    def saving(path, values):
-        save(path, values)
-        if moment == "half" and target + "." in path:  # the temporary name goes on with the process id
-            os.truncate(path, os.path.getsize(path) // 2)
-            die()
+    add, batches = core.training.train._Meter.add, []
 
     def adding(meter, batch, outputs):
         batches.append(batch)
-        if moment == "batch" and len(batches) == int(target):
+        if len(batches) == int(target):
             die()
         add(meter, batch, outputs)
-    mx.nd.save, core.training.train._Meter.add = saving, adding
+    core.training.train._Meter.add = adding
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 import dataclasses
+import errno
 import os
 
 import pytest
 
 from core.config import Config, make_config
 from core.errors import UserError
+from core.network import params_files
 from core.network.fcn import parameter_shapes, training_symbol
 from core.network.snapshots import load_snapshot, save_snapshot
 from core.paths import Layout
@@ -95,11 +97,10 @@ def test_a_save_that_fails_leaves_the_last_snapshot(layout, parameters, tiny, mo
     path = save(layout, parameters, tiny)
     before = open(path, "rb").read()
 
-    def half(name, values):
-        with open(name, "wb") as file:
-            file.write(b"half")
-        raise mx.MXNetError("no space left on device")
-    monkeypatch.setattr(mx.nd, "save", half)
+    def half(file, values):
+        file.write(b"half")
+        raise OSError(errno.EIO, "no space left on device")
+    monkeypatch.setattr(params_files, "_write", half)
     with pytest.raises(UserError, match="init_fcn_resnet50-3.params can't be written: no space left"):
         save(layout, parameters, tiny)
     assert open(path, "rb").read() == before
