@@ -4,11 +4,11 @@ import os
 
 from core.cli import make_parser, non_negative, parse_config, run
 from core.errors import UserError
-from core.io.logs import start_log
-from core.paths import Layout
 
 
 def main():
+    from core.io.logs import start_log
+    from core.paths import Layout
     parser = make_parser(__doc__, ("mean_rgb",))
     parser.add_argument("source", metavar="SOURCE", help="weights to convert: .h5 or .keras of Keras, .pth or "
                         ".safetensors of PyTorch (torchvision, timm, DINO, mmdetection, ...), .pth or .pkl of "

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Check the images of PASCAL VOC 2012 and SBD, or your own, and arrange them for training and evaluation."""
 from core.cli import add_jobs, make_parser, parse_config, positive, run
-from core.dataset.create import create_dataset
-from core.dataset.own_images import OwnImages
-from core.io.logs import start_log
-from core.paths import Layout
 
 
 def main():
+    from core.dataset.create import create_dataset
+    from core.dataset.own_images import OwnImages
+    from core.io.logs import start_log
+    from core.paths import Layout
     parser = make_parser(__doc__, ("voc_dir", "sbd_dir"))
     add_jobs(parser)
     parser.add_argument("--copy", action="store_true", help="copy images and masks instead of linking to them")

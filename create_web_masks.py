@@ -3,11 +3,11 @@
 import functools
 
 from core.cli import add_jobs, make_parser, parse_config, run
-from core.io.logs import start_log
-from core.paths import Layout
 
 
 def main():
+    from core.io.logs import start_log
+    from core.paths import Layout
     parser = make_parser(__doc__, ("web_rounds", "web_threshold", "web_min_score", "web_min_likeness"))
     add_jobs(parser)
     parser.add_argument("--scheduler", metavar="ADDRESS",

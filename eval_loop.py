@@ -1,19 +1,29 @@
 #!/usr/bin/env python3
 """Evaluate every snapshot without a result, wait for new ones, and rank them when no more come."""
-from core.cli import add_flip, add_jobs, check_scales, hours, make_parser, parse_config, run
-from core.config import MODELS
-from core.io.logs import start_log
-from core.paths import Layout
+from core.cli import (
+    add_crf,
+    add_devices,
+    add_flip,
+    add_jobs,
+    add_ms,
+    check_scales,
+    hours,
+    make_parser,
+    parse_config,
+    run,
+)
 
 
 def main():
+    from core.config import MODELS
+    from core.io.logs import start_log
+    from core.paths import Layout
     parser = make_parser(__doc__, ("scales", "dtype", "crf_engine"))
     parser.add_argument("--model", choices=MODELS, required=True, help="model to evaluate")
-    parser.add_argument("--gpu", default="0", metavar="DEVICES",
-                        help="GPU number, several such as 0,1 to share the images, or cpu (default: %(default)s)")
-    parser.add_argument("--ms", action="store_true", help="sum the scores over --scales")
+    add_devices(parser)
+    add_ms(parser)
     add_flip(parser)
-    parser.add_argument("--crf", action="store_true", help="refine the scores with a dense CRF")
+    add_crf(parser)
     parser.add_argument("--wait", type=hours, default=0.3, metavar="HOURS",
                         help="time to wait before looking for new snapshots (default: %(default)s)")
     parser.add_argument("--once", action="store_true", help="do not wait for new snapshots")

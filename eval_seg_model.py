@@ -2,26 +2,35 @@
 """Evaluate a snapshot: mean IoU on VOC val or on your own images and masks, or predictions for VOC test."""
 import os
 
-from core.cli import add_flip, add_jobs, check_scales, make_parser, parse_config, run
-from core.config import MODELS
+from core.cli import (
+    add_crf,
+    add_devices,
+    add_epoch,
+    add_flip,
+    add_jobs,
+    add_ms,
+    check_scales,
+    make_parser,
+    parse_config,
+    run,
+)
 from core.errors import UserError
-from core.evaluation.submission import check_submission, pack_submission
-from core.inference.postprocess import masks_folder
-from core.io.files import read_list
-from core.io.logs import start_log
-from core.paths import Layout
 
 
 def main():
+    from core.config import MODELS
+    from core.evaluation.submission import check_submission, pack_submission
+    from core.inference.postprocess import masks_folder
+    from core.io.files import read_list
+    from core.io.logs import start_log
+    from core.paths import Layout
     parser = make_parser(__doc__, ("scales", "dtype", "crf_engine", "voc_dir"))
     parser.add_argument("--model", choices=MODELS, required=True, help="model to evaluate")
-    parser.add_argument("--gpu", default="0", metavar="DEVICES",
-                        help="GPU number, several such as 0,1 to share the images, or cpu (default: %(default)s)")
-    parser.add_argument("--epoch", required=True, metavar="X",
-                        help="epoch of the snapshot; or newest; or best, the first in eval_loop.py's ranking")
-    parser.add_argument("--ms", action="store_true", help="sum the scores over --scales")
+    add_devices(parser)
+    add_epoch(parser)
+    add_ms(parser)
     add_flip(parser)
-    parser.add_argument("--crf", action="store_true", help="refine the scores with a dense CRF")
+    add_crf(parser)
     parser.add_argument("--savemask", action="store_true", help="save the predictions as masks/<id>.png")
     parser.add_argument("--savescoremap", action="store_true",
                         help="save log scores, or the CRF's marginals with --crf, as scoremaps/<id>.npy")

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Compare masks of web images with ground truth: share of correct pixels (P) and Jaccard index (J) per class."""
 from core.cli import make_parser, parse_config, run
-from core.cosegmentation.evaluate_masks import evaluate_web_masks
-from core.io.logs import start_log
-from core.paths import Layout
 
 
 def main():
+    from core.cosegmentation.evaluate_masks import evaluate_web_masks
+    from core.io.logs import start_log
+    from core.paths import Layout
     parser = make_parser(__doc__)
     parser.add_argument("--truth", required=True, metavar="FOLDER",
                         help="ground truth, <class>_<id>.png, with the class index where foreground")

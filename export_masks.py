@@ -5,15 +5,15 @@ With corrected masks, training is no longer weakly supervised: see docs/people.m
 """
 import os
 
-from core.annotation.export import SOURCES, export_masks, find_pairs, import_masks
-from core.annotation.formats import FORMATS
 from core.cli import make_parser, parse_config, run
 from core.errors import UserError
-from core.io.logs import start_log
-from core.paths import Layout
 
 
 def main():
+    from core.annotation.export import SOURCES, export_masks, find_pairs, import_masks
+    from core.annotation.formats import FORMATS
+    from core.io.logs import start_log
+    from core.paths import Layout
     parser = make_parser(__doc__)
     parser.add_argument("--format", choices=FORMATS, required=True, help="coco: annotations and images; yolo: "
                         "Ultralytics' segmentation data set; labelme: a JSON file for each image; cvat: an archive "

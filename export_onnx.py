@@ -1,21 +1,19 @@
 #!/usr/bin/env python3
 """Export a trained model as ONNX: pictures of any size in, masks out, without MXNet."""
-from core.cli import make_parser, parse_config, run
-from core.config import MODELS
+from core.cli import add_epoch, make_parser, parse_config, run
 from core.errors import UserError
-from core.io.logs import logger, start_log
-from core.paths import Layout
 
 _DIFFERENT = 1e-3  # share of pixels: rounding may turn a tie, no more
 
 
 def main():
+    from core.config import MODELS
+    from core.io.logs import logger, start_log
+    from core.paths import Layout
     parser = make_parser(__doc__)
     parser.add_argument("output", metavar="OUT.onnx", help="file to write")
     parser.add_argument("--model", choices=MODELS, default="final", help="model to export (default: %(default)s)")
-    parser.add_argument("--epoch", default="newest", metavar="X",
-                        help="epoch of the snapshot; or newest; or best, the first in eval_loop.py's ranking "
-                             "(default: %(default)s)")
+    add_epoch(parser, default="newest")
     parser.add_argument("--check", nargs="+", default=(), metavar="PICTURE",
                         help="pictures for which ONNX Runtime must give the same masks as MXNet")
     args = parser.parse_args()

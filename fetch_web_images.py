@@ -10,11 +10,6 @@ import sys
 
 from core.cli import make_parser, parse_config, run
 from core.errors import UserError
-from core.io.logs import start_log
-from core.paths import Layout
-from core.web import sources as web_sources
-from core.web.collect import fetch_web_images
-from core.web.downloader import Downloader
 
 SETTINGS = ("voc_dir", "web_images_per_class", "web_longest_side", "web_shortest_side", "web_aspect_ratio",
             "web_hash_distance", "web_pixels", "web_bytes", "web_threads", "web_rate", "web_timeout", "web_total_time",
@@ -22,6 +17,11 @@ SETTINGS = ("voc_dir", "web_images_per_class", "web_longest_side", "web_shortest
 
 
 def main():
+    from core.io.logs import start_log
+    from core.paths import Layout
+    from core.web import sources as web_sources
+    from core.web.collect import fetch_web_images
+    from core.web.downloader import Downloader
     parser = make_parser(__doc__, SETTINGS)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--folder", metavar="DIR", help="your own images: DIR/<class name>/*")
@@ -53,6 +53,7 @@ def main():
 
 
 def make_source(args, config, downloader):
+    from core.web import sources as web_sources
     if args.folder or args.urls:
         for flag in ("licence", "queries"):
             if getattr(args, flag):

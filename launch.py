@@ -13,10 +13,10 @@ job dies, the job ends. MXNet's servers have no passwords: use them only in a tr
 import argparse
 
 from core.cli import Parser, positive, run
-from core.training.cluster import launch, run_node, serve
 
 
 def main():
+    from core.training.cluster import launch, run_node, serve
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
                     usage="launch.py [--hosts FILE | --slurm] [--workers N] -- COMMAND ...")
     where = parser.add_mutually_exclusive_group()

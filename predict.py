@@ -1,23 +1,31 @@
 #!/usr/bin/env python3
 """Segment your own pictures and videos with a trained model: masks, overlays, and the share of each class."""
-from core.cli import add_jobs, check_scales, make_parser, parse_config, positive, run
-from core.config import MODELS
-from core.io.logs import start_log
-from core.paths import Layout
+from core.cli import (
+    add_crf,
+    add_devices,
+    add_epoch,
+    add_jobs,
+    add_ms,
+    check_scales,
+    make_parser,
+    parse_config,
+    positive,
+    run,
+)
 
 
 def main():
+    from core.config import MODELS
+    from core.io.logs import start_log
+    from core.paths import Layout
     parser = make_parser(__doc__, ("scales", "dtype", "crf_engine"))
     parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, video, folder that is searched for "
                         "both, or quoted pattern such as 'holiday/**/*.jpg'")
     parser.add_argument("--model", choices=MODELS, default="final", help="model to use (default: %(default)s)")
-    parser.add_argument("--epoch", default="newest", metavar="X",
-                        help="epoch of the snapshot; or newest; or best, the first in eval_loop.py's ranking "
-                             "(default: %(default)s)")
-    parser.add_argument("--gpu", default="0", metavar="DEVICES",
-                        help="GPU number, several such as 0,1 to share the images, or cpu (default: %(default)s)")
-    parser.add_argument("--ms", action="store_true", help="sum the scores over --scales")
-    parser.add_argument("--crf", action="store_true", help="refine the scores with a dense CRF")
+    add_epoch(parser, default="newest")
+    add_devices(parser)
+    add_ms(parser)
+    add_crf(parser)
     parser.add_argument("--labels", metavar="CLASS,...",
                         help="classes known to occur; only these and the background are predicted")
     parser.add_argument("--savescoremap", action="store_true",

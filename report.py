@@ -4,12 +4,12 @@ import os
 
 from core.cli import make_parser, parse_config, run
 from core.errors import UserError
-from core.evaluation.report import find_source, write_comparison
-from core.io.logs import logger, start_log
-from core.paths import Layout
 
 
 def main():
+    from core.evaluation.report import find_source, write_comparison
+    from core.io.logs import logger, start_log
+    from core.paths import Layout
     parser = make_parser(__doc__)
     parser.add_argument("folders", nargs="*", metavar="FOLDER", help="evaluation's folder, or root folder with "
                         "outputs/ and log/; several are compared (default: --root)")

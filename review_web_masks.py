@@ -4,11 +4,11 @@
 Decisions are stored at once in dataset/web_decisions.csv; create_web_masks.py and training obey them.
 """
 from core.cli import make_parser, parse_config, run
-from core.io.logs import start_log
-from core.paths import Layout
 
 
 def main():
+    from core.io.logs import start_log
+    from core.paths import Layout
     parser = make_parser(__doc__)
     parser.add_argument("--port", type=int, default=0, metavar="N", help="port on 127.0.0.1 (default: a free one)")
     args = parser.parse_args()

@@ -3,12 +3,12 @@
 import os
 
 from core.cli import make_parser, parse_config, positive, run
-from core.config import MODELS
-from core.io.logs import start_log
-from core.paths import Layout
 
 
 def main():
+    from core.config import MODELS
+    from core.io.logs import start_log
+    from core.paths import Layout
     parser = make_parser(__doc__, ("batch_size", "crop_size", "max_epoch", "workers", "kv_store", "web_sampling",
                                    "learning_rate_decay"))
     parser.add_argument("--model", choices=MODELS, required=True, help="init: on dataset/web_train_list.txt; final: "

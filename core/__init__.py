@@ -11,10 +11,3 @@
 Imports point down only: errors, classes < io < config, paths < runtime < web, dataset, network < training, inference
 < cosegmentation, evaluation < scripts.
 """
-import importlib.util
-import sys
-
-if None in map(importlib.util.find_spec, ("cv2", "numba", "numpy", "PIL", "tqdm", "yaml")):
-    print("%s: error: packages are missing: pip install -r dependencies.txt, or activate the environment that has them"
-          % (sys.argv[0] or "python"), file=sys.stderr)
-    sys.exit(2)

@@ -1,42 +1,50 @@
-"""Command-line parts that all scripts share."""
+"""Command-line parts that all scripts share.
+
+It imports the standard library only, and scripts import the rest of core in their main function: so `run` can report
+a package that is missing.
+"""
 import argparse
 import difflib
 import os
 import re
 import sys
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Optional, Sequence
 
-from core.config import FIELDS, item_type, make_config
 from core.errors import UserError, printable
 from core.runtime.hardware import available_cpus
 
+if TYPE_CHECKING:
+    from core.config import Config
+
 
 class Parser(argparse.ArgumentParser):
-    """Tells a wrong flag in one line, with the nearest right one, and an empty value."""
+    """Reports a wrong flag, with the nearest right one, or an empty value in one line."""
 
     def parse_known_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else list(args)
         own = args[:args.index("--")] if "--" in args else args
         for previous, text in zip([""] + own, own):
             if not text or re.fullmatch("--[a-z-]+=", text):
-                self.error("%s is empty: perhaps a variable of the shell was not set"
-                           % (text[:-1] or (previous if previous.startswith("--") else "an argument")))
+                flag = text[:-1] or (previous if previous.startswith("--") else "an argument")
+                self.error(f"{flag} is empty: perhaps a shell variable was not set")
         return super().parse_known_args(args, namespace)
 
     def error(self, message):
         if message.startswith("unrecognized arguments:"):
             flag = message.split(":", 1)[1].split()[0].split("=")[0]
             near = difflib.get_close_matches(flag, self._option_string_actions, 1, 0.5)
-            message += "; did you mean %s?" % near[0] if near else ""
+            message += f"; did you mean {near[0]}?" if near else ""
         self.exit(2, f"{self.prog}: error: {printable(message)} (--help lists the flags)\n")
 
 
-def make_parser(description, settings=()):
+def make_parser(description: str, settings: Sequence[str] = ()) -> Parser:
     """Parser with --config, --root, --seed and a flag for each named setting.
 
     Args:
         description: what the script does, for --help.
         settings: names of fields of Config to offer as flags, e.g. "batch_size" as --batch-size.
     """
+    from core.config import FIELDS, item_type
     parser = Parser(description=description, allow_abbrev=False)
     group = parser.add_argument_group("settings", "Flags win over the --config file, which wins over the defaults.")
     group.add_argument("--config", metavar="FILE", help="YAML file with any of the settings in docs/configuration.md")
@@ -46,21 +54,21 @@ def make_parser(description, settings=()):
         default = ",".join(map(str, field.default)) if many else field.default
         group.add_argument("--" + name.replace("_", "-"), metavar=kind.__name__.upper() + (",..." if many else ""),
                            type=_list_of(kind) if many else kind, choices=field.metadata["choices"],
-                           help="%s (default: %s)" % (field.metadata["help"].replace("%", "%%"), default))
+                           help=f"{field.metadata['help'].replace('%', '%%')} (default: {default})")
     return parser
 
 
-def positive(text):
+def positive(text: str) -> int:
     """A whole number above 0, for argparse."""
     return _number(text, int, lambda number: number >= 1, "a whole number above 0")
 
 
-def non_negative(text):
+def non_negative(text: str) -> float:
     """A finite number of at least 0, for argparse."""
     return _number(text, float, lambda number: 0 <= number < float("inf"), "a finite number of at least 0")
 
 
-def hours(text):
+def hours(text: str) -> float:
     """A number of hours up to a year, for argparse."""
     return _number(text, float, lambda number: 0 <= number <= 8760, "a number of hours from 0 to 8760")
 
@@ -71,55 +79,87 @@ def _number(text, kind, fits, expected):
     except ValueError:
         number = float("nan")
     if not fits(number):
-        raise argparse.ArgumentTypeError("%s is expected, not %s" % (expected, text))
+        raise argparse.ArgumentTypeError(f"{expected} is expected, not {text}")
     return number
 
 
-def add_jobs(parser):
+def add_jobs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=positive, default=available_cpus(), metavar="N",
                         help="processes (default: one for each CPU, here %(default)s)")
 
 
-def add_flip(parser):
+def add_devices(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--gpu", default="0", metavar="DEVICES",
+                        help="GPU number, several such as 0,1 to share the images, or cpu (default: %(default)s)")
+
+
+def add_epoch(parser: argparse.ArgumentParser, default: Optional[str] = None) -> None:
+    """Add --epoch; it is required unless it has a default."""
+    parser.add_argument("--epoch", default=default, required=default is None, metavar="X",
+                        help="epoch of the snapshot; or newest; or best, the first in eval_loop.py's ranking"
+                        + (" (default: %(default)s)" if default else ""))
+
+
+def add_ms(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ms", action="store_true", help="sum the scores over --scales")
+
+
+def add_crf(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--crf", action="store_true", help="refine the scores with a dense CRF")
+
+
+def add_flip(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flip", action="store_true", help="add the scores of the mirrored image at every scale")
 
 
-def check_scales(args):
+def check_scales(args: argparse.Namespace) -> None:
     """Raise UserError if the --scales are given that only --ms uses."""
     if args.scales and not args.ms:
-        raise UserError("--scales are those that --ms adds up: pass --ms too, or leave them out")
+        raise UserError("--scales is used by --ms only: pass --ms too, or leave it out")
 
 
 def _list_of(kind):
     def parse(text):
         return tuple(kind(item) for item in text.split(","))
-    parse.__name__ = "list of %s" % kind.__name__  # argparse names it in its error message
+    parse.__name__ = f"list of {kind.__name__}"  # argparse names it in its error message
     return parse
 
 
-def parse_config(args, **overrides):
+def parse_config(args: argparse.Namespace, **overrides: Any) -> "Config":
     """Config from the flags of `make_parser`, and from overrides that are not None."""
+    from core.config import FIELDS, make_config
     return make_config(args.config, **{**{name: getattr(args, name, None) for name in FIELDS}, **overrides})
 
 
-def run(main, way_on="the same command continues from here"):
+def run(main: Callable[[], Optional[int]], way_on: str = "the same command continues from here") -> None:
     """Run a script's main function; a user's mistake ends in one line on stderr and exit status 2.
 
     Args:
         way_on: what to tell a user who interrupts the script.
     """
     try:
-        try:
-            sys.exit(main())
-        except MemoryError as error:
-            raise UserError("the memory ran out: %s" % (str(error) or "smaller images or fewer --jobs need less")
-                            ) from error
+        sys.exit(main())
+    except MemoryError as error:
+        _fail(f"the memory ran out: {str(error) or 'smaller images or fewer --jobs need less'}")
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.split(".")[0] in ("core", *_standard_library()):
+            raise
+        _fail(f"the package {error.name.split('.')[0]} is missing: pip install -r dependencies.txt, or activate the "
+              "environment that has it")
     except UserError as error:
-        message = "%s: error: %s" % (os.path.basename(sys.argv[0]), error)
-        if sys.stdout:  # None where the caller closed it
-            sys.stdout.flush()
-        print(printable(" ".join(message.split("\n"))), file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
     except KeyboardInterrupt:
         print("interrupted; " + way_on, file=sys.stderr)
         sys.exit(130)
+
+
+def _standard_library() -> Iterable[str]:
+    return getattr(sys, "stdlib_module_names", ())  # from Python 3.10 on
+
+
+def _fail(message: str) -> None:
+    if sys.stdout:  # None where the caller closed it
+        sys.stdout.flush()
+    text = f"{os.path.basename(sys.argv[0])}: error: {message}"
+    print(printable(" ".join(text.split("\n"))), file=sys.stderr)
+    sys.exit(2)

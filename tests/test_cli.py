@@ -63,6 +63,37 @@ def test_an_unset_variable_of_the_shell_does_not_change_what_runs(tmp_path, scri
     assert done.returncode == 2 and "%s is empty" % flags[0] in done.stderr
 
 
+SCRIPTS = sorted(name for name in os.listdir(ROOT) if name.endswith(".py"))
+
+
+def run_without(package, script, *flags):
+    """Run a script in a Python that lacks a package."""
+    code = "import runpy, sys; sys.modules[sys.argv[1]] = None; sys.argv = sys.argv[2:]; sys.path.insert(0, '.'); " \
+           "runpy.run_path(sys.argv[0], run_name='__main__')"
+    return subprocess.run([sys.executable, "-c", code, package, script, *flags], cwd=ROOT, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, universal_newlines=True)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_missing_package_is_reported_in_one_line(script):
+    done = run_without("numpy", script, "--help")
+    assert done.returncode == 2 and done.stderr == (
+        f"{script}: error: the package numpy is missing: pip install -r dependencies.txt, or activate the environment "
+        "that has it\n")
+
+
+@pytest.mark.parametrize("package", ["cv2", "yaml", "PIL", "tqdm"])
+def test_each_missing_package_is_named(package):
+    assert f"the package {package} is missing" in run_without(package, "create_dataset.py", "--jobs", "1").stderr
+
+
+def test_a_missing_module_of_the_project_is_no_users_mistake():
+    def main():
+        import core.nothing  # noqa: F401
+    with pytest.raises(ModuleNotFoundError):
+        run(main)
+
+
 NASTY = "\x1b[2Jname\x07\x9b1m\r\n\u202egnp.jpg"
 SHOWN = r"\x1b[2Jname\x07\x9b1m\r\n\u202egnp.jpg"
 
