@@ -22,7 +22,7 @@ def main():
     config = parse_config(args)
     start_log(Layout(config).log("est_voc_train_masks"), config)
 
-    from core.evaluation.evaluate import find_epoch
+    from core.evaluation.ranking import find_epoch
     from core.inference.estimate_masks import estimate_train_masks
     from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
     epoch = find_epoch(config, args.model, args.epoch)

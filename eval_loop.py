@@ -33,7 +33,7 @@ def main():
     config = parse_config(args)
     start_log(Layout(config).log("eval_model"), config)
 
-    from core.evaluation.evaluate import evaluate_all
+    from core.evaluation.ranking import evaluate_all
     from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
     evaluate_all(config, args.model, devices=resolve_devices(args.gpu), ms=args.ms, crf=args.crf,
                  wait_hours=None if args.once else args.wait, jobs=args.jobs, flip=args.flip)

@@ -57,7 +57,8 @@ def main():
         raise UserError(f"{layout.voc_test_list} is missing: unpack VOC2012test.tar, from the VOC evaluation server, "
                         "over VOC 2012")
 
-    from core.evaluation.evaluate import NO_MASKS, evaluate, evaluation_options, find_epoch
+    from core.evaluation.evaluate import NO_MASKS, evaluate, evaluation_options
+    from core.evaluation.ranking import find_epoch
     from core.network.snapshots import load_snapshot
     from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
     epoch = find_epoch(config, args.model, args.epoch)

@@ -23,7 +23,7 @@ def main():
     layout = Layout(config)
     start_log(layout.log("export_onnx"), config)
 
-    from core.evaluation.evaluate import find_epoch
+    from core.evaluation.ranking import find_epoch
     from core.inference.onnx_export import agreement, export, open_session
     from core.inference.segmenter import Segmenter
     from core.io.images import read_image

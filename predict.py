@@ -42,7 +42,7 @@ def main():
     start_log(layout.log("predict"), config)
 
     # After the flags, as importing mxnet takes seconds.
-    from core.evaluation.evaluate import find_epoch
+    from core.evaluation.ranking import find_epoch
     from core.inference.media import find_media
     from core.inference.options import InferenceOptions, SegmentationOptions
     from core.inference.predict_media import segment_media

@@ -31,7 +31,7 @@ def picture_rows(config, count):
     Raises:
         UserError: a file is missing.
     """
-    from core.evaluation.evaluate import find_epoch
+    from core.evaluation.ranking import find_epoch
     from core.inference.segmenter import Segmenter
     from core.network.snapshots import load_snapshot
     from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
@@ -54,7 +54,7 @@ def main():
     parser.add_argument("--images", type=int, default=6, metavar="N", help="val images shown (default: %(default)s)")
     args = parser.parse_args()
     config = parse_config(args)
-    from core.evaluation.evaluate import find_epoch  # after the flags: importing mxnet takes seconds
+    from core.evaluation.ranking import find_epoch  # after the flags: importing mxnet takes seconds
     layout = Layout(config)
     print(f"\n{'model':<18s} {'epoch':>5s}  mean IoU on {len(read_list(layout.val_list))} val images")
     for title, model, scales, crf in ROWS:

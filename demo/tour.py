@@ -10,7 +10,7 @@ from IPython.display import Image, Markdown, display
 from core.config import make_config
 from core.cosegmentation.contact_sheet import outlined
 from core.errors import UserError
-from core.evaluation.evaluate import find_epoch
+from core.evaluation.ranking import find_epoch
 from core.evaluation.report import find_source
 from core.evaluation.results import ResultFolder
 from core.inference.segmenter import Segmenter

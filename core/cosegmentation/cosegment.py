@@ -26,7 +26,7 @@ import scipy.special
 from threadpoolctl import threadpool_limits
 
 from core.classes import IGNORE_LABEL
-from core.cosegmentation.cache import claim, forget_changed, settle
+from core.cosegmentation.cache import claim
 from core.cosegmentation.classifier_files import read_models, write_models
 from core.cosegmentation.contact_sheet import write_sheets
 from core.cosegmentation.descriptors import activations_path, describe, describe_foregrounds
@@ -115,9 +115,7 @@ def cosegment(config, jobs=1, scheduler=None, features="auto", device=None, over
         from core.cosegmentation.activations import load_backbone  # imports mxnet, which not everyone here needs
         backbone = load_backbone(config, device())
     with locked(folder_lock(layout.web_cache), "co-segmentation into %s" % layout.web_masks), \
-            hire(jobs, scheduler) as crew:
-        claim(layout, config, kind, overwrite)
-        forget_changed(layout, names)
+            hire(jobs, scheduler) as crew, claim(layout, config, kind, names, overwrite) as record:
         logger.info("%d images of %d classes, features: %s", len(names), len({_class_of(name) for name in names}), kind)
         if backbone:
             from core.cosegmentation.activations import cache_activations
@@ -133,7 +131,7 @@ def cosegment(config, jobs=1, scheduler=None, features="auto", device=None, over
             _learn(layout, config, sound, kind, run)
         done = stems(_folder(layout, "results"), ".json") & stems(layout.web_masks, ".png")
         run(functools.partial(segment, config=config, kind=kind), [name for name in sound if name not in done], "masks")
-        settle(layout)
+        record.finish()
         return _conclude(layout, config, names)
 
 

@@ -9,6 +9,7 @@ from core.errors import UserError
 from core.io.files import read_list
 from core.io.images import read_mask
 from core.io.logs import logger
+from core.io.provenance import check_classes
 from core.paths import Layout, mask_path, stems, web_class
 
 Judged = collections.namedtuple("Judged", "name shows precision jaccard")
@@ -38,6 +39,9 @@ def evaluate_web_masks(config, truth_folder, masks_folder=None):
         UserError: there are no true masks, none shows its class, a mask is missing, or has another size.
     """
     layout = Layout(config)
+    if not masks_folder:
+        check_classes(layout.classes, config.classes, {web_class(name, config.num_classes)
+                                                       for name in stems(truth_folder, ".png")})
     judged = judge(config, truth_folder, masks_folder or layout.web_masks)
     rows = class_means(judged, config)
     for name, (precision, jaccard) in rows.items():

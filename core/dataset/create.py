@@ -8,6 +8,7 @@ import errno
 import functools
 import json
 import os
+import re
 import shutil
 from typing import List
 
@@ -22,6 +23,7 @@ from core.errors import UserError
 from core.io.files import read_bytes, read_list, remove, replacing, write_bytes, write_lines, write_text
 from core.io.images import encode_image, encode_mask, read_image, read_mask, report_damage
 from core.io.logs import logger, progress
+from core.io.provenance import record_classes, recorded_classes
 from core.io.resize import shrink
 from core.paths import Layout, check_pairs, image_path, mask_path, stems, web_class
 from core.runtime.parallel import ordered_map, process_pool
@@ -52,6 +54,7 @@ def create_dataset(config, jobs, copy=False, own=None):
             label out of range, or one would be written over another. Nothing is written then.
     """
     layout = Layout(config)
+    _check_class_names(layout, config)
     train, val = own_sources(own, config) if own else voc_sources(layout)
     web = web_names(layout, config)
     pairs = [Source(name, image_path(layout.web_images, name), mask_path(layout.web_masks, name)) for name in web]
@@ -76,17 +79,43 @@ def create_dataset(config, jobs, copy=False, own=None):
                     places.append((source.mask, mask_path(layout.val_masks, source.name)))
         _keep_sources(whole, large)
         logger.info("all images and masks are checked: writing")
+        _note_class_names(layout, config, bool(val))
         copies = sum(_put(*place, copy) for place in whole)
         store = functools.partial(_store_shrunk, num_classes=config.num_classes, max_side=own and own.max_side)
         for _ in progress(ordered_map(store, large, pool, 2 * jobs), len(large), "scaling down"):
             pass
     _write_lists(layout, train, val, web, [found.labels for found in checked[:len(train)]])
+    record_classes(layout.classes, config.classes)
     if large:
         logger.info("images of more than %d pixels are stored scaled down, with their masks (--max-side)",
                     own.max_side)
     if copies:
         logger.info("%d images and masks are copied, as with --copy: the file system has no symbolic links", copies)
     _report(layout, config, train, val, web, checked)
+
+
+def _check_class_names(layout, config):
+    """Raise UserError if a web image's name starts with the index of a class that has another name now."""
+    then = (recorded_classes(layout.classes) or {"classes": config.classes})["classes"]
+    for name in sorted(stems(layout.web_images, ".jpg")):
+        match = re.match("([0-9]{1,3})_", name)
+        old, new = (names[int(match.group(1))] if match and int(match.group(1)) < len(names) else None
+                    for names in (then, config.classes))
+        if old is not None and old != new:
+            raise UserError(f"{image_path(layout.web_images, name)} was brought in as {old}, and class "
+                            f"{int(match.group(1))} is {new or 'none'} now: bring back the classes in their order, "
+                            "move the web images away, or use another --root")
+
+
+def _note_class_names(layout, config, val):
+    """Record the classes that are about to be written, so that no half-written mixture is taken for a data set."""
+    then = recorded_classes(layout.classes)
+    if then and then["classes"] != list(config.classes):
+        logger.warning("the data set was made with the classes %s, and is made with %s now%s",
+                       ", ".join(then["classes"]), ", ".join(config.classes),
+                       ": make sure that the val masks hold the new indices" if val else "")
+    if not then or then["classes"] != list(config.classes):
+        record_classes(layout.classes, config.classes, unfinished=True)
 
 
 def _write_lists(layout, train, val, web, train_labels):

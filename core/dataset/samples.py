@@ -5,18 +5,21 @@ any number of threads, and a run can go on from any batch.
 """
 import collections
 import concurrent.futures
+import hashlib
 import os
+from typing import Dict, List
 
 import cv2
 import numpy as np
 
 from core.classes import IGNORE_LABEL
-from core.config import STRIDE
+from core.config import STRIDE, Config
 from core.errors import UserError
-from core.io.files import read_json, read_list, read_note
+from core.io.files import read_json, read_list
 from core.io.images import read_image, read_mask
 from core.io.logs import logger
-from core.paths import check_pairs, image_path, mask_path, web_class
+from core.io.provenance import StageRecord, check_classes, content_digests
+from core.paths import Layout, check_pairs, image_path, mask_path, web_class
 from core.runtime.hardware import available_cpus
 
 Sample = collections.namedtuple("Sample", "name image mask")  # id, path of the image, path of its mask
@@ -31,57 +34,103 @@ image_labels: (b, classes, 1, 1) float32, 1 where the class stands anywhere in t
 """
 
 
-def web_samples(layout, config):
+def web_samples(layout: Layout, config: Config) -> List[Sample]:
     """Samples of the init model: web images with their co-segmentation masks.
 
     Raises:
-        UserError: the list or a file is missing, a name has no valid class index, or its class had another one when the
-            masks were made.
+        UserError: the list or a file is missing, a name has no valid class index, or its class had another one, or its
+            image another content, when the masks were made.
     """
     names = read_list(layout.web_list, "run create_web_masks.py, or create_dataset.py where there are masks")
-    origin = read_note(os.path.join(layout.web_cache, "origin.json"), settings=dict) or {}
-    then = dict(enumerate(origin.get("settings", {}).get("classes", config.classes)))
-    for name in names:
-        index = web_class(name, config.num_classes)
+    indices = {name: web_class(name, config.num_classes) for name in names}
+    check_classes(layout.classes, config.classes, indices.values())
+    record = StageRecord(layout.web_record, f"the masks in {layout.web_masks}", earlier_key="settings")
+    if record.earlier:
+        raise UserError(f"{layout.web_record} was written by another version of this program: run create_web_masks.py "
+                        "--overwrite, or remove the file if the masks are your own")
+    then = dict(enumerate((record.origin or {}).get("settings", {}).get("classes", config.classes)))
+    for name, index in indices.items():
         if then.get(index) != config.classes[index]:
-            raise UserError("%s was of class %s when its mask was made, and class %d is %s now: bring back the order "
-                            "of the classes, or fetch and co-segment into another --root"
-                            % (image_path(layout.web_images, name), then.get(index, "none"), index,
-                               config.classes[index]))
+            raise UserError(f"{image_path(layout.web_images, name)} was of class {then.get(index, 'none')} when its "
+                            f"mask was made, and class {index} is {config.classes[index]} now: bring back the order "
+                            "of the classes, or fetch and co-segment into another --root")
     check_pairs(names, (image_path, layout.web_images, "see dataset/README.md for what belongs there"),
                 (mask_path, layout.web_masks, "see dataset/README.md for what belongs there"))
-    return [Sample(name, image_path(layout.web_images, name), mask_path(layout.web_masks, name)) for name in names]
+    samples = _samples(names, layout.web_images, layout.web_masks)
+    _check_images(samples, record.items, layout, "create_web_masks.py")
+    return samples
 
 
-def voc_samples(layout, config):
+def voc_samples(layout: Layout, config: Config) -> List[Sample]:
     """Samples of the final model: training images with estimated masks.
 
     Raises:
-        UserError: the list or a file is missing, or classes or labels have changed since the masks were estimated.
+        UserError: the list or a file is missing, or classes, labels or images have changed since the masks were
+            estimated.
     """
     names = read_list(layout.train_list, "run create_dataset.py")
-    _check_origin(layout, config, names)
+    check_classes(layout.classes, config.classes)
+    images = _check_estimation(layout, config, names)
     check_pairs(names, (image_path, layout.train_images, "run create_dataset.py"),
                 (mask_path, layout.train_masks, "run est_voc_train_masks.py"))
-    return [Sample(name, image_path(layout.train_images, name), mask_path(layout.train_masks, name)) for name in names]
+    samples = _samples(names, layout.train_images, layout.train_masks)
+    _check_images(samples, images, layout, "est_voc_train_masks.py")
+    return samples
 
 
-def _check_origin(layout, config, names):
-    """Raise UserError if the masks' note tells of other classes, or of other labels of an image, than there are now."""
-    path = layout.train_masks + ".json"
-    note = read_note(path, network=dict, labels=dict)
-    if note is None:
-        logger.warning("%s is missing: nothing tells what the masks beside it were estimated with", path)
-        return
-    if note.get("network", {}).get("classes", list(config.classes)) != list(config.classes):
-        raise UserError("%s tells of other classes than the setting classes has now: run est_voc_train_masks.py with "
-                        "--overwrite" % path)
-    then = note.get("labels", {})
+def _samples(names, images, masks):
+    return [Sample(name, image_path(images, name), mask_path(masks, name)) for name in names]
+
+
+def estimation_record(folder: str) -> StageRecord:
+    """Record of the masks that est_voc_train_masks.py wrote into a folder.
+
+    Its origin names the snapshot, the settings and, as "network", what the network is like; its items are
+    {"image": SHA-256, "labels": class indices}.
+    """
+    return StageRecord(folder + ".json", f"the masks in {folder}", earlier_key="snapshot_sha256")
+
+
+def _check_estimation(layout, config, names):
+    """Dict from id to the SHA-256 of the image that its mask was estimated from, for those that are recorded.
+
+    Raises UserError if the masks were made for other classes, or for other labels of an image, than there are now.
+    """
+    record = estimation_record(layout.train_masks)
+    if record.earlier:
+        raise UserError(f"{record.path} was written by another version of this program: run est_voc_train_masks.py "
+                        "with --overwrite")
+    if record.origin is None:
+        logger.warning("%s is missing: nothing says what the masks beside it were estimated with", record.path)
+        return {}
+    if record.origin.get("network", {}).get("classes", list(config.classes)) != list(config.classes):
+        raise UserError(f"{record.path} names other classes than the setting classes has now: run "
+                        "est_voc_train_masks.py with --overwrite")
+    then = {name: item["labels"] for name, item in record.items.items()}
     now = read_labels(layout.train_labels, names, config) if os.path.exists(layout.train_labels) else then
     for name in names:
         if name in then and then[name] != now[name]:
-            raise UserError("%s was estimated with other labels than %s has now: run est_voc_train_masks.py again"
-                            % (mask_path(layout.train_masks, name), layout.train_labels))
+            raise UserError(f"{mask_path(layout.train_masks, name)} was estimated with other labels than "
+                            f"{layout.train_labels} has now: run est_voc_train_masks.py again")
+    return {name: item["image"] for name, item in record.items.items()}
+
+
+def _check_images(samples, then, layout, script):
+    """Raise UserError if an image has changed since `script` made its mask; `then`: dict from id to SHA-256."""
+    samples = [sample for sample in samples if sample.name in then]
+    for sample, digest in zip(samples, content_digests([sample.image for sample in samples], layout.digests)):
+        if digest != then[sample.name]:
+            raise UserError(f"{sample.image} has changed since {script} made its mask: run {script} again")
+
+
+def samples_record(samples: List[Sample], layout: Layout) -> Dict[str, str]:
+    """Digests that stand for the content that training reads: ids in their order, images, and masks with the labels."""
+    def combined(values):
+        return hashlib.sha256("\n".join(values).encode("utf-8")).hexdigest()
+
+    digests = content_digests([path for sample in samples for path in (sample.image, sample.mask)], layout.digests)
+    return {"list_sha256": combined(sample.name for sample in samples), "images_sha256": combined(digests[::2]),
+            "masks_sha256": combined(digests[1::2])}
 
 
 def read_labels(path, names, config):

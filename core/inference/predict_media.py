@@ -7,7 +7,6 @@ import os
 
 from core.classes import BACKGROUND
 from core.errors import UserError
-from core.evaluation.results import Journal
 from core.inference.media import Video, is_video, read_picture, shown, video_writer
 from core.inference.postprocess import (
     LONGEST_JPEG,
@@ -20,9 +19,10 @@ from core.inference.postprocess import (
 )
 from core.inference.segmenter import Segmenter, score_pairs
 from core.io.drawing import overlay
-from core.io.files import write_json
+from core.io.files import file_digest, remove_leftovers, write_json
 from core.io.locks import locked
 from core.io.logs import logger, progress, versions
+from core.io.provenance import StageRecord
 from core.io.resize import shrink
 from core.network.snapshots import load_snapshot
 from core.paths import Layout, check_no_true_mask, mask_path
@@ -61,26 +61,27 @@ def _segment_media(snapshot, devices, media, options, jobs):
     settings = dict(scoring_settings(snapshot, options.inference), model=model, epoch=epoch,
                     max_side=options.max_side, scoremaps=options.save_scores,
                     labels=[config.classes[index] for index in options.allowed] if options.allowed else None)
-    journal = Journal(os.path.join(options.output, "progress.jsonl"), settings)
-    states = {medium.name: _state(medium.path) for medium in media}
-    rest = [medium for medium in media if journal.done.get(medium.name, {}).get("state") != states[medium.name]
-            or not all(map(os.path.exists, _results(medium, journal.done[medium.name], options)))]
+    remove_leftovers(*(os.path.join(options.output, name) for name in ("masks", "overlays", "scoremaps")))
+    record = StageRecord(os.path.join(options.output, "progress.jsonl"), f"the results in {options.output}",
+                         disposable=True)
+    record.claim(settings)
+    record.stale({medium.name: {"path": medium.path, "sha256": _digest(medium.path)} for medium in media})
+    rest = [medium for medium in media if medium.name not in record.values
+            or not all(map(os.path.exists, _results(medium, record.values[medium.name], options)))]
     if len(rest) < len(media):
-        logger.info("going on after %d of %d files", len(media) - len(rest), len(media))
+        logger.info("continuing after %d of %d files", len(media) - len(rest), len(media))
 
     logger.info("%s model, epoch %d: %s", model, epoch, Layout(config).snapshot(model, epoch))
     work = _Work(config, options, Segmenter(snapshot, devices, options.inference.dtype), jobs)
     many = len(rest) > 1 or any(is_video(medium.path) for medium in rest)
     parallel = options.inference.crf and jobs > 1 and many
-    with journal, process_pool(jobs) if parallel else contextlib.nullcontext() as pool:
+    with record, process_pool(jobs) if parallel else contextlib.nullcontext() as pool:
         for medium, found in progress(work.results(rest, pool), len(rest), "segmentation"):
-            journal.done[medium.name] = dict(found, state=states[medium.name])
-            journal.add(medium.name, journal.done[medium.name])
+            record.done(medium.name, found)
             logger.info("%s: %d x %d pixels%s: %s", shown(medium.path), found["width"], found["height"],
                         ", %d frames" % found["frames"] if "frames" in found else "", shares_text(found["shares"]))
 
-    found = {medium.name: {key: value for key, value in journal.done[medium.name].items() if key != "state"}
-             for medium in media if medium.path not in work.failures}
+    found = {medium.name: record.values[medium.name] for medium in media if medium.path not in work.failures}
     path = os.path.join(options.output, "predictions.json")
     write_json(path, {"settings": settings, "versions": versions(), "files": found, "failures": work.failures})
     logger.info("%d of %d files are segmented: masks/, overlays/ and predictions.json in %s", len(found), len(media),
@@ -89,7 +90,7 @@ def _segment_media(snapshot, devices, media, options, jobs):
         first = next(iter(work.failures.values()))
         raise UserError("%d of %d files could not be segmented: %s%s" % (
             len(work.failures), len(media), first, "; the log names the others" if len(work.failures) > 1 else ""))
-    journal.remove()
+    record.remove()
     return found
 
 
@@ -223,10 +224,9 @@ def _check_apart(media, output):
             owners[path] = medium.path
 
 
-def _state(path):
-    """What changes when a file does: path, size and time of its last change."""
+def _digest(path):
+    """SHA-256 of a file; None of one that can't be read, which is reported when its turn comes."""
     try:
-        status = os.stat(path)
-    except OSError:
-        return [path]
-    return [path, status.st_size, status.st_mtime_ns]
+        return file_digest(path) if os.path.isfile(path) else None
+    except UserError:
+        return None

@@ -5,7 +5,9 @@ import hashlib
 import io
 import json
 import os
+import re
 import unicodedata
+import uuid
 from typing import Any, Dict, Hashable, Optional
 
 import numpy as np
@@ -22,7 +24,8 @@ def replacing(path):
         UserError: the folder can't be written to, or the disk is full.
     """
     folder, name = os.path.split(os.path.abspath(path))
-    temporary = os.path.join(folder, ".%s.%d.tmp" % (name, os.getpid()))
+    # Not the process id, which is the same in every container that writes to the folder.
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         os.makedirs(folder, exist_ok=True)
         yield temporary
@@ -32,6 +35,15 @@ def replacing(path):
     finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)
+
+
+def remove_leftovers(*folders: str) -> None:
+    """Remove what killed processes left half-written in folders, and below them, that only this process writes to."""
+    for folder in folders:
+        for place, _, names in os.walk(folder):
+            for name in names:
+                if re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", name):
+                    remove(os.path.join(place, name), missing_ok=True)
 
 
 def write_bytes(path, content):
@@ -166,20 +178,6 @@ def file_digest(path):
     return digest.hexdigest()
 
 
-def cached_digest(path):
-    """`file_digest`, computed anew only when the file's size or time of change is another."""
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        raise UserError("%s can't be read: %s" % (path, error.strerror or error)) from error
-    return _digest(os.path.abspath(path), found.st_size, found.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=None)
-def _digest(path, size, changed):
-    return file_digest(path)
-
-
 def read_text(path):
     """Text of a UTF-8 file, with or without a byte order mark.
 
@@ -249,35 +247,6 @@ def read_json(path):
         return parse_json(read_text(path))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
-
-
-def read_note(path, required=(), **kinds):
-    """Object of a JSON file that a script keeps for itself, or None where there is no such file.
-
-    Args:
-        required: names of values that it must have.
-        kinds: types of its values, where it has them.
-
-    Raises:
-        UserError: the file is damaged, or none of that script's.
-    """
-    if not os.path.exists(path):
-        return None
-    try:
-        note = read_json(path)
-    except UserError:
-        note = None
-    if not isinstance(note, dict) or not all(
-            isinstance(note[name], kind) if name in note else name not in required for name, kind in kinds.items()):
-        raise UserError("%s is damaged, or not of this program: remove it, or move it away" % path)
-    return note
-
-
-def settle_note(path):
-    """Take "overwriting" out of a note: what --overwrite was to make anew is made, and would be made anew again."""
-    note = read_note(path)
-    if note and note.pop("overwriting", False):
-        write_json(path, note)
 
 
 def _unique_keys(pairs):

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import socket
+import time
 
 from core.errors import UserError
 from core.io.logs import logger
@@ -45,5 +46,6 @@ def locked(path, work, wait=False):
                            error.strerror)
         with contextlib.suppress(OSError):  # a full disk takes no note, and the lock holds all the same
             file.truncate(0)
-            os.write(file.fileno(), ("process %d on %s" % (os.getpid(), socket.gethostname())).encode("utf-8"))
+            note = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+            os.write(file.fileno(), note.encode("utf-8"))  # the time, as every container's process may be number 1
         yield

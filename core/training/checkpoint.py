@@ -1,19 +1,19 @@
 """What lets a training run go on as if it had never stopped: <model>_fcn_resnet50-<epoch>.states beside the snapshot.
 
 A state holds the momentum of every parameter and, as the name of one more array, "record:" and a JSON object: the
-settings of the run, digests of its list and of its start, and the digest of the parameters that it belongs to. The
-rest needs no file: samples and random numbers depend on the seed, the epoch and the position in the run alone.
+settings of the run, digests of its list, images and masks and of its start, and the digest of the parameters that it
+belongs to. The rest needs no file: the random choices depend on the seed, the epoch and the position in the run alone.
 
 It is written before its snapshot, so that a snapshot of a run that was killed between the two never lacks its state.
 MXNet's own optimizer states are pickles, which execute what a file says, and are not read.
 """
 import collections
 import contextlib
-import hashlib
 import json
 import os
+from typing import Any, Dict, Optional, Tuple
 
-from core.config import TRAINING_SETTINGS, network_settings
+from core.config import TRAINING_SETTINGS, Config, network_settings
 from core.errors import UserError
 from core.io.files import file_digest, read_json, remove
 from core.io.logs import logger
@@ -26,6 +26,7 @@ from core.network.snapshots import (
     save_snapshot,
     write_arrays,
 )
+from core.paths import Layout
 from core.runtime.mxnet_backend import mx
 
 _STATES_KEPT = 2  # the last one, and one more in case that its snapshot gets damaged
@@ -40,20 +41,21 @@ record: dict, as `run_record` makes it.
 """
 
 
-def run_record(model, config, names, start_epoch, start_file, devices):
+def run_record(model: str, config: Config, *, data: Dict[str, str], start_epoch: int, start_file: str,
+               devices: int) -> Dict[str, Any]:
     """What a run was started with, as JSON keeps it.
 
     Args:
-        names: ids of the training samples, in the order of the list.
+        data: digests of the training samples, as `samples.samples_record` gives them.
         start_epoch, start_file: epoch and path of the parameters that it started from; a missing file is from scratch.
         devices: number of devices, of all machines.
     """
-    settings = TRAINING_SETTINGS + (model + "_epoch_size",)
+    settings = [*TRAINING_SETTINGS, model + "_epoch_size"]
     if config.learning_rate_decay != "none":
-        settings += ("max_epoch",)  # it decides the learning rate
+        settings.append("max_epoch")  # it decides the learning rate
     return {"settings": network_settings(config, settings), "start_epoch": start_epoch,
             "start_sha256": file_digest(start_file) if os.path.exists(start_file) else None,
-            "list_sha256": hashlib.sha256("\n".join(names).encode("utf-8")).hexdigest(), "devices": devices}
+            **data, "devices": devices}
 
 
 def save_checkpoint(layout, model, config, symbol, checkpoint, keep=None):
@@ -87,11 +89,12 @@ def save_checkpoint(layout, model, config, symbol, checkpoint, keep=None):
     return path
 
 
-def find_checkpoint(layout, model, config, names, start_epoch, devices):
-    """The last Checkpoint of a run, or None where there is nothing to go on from.
+def find_checkpoint(layout: Layout, model: str, config: Config, *, data: Dict[str, str], start_epoch: Optional[int],
+                    devices: int) -> Tuple[Config, Optional[Checkpoint]]:
+    """The last Checkpoint of a run, or None where there is nothing to resume.
 
     Args:
-        names: ids of the training samples, in the order of the list.
+        data: digests of the training samples, as `samples.samples_record` gives them.
         start_epoch: epoch that the run started from, None for any; states of runs with another start are left alone.
         devices: number of devices, of all machines.
 
@@ -99,7 +102,7 @@ def find_checkpoint(layout, model, config, names, start_epoch, devices):
         (config, Checkpoint): config with the settings of the run.
 
     Raises:
-        UserError: a file is damaged, or settings, list or start differ from those of the run.
+        UserError: a file is damaged, or settings, list, images, masks or start differ from those of the run.
     """
     epochs = [epoch for epoch in layout.epochs(model) if epoch > (start_epoch or 0)]
     states = [epoch for epoch in epochs if os.path.exists(layout.state(model, epoch))]
@@ -110,16 +113,19 @@ def find_checkpoint(layout, model, config, names, start_epoch, devices):
             read_arrays(layout.snapshot(model, epoch))
         if start_epoch is not None and record["start_epoch"] != start_epoch:
             continue
+        if not {"images_sha256", "masks_sha256"} <= set(record):
+            raise UserError(f"{path} was written by another version of this program, which did not record the images "
+                            f"and masks of the run: {_other_ways(epoch)}")
         adopted = adopt_recorded(config, path, record["settings"])
         snapshot = load_snapshot(adopted, model, epoch)
         if parameters_digest(*snapshot.parameters) != record["parameters_sha256"]:
             logger.warning("%s does not belong to %s: looking at earlier ones", path, layout.snapshot(model, epoch))
             continue
-        _check_record(layout, model, path, record, snapshot.config, names, devices)
+        _check_record(layout, model, epoch, record=record, config=snapshot.config, data=data, devices=devices)
         return snapshot.config, Checkpoint(epoch, snapshot.parameters, momentum, record)
     if epochs and not states and start_epoch is None:
-        raise UserError("%s is missing, so the run can't go on exactly: --epoch %d goes on with fresh momentum, and "
-                        "without --resume training starts anew" % (layout.state(model, epochs[-1]), epochs[-1]))
+        raise UserError(f"{layout.state(model, epochs[-1])} is missing, so the run can't be resumed exactly: "
+                        f"{_other_ways(epochs[-1])}")
     return config, None
 
 
@@ -128,17 +134,27 @@ def start_file(layout, model, start_epoch):
     return layout.snapshot(model, start_epoch) if start_epoch else layout.base_model
 
 
-def _check_record(layout, model, path, record, config, names, devices):
+def _other_ways(epoch):
+    return (f"--epoch {epoch} without --resume continues with fresh momentum, and without both flags training starts "
+            "from scratch")
+
+
+def _check_record(layout, model, epoch, *, record, config, data, devices):
+    path = layout.state(model, epoch)
     start = start_file(layout, model, record["start_epoch"])
-    now = run_record(model, config, names, record["start_epoch"], start, devices)
-    if now["list_sha256"] != record["list_sha256"]:
-        raise UserError("%s was trained on another list of %s images: bring that list back, or start anew without "
-                        "--resume" % (path, "web" if model == "init" else "training"))
+    now = run_record(model, config, data=data, start_epoch=record["start_epoch"], start_file=start, devices=devices)
+    remedy = f"bring those back; {_other_ways(epoch)}"
+    folders = (layout.web_images, layout.web_masks) if model == "init" else (layout.train_images, layout.train_masks)
+    places = {"list": layout.web_list if model == "init" else layout.train_list, "images": folders[0],
+              "masks": folders[1]}
+    for what, place in places.items():
+        if now[what + "_sha256"] != record[what + "_sha256"]:
+            other = "another list" if what == "list" else f"other {what}"
+            raise UserError(f"{path} was trained on {other} than {place} holds now: {remedy}")
     if now["start_sha256"] not in (None, record["start_sha256"]):
-        raise UserError("%s was trained from other parameters than %s holds now: bring those back, or start anew "
-                        "without --resume" % (path, start))
+        raise UserError(f"{path} was trained from other parameters than {start} holds now: {remedy}")
     if now["devices"] != record["devices"]:
-        logger.warning("%s was trained on %d devices and goes on with %d: the same training, but not to the last bit",
+        logger.warning("%s was trained on %d devices and continues on %d: the same training, but not to the last bit",
                        path, record["devices"], now["devices"])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from core.classes import IGNORE_LABEL
 from core.config import STRIDE
-from core.dataset.samples import BatchLoader, training_samples
+from core.dataset.samples import BatchLoader, samples_record, training_samples
 from core.errors import UserError
 from core.io.locks import locked
 from core.io.logs import logger, progress
@@ -59,17 +59,17 @@ def _train(config, layout, model, devices, start_epoch, resume, keep, store):
                         "devices" % (config.batch_size, total))
     samples = training_samples(model, layout, config)
     logger.info("%d training images for the %s model", len(samples), model)
+    data = samples_record(samples, layout)
     checkpoint = None
     if resume:
-        names = [sample.name for sample in samples]
-        config, checkpoint = find_checkpoint(layout, model, config, names, start_epoch, total)
+        config, checkpoint = find_checkpoint(layout, model, config, data=data, start_epoch=start_epoch, devices=total)
         if checkpoint and checkpoint.epoch + 1 >= config.max_epoch:
             logger.info("epoch %d, the last before max_epoch %d, is trained already", checkpoint.epoch,
                         config.max_epoch)
             return
         logger.info("going on after epoch %d" % checkpoint.epoch if checkpoint else "there is no run to go on with")
     if checkpoint is None:
-        config, checkpoint = _start(config, layout, model, devices, samples, start_epoch or 0, total)
+        config, checkpoint = _start(config, layout, model, devices, samples, data, start_epoch or 0, total)
 
     if store:
         _check_agreement(store, checkpoint)
@@ -96,10 +96,11 @@ def _check_agreement(store, checkpoint):
     store.pull("agreement", first)
     if (first.asnumpy() != mine).any():
         raise UserError("worker %d starts from another epoch, list, base model or number of devices, or with other "
-                        "settings, than worker 0: all hosts need the same files, as in a shared folder" % store.rank)
+                        "images, masks or settings, than worker 0: all hosts need the same files, as in a shared "
+                        "folder" % store.rank)
 
 
-def _start(config, layout, model, devices, samples, epoch, total):
+def _start(config, layout, model, devices, samples, data, epoch, total):
     """(config, Checkpoint) of a new run: from a snapshot, the base model, or from scratch; without momentum."""
     snapshot = load_snapshot(config, model, epoch) if epoch else None
     if epoch + 1 >= config.max_epoch:
@@ -117,8 +118,8 @@ def _start(config, layout, model, devices, samples, epoch, total):
     else:
         logger.warning("%s is missing: training starts from scratch", layout.base_model)
         parameters = _from_scratch(config, model, devices[0], _loader(config, model, samples))
-    names = [sample.name for sample in samples]
-    record = run_record(model, config, names, epoch, start_file(layout, model, epoch), total)
+    record = run_record(model, config, data=data, start_epoch=epoch, start_file=start_file(layout, model, epoch),
+                        devices=total)
     return config, Checkpoint(epoch, parameters, {}, record)
 
 

@@ -14,6 +14,7 @@ from core.io.files import read_bytes, read_list, write_bytes
 from core.io.images import encode_image, read_image
 from core.io.locks import locked
 from core.io.logs import logger, progress
+from core.io.provenance import check_classes
 from core.paths import Layout, folder_lock, image_path
 from core.runtime.parallel import ordered_map
 from core.web.cleaning import decode
@@ -52,6 +53,7 @@ def fetch_web_images(config: Config, source: Source, downloader: Downloader, *, 
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(config.web_threads, "download"))
         stack.callback(downloader.close)  # runs before the wait for the pool's threads
         manifest = Manifest(layout, config)
+        check_classes(layout.classes, config.classes, range(config.num_classes), record=True)
         manifest.forget(retry)
         index = _index(manifest, layout, pool, config.web_hash_distance)
         stack.enter_context(contextlib.closing(manifest.save()))

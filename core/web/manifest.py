@@ -4,16 +4,16 @@ It has a JSON object a line, in the order of the decisions. A later run continue
 """
 import collections
 import contextlib
-import json
 import os
 import re
-from typing import Any, Container, Counter, Dict, Iterable, List, Optional
+from typing import Any, Container, Counter, Dict, Iterable, List
 
 import numpy as np
 
 from core.config import Config
 from core.errors import UserError
-from core.io.files import parse_json, read_bytes, write_lines
+from core.io.files import parse_json, read_bytes
+from core.io.journal import Journal
 from core.io.logs import logger
 from core.paths import Layout, image_path, stems
 from core.web.duplicates import HASH_BYTES, Fingerprint
@@ -36,7 +36,7 @@ class Manifest:
 
     def __init__(self, layout: Layout, config: Config) -> None:
         self.folder, self._path = layout.web_images, layout.web_manifest
-        self._file: Optional[int] = None
+        self._journal = Journal(self._path)
         content = read_bytes(self._path) if os.path.exists(self._path) else b""
         *lines, rest = content.split(b"\n")  # the rest is empty except after a kill amid a line, or an editor
         self.rows = [self._parse(number, line) for number, line in enumerate(lines, 1)]
@@ -112,17 +112,11 @@ class Manifest:
 
     def save(self) -> "Manifest":
         """Rewrite the file if lines changed, and get ready to append; returns self."""
-        if self._changed:
-            write_lines(self._path, map(json.dumps, self.rows))
-        try:
-            os.makedirs(os.path.dirname(self._path), exist_ok=True)
-            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise self._failed(self._path, error) from error
+        self._journal.open(self.rows if self._changed else None)
         return self
 
     def close(self) -> None:
-        os.close(self._file)
+        self._journal.close()
 
     def is_new(self, class_name: str, url: str) -> bool:
         """Whether an address was not asked for before; from now on it was."""
@@ -142,7 +136,7 @@ class Manifest:
         try:
             os.replace(self.pending(name), path)
         except OSError as error:
-            raise self._failed(path, error) from error
+            raise UserError(f"{path} can't be written: {error.strerror or error}") from error
 
     def append(self, row: Dict[str, Any]) -> None:
         """Add a line and, if it is of a kept image, give its `pending` file its name.
@@ -150,29 +144,13 @@ class Manifest:
         Raises:
             UserError: it can't be written, as on a full disk; the file is then as it was before.
         """
-        try:
-            self._write(json.dumps(row).encode() + b"\n")
-        except OSError as error:
-            raise self._failed(self._path, error) from error
+        self._journal.append(row)
         self.rows.append(row)
         if row["status"] == "kept":
             self._finish(row["name"])
             class_index, number = map(int, row["name"].split("_"))
             self._last[class_index] = number
             self.counts[class_index] += 1
-
-    def _write(self, line: bytes) -> None:
-        size = os.fstat(self._file).st_size
-        try:
-            while line:  # a disk that is nearly full takes a part, and refuses only the next
-                line = line[os.write(self._file, line):]
-        except OSError:
-            os.ftruncate(self._file, size)
-            raise
-
-    @staticmethod
-    def _failed(path: str, error: OSError) -> UserError:
-        return UserError(f"{path} can't be written: {error.strerror or error}")
 
 
 def reasons(rows: Iterable[Dict[str, Any]], class_name: str) -> Counter[str]:

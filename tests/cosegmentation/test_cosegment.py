@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from core.cosegmentation.region_features import region_cues
 from core.cosegmentation.saliency import ColourGraph, boundary_connectivity, geodesic_saliency, manifold_ranking
 from core.cosegmentation.superpixels import Regions
 from core.errors import UserError
-from core.io.files import read_bytes, read_lines, write_bytes, write_lines
+from core.io.files import read_bytes, read_lines, write_bytes, write_json, write_lines
 from core.io.images import read_mask, write_image, write_mask
 from core.io.locks import locked
 from core.paths import folder_lock
@@ -415,7 +416,7 @@ def test_the_same_seed_gives_the_same_masks_with_any_number_of_processes(web):
 def test_finished_work_stays_and_new_images_are_judged(web):
     stage.cosegment(web)
     first = masks(web)
-    before = {path: os.stat(path).st_mtime_ns for path in files(web.path("cache"))}
+    before = {path: os.stat(path).st_mtime_ns for path in files(web.path("cache", "web_masks"))}
     os.remove(web.path("dataset", "web_labels", "6_000001.png"))
     image, _ = make_sample.web_picture(np.random.default_rng(77), "bus")
     write_image(web.path("dataset", "web_images", "6_000004.jpg"), image)
@@ -423,7 +424,7 @@ def test_finished_work_stays_and_new_images_are_judged(web):
     assert {name: content for name, content in masks(web).items() if name in first} == first
     assert "6_000004.png" in masks(web)
     changed = [path for path, when in before.items() if os.stat(path).st_mtime_ns != when]
-    assert sorted(os.path.basename(path) for path in changed) == ["6_000001.json", "images.json"]
+    assert sorted(os.path.basename(path) for path in changed) == ["6_000001.json", "origin.json"]
 
 
 def files(folder):
@@ -463,7 +464,7 @@ def wait_for(condition, seconds=90):
 
 def test_other_settings_and_strange_masks_are_not_mixed_in(web):
     write_mask(web.path("dataset", "web_labels", "6_000000.png"), np.zeros((4, 4)))
-    with pytest.raises(UserError, match="masks that are not of"):
+    with pytest.raises(UserError, match="web_labels are not in the record .*pass --overwrite"):
         stage.cosegment(web)
     stage.cosegment(web, overwrite=True)
     for changed, message in (({"web_min_score": 0.1}, "web_min_score was 0.3 and is 0.1 now"),
@@ -493,6 +494,29 @@ def test_what_was_made_of_an_image_that_changed_is_made_anew(web):
     write_image(os.path.join(images, "6_000003.jpg"), make_sample.web_picture(np.random.default_rng(79), "bus")[0])
     stage.cosegment(web)
     assert "unreadable" not in report(web)["6_000003"]["reason"] and len(masks(web)) == 12
+
+
+def test_an_image_replaced_by_one_of_the_same_size_and_time_counts_as_changed(web):
+    images = web.path("dataset", "web_images")
+    paths = [os.path.join(images, "6_00000%d.jpg" % number) for number in (1, 2)]
+    longest = max(map(os.path.getsize, paths))
+    for path in paths:
+        write_bytes(path, read_bytes(path).ljust(longest, b"\0"))
+        os.utime(path, (10 ** 9, 10 ** 9))
+    stage.cosegment(web)
+    first = masks(web)
+    shutil.copy2(paths[1], paths[0])
+    stage.cosegment(web)
+    assert {name for name, mask in masks(web).items() if first[name] != mask} == {"6_000001.png"}
+
+
+def test_a_cache_of_an_earlier_version_is_refused_and_can_be_overwritten(web):
+    stage.cosegment(web)
+    write_json(web.path("cache", "web_masks", "origin.json"), {"settings": {"seed": 0}, "features": "hog", "format": 4})
+    with pytest.raises(UserError, match="web_labels were made by another version of this program: pass --overwrite"):
+        stage.cosegment(web)
+    stage.cosegment(web, overwrite=True)
+    stage.cosegment(web)
 
 
 @pytest.mark.kill

@@ -3,6 +3,7 @@ import pytest
 
 from core.errors import UserError
 from core.evaluation.metrics import summarise
+from core.evaluation.per_image import pack_counts, unpack_counts
 from core.evaluation.results import ResultFolder
 from core.io.files import write_json
 
@@ -43,10 +44,10 @@ def test_the_same_data_elsewhere_is_the_same_evaluation(tmp_path):
 
 def test_files_that_are_written_over_belong_to_no_result(tmp_path):
     folder = ResultFolder(str(tmp_path))
-    folder.disown(["masks"])
+    folder.release(["masks"])
     folder.write(result(dict(SETTINGS, scales=[2.0]), saved=["scoremaps"]))
     folder.write(result(saved=["masks"]))
-    folder.disown(["masks"])
+    folder.release(["masks"])
     assert folder.find(SETTINGS) and not folder.find(SETTINGS, ["masks"]) and len(folder.stored()) == 2
     assert folder.find(dict(SETTINGS, scales=[2.0]), ["scoremaps"])
 
@@ -83,23 +84,29 @@ def test_a_file_that_is_no_result_is_named(tmp_path, text):
 
 
 @pytest.mark.kill
-def test_a_killed_evaluation_goes_on_from_its_journal(tmp_path, rng):
+def test_a_killed_evaluation_continues_from_its_record(tmp_path, rng):
     folder = ResultFolder(str(tmp_path))
     counts = {name: rng.integers(0, 3, (4, 4)) for name in ("a", "b", "ein Bär")}
-    with folder.journal(SETTINGS, ["masks"], 4) as journal:
-        assert journal.done == {}
+    inputs = dict.fromkeys(counts, "digest")
+
+    def record(settings=SETTINGS, saved=("masks",), inputs=inputs):
+        found = folder.record(settings, saved)
+        found.stale(inputs)
+        return found
+    with record() as first:
+        assert first.values == {}
         for name, matrix in counts.items():
-            journal.add(name, matrix)
+            first.done(name, pack_counts(matrix))
     path = tmp_path / "progress.jsonl"
     path.write_bytes(path.read_bytes()[:-5])  # killed while it wrote the last line
-    with folder.journal(SETTINGS, ["masks"], 4) as journal:
-        assert list(journal.done) == ["a", "b"]
-        assert all((journal.done[name] == counts[name]).all() for name in journal.done)
-        journal.add("ein Bär", counts["ein Bär"])
-    assert list(folder.journal(SETTINGS, ["masks"], 4).done) == ["a", "b", "ein Bär"]
-    assert folder.journal({"scales": [2.0]}, ["masks"], 4).done == {}
-    assert folder.journal(SETTINGS, [], 4).done == {}
-    journal.remove()
+    with record() as second:
+        assert list(second.values) == ["a", "b"]
+        assert all((unpack_counts(second.values[name], 4) == counts[name]).all() for name in second.values)
+        second.done("ein Bär", pack_counts(counts["ein Bär"]))
+    assert list(record().values) == ["a", "b", "ein Bär"]
+    assert list(record(inputs={**inputs, "b": "another digest"}).values) == ["a", "ein Bär"]
+    assert record({"scales": [2.0]}).values == {} and record(saved=()).values == {}
+    second.remove()
     assert not path.exists()
 
 

@@ -1,6 +1,7 @@
 """What users' files and machines do to a run: damage, full disks, odd pictures, killed processes."""
 import dataclasses
 import gc
+import hashlib
 import io
 import json
 import os
@@ -29,8 +30,9 @@ from core.dataset.create import create_dataset
 from core.dataset.samples import BatchLoader, read_labels, voc_samples, web_samples
 from core.dataset.sbd_masks import read_sbd_mask
 from core.errors import UserError
-from core.evaluation.evaluate import evaluate, evaluate_all, evaluation_options, find_epoch
+from core.evaluation.evaluate import evaluate, evaluation_options
 from core.evaluation.metrics import summarise
+from core.evaluation.ranking import evaluate_all, find_epoch
 from core.evaluation.results import ResultFolder
 from core.inference.estimate_masks import estimate_train_masks
 from core.io.files import read_json, read_list, write_json, write_lines, write_text
@@ -102,7 +104,7 @@ def read_ranking(path):
         def ranking(self, model):
             return path
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.evaluation.evaluate.Layout", Here)
+        patch.setattr("core.evaluation.ranking.Layout", Here)
         assert find_epoch(Config(), "init", "best") is not None
 
 
@@ -236,7 +238,7 @@ def test_a_damaged_line_of_the_journal_costs_its_image_only(ready):
     for damaged in (lines[1].replace(names[0].encode(), b"other"), b"\0" * 40, b"[]", b"\xff" + lines[1]):
         with open(journal, "wb") as file:
             file.write(b"\n".join([lines[0], damaged] + lines[2:]))
-        assert names[0] not in ResultFolder(folder).journal(whole["settings"], [], ready.num_classes).done
+        assert names[0] not in ResultFolder(folder).record(whole["settings"], []).values
     assert evaluate(ready, "init", epoch=1, devices=CPU, options=options)["confusion"] == whole["confusion"]
 
 
@@ -477,7 +479,7 @@ def test_the_ranking_holds_what_is_there_and_knows_its_snapshots(ready, monkeypa
         if len(looked) == 1:
             os.remove(layout.snapshot("init", 1))
             save_random_snapshot(ready, 3)
-    monkeypatch.setattr("core.evaluation.evaluate.time.sleep", meanwhile)
+    monkeypatch.setattr("core.evaluation.ranking.time.sleep", meanwhile)
     ranking = evaluate_all(ready, "init", devices=CPU, wait_hours=1)
     assert looked == [[1, 2], [2, 3]] and sorted(epoch for epoch, _ in ranking) == [2, 3]
     best = find_epoch(ready, "init", "best")
@@ -487,12 +489,101 @@ def test_the_ranking_holds_what_is_there_and_knows_its_snapshots(ready, monkeypa
         find_epoch(ready, "init", "best")
 
 
+def test_a_snapshot_that_was_still_being_copied_or_is_replaced_is_evaluated_again(ready, monkeypatch):
+    layout, ranked = Layout(ready), []
+    whole = open(layout.snapshot("init", 1), "rb").read()
+    save_random_snapshot(ready, 2)
+    second = open(layout.snapshot("init", 2), "rb").read()
+    with open(layout.snapshot("init", 1), "wb") as file:
+        file.write(whole[:len(whole) // 2])
+
+    def digests():
+        return {row["epoch"]: row["snapshot_sha256"] for row in read_json(layout.ranking("init"))["ranking"]}
+
+    def meanwhile(_):
+        ranked.append(digests())
+        if len(ranked) == 1:  # the copy is complete; the other file is replaced by one of the same size and time
+            with open(layout.snapshot("init", 1), "ab") as file:
+                file.write(whole[len(whole) // 2:])
+        elif len(ranked) == 2:
+            status = os.stat(layout.snapshot("init", 2))
+            with open(layout.snapshot("init", 2), "wb") as file:
+                file.write(whole)
+            os.utime(layout.snapshot("init", 2), ns=(status.st_atime_ns, status.st_mtime_ns))
+        elif len(ranked) == 3:
+            with open(layout.snapshot("init", 2), "wb") as file:
+                file.write(b"damaged")
+    monkeypatch.setattr("core.evaluation.ranking.time.sleep", meanwhile)
+    evaluate_all(ready, "init", devices=CPU, wait_hours=1)
+    first, other = (hashlib.sha256(content).hexdigest() for content in (whole, second))
+    assert len(whole) == len(second)
+    assert ranked == [{2: other}, {1: first, 2: other}, {1: first, 2: first}, {1: first}]
+
+    with open(layout.snapshot("init", 2), "wb") as file:
+        file.write(second)
+    evaluate_all(ready, "init", devices=CPU)  # --once, again
+    assert digests() == {1: first, 2: other}
+
+
+def test_val_masks_of_other_classes_are_not_evaluated(ready):
+    layout = Layout(ready)
+    write_json(layout.classes, {"classes": list(ready.classes[:1] + ready.classes[:0:-1])})
+    with pytest.raises(UserError, match="classes.json: the data set was made with class 1 as tvmonitor"):
+        evaluate(ready, "init", epoch=1, devices=CPU, options=evaluation_options(ready, "init", epoch=1))
+    with pytest.raises(UserError, match="classes.json: the data set was made with class 1 as tvmonitor"):
+        estimate_train_masks(ready, 1, devices=CPU)
+    elsewhere = ready.path("masks of their own")
+    shutil.copytree(layout.val_masks, elsewhere)
+    evaluate(ready, "init", epoch=1, devices=CPU, options=evaluation_options(ready, "init", epoch=1, masks=elsewhere))
+
+
+def test_what_a_killed_process_left_half_written_is_removed(ready):
+    layout = Layout(ready)
+    options = evaluation_options(ready, "init", epoch=1, save_masks=True)
+    left = [os.path.join(folder, ".a.png.0123abcd.tmp")
+            for folder in (layout.train_masks, os.path.join(options.output, "masks"))]
+    own = os.path.join(layout.train_masks, ".mine.tmp")
+    for path in left + [own]:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        open(path, "w").close()
+    estimate_train_masks(ready, 1, devices=CPU)
+    evaluate(ready, "init", epoch=1, devices=CPU, options=options)
+    assert [os.path.exists(path) for path in left + [own]] == [False, False, True]
+
+
+def test_an_image_changed_since_its_mask_was_estimated_does_not_train(ready):
+    layout = Layout(ready)
+    estimate_train_masks(ready, 1, devices=CPU)
+    path = image_path(layout.train_images, read_list(layout.train_list)[0])
+    content = open(path, "rb").read()
+    os.remove(path)
+    with open(path, "wb") as file:
+        file.write(content + b"\0")
+    with pytest.raises(UserError, match="jpg has changed since est_voc_train_masks.py made its mask: run est_"):
+        voc_samples(layout, ready)
+    estimate_train_masks(ready, 1, devices=CPU)
+    assert voc_samples(layout, ready)
+
+
+def test_masks_of_an_earlier_version_do_not_train_and_can_be_overwritten(ready):
+    layout = Layout(ready)
+    estimate_train_masks(ready, 1, devices=CPU)
+    write_json(layout.train_masks + ".json", {"snapshot_sha256": "a", "labels": {}, "images": {}})
+    with pytest.raises(UserError, match="final_voc_masks.json was written by another version of this program: run"):
+        voc_samples(layout, ready)
+    with pytest.raises(UserError, match="final_voc_masks were made by another version of this program: pass"):
+        estimate_train_masks(ready, 1, devices=CPU)
+    estimate_train_masks(ready, 1, devices=CPU, overwrite=True)
+    assert voc_samples(layout, ready)
+
+
 def test_masks_of_other_classes_or_labels_do_not_train(ready, caplog):
     layout = Layout(ready)
     estimate_train_masks(ready, 1, devices=CPU)
     assert voc_samples(layout, ready)
     classes = ready.classes[:1] + ready.classes[:0:-1]
-    with pytest.raises(UserError, match="final_voc_masks.json tells of other classes than the setting classes has now"):
+    os.remove(layout.classes)
+    with pytest.raises(UserError, match="final_voc_masks.json names other classes than the setting classes has now"):
         voc_samples(layout, dataclasses.replace(ready, classes=classes))
     labels = read_json(layout.train_labels)
     name = min(labels)
@@ -503,23 +594,24 @@ def test_masks_of_other_classes_or_labels_do_not_train(ready, caplog):
     os.remove(layout.train_masks + ".json")
     with caplog.at_level("WARNING"):
         assert voc_samples(layout, ready)
-    assert "final_voc_masks.json is missing: nothing tells what the masks beside it" in caplog.text
+    assert "final_voc_masks.json is missing: nothing says what the masks beside it" in caplog.text
 
 
 def test_web_masks_of_other_classes_do_not_train(tiny, sample):
     layout = Layout(tiny)
     create_dataset(tiny, 1)
     note = os.path.join(layout.web_cache, "origin.json")
-    write_json(note, {"settings": {"classes": list(tiny.classes[:20])}})  # the last one has come since
+    write_json(note, {"format": 1, "origin": {"settings": {"classes": list(tiny.classes[:20])}}, "items": {}})
     write_lines(layout.web_list, [name for name in read_list(layout.web_list) if not name.startswith("20_")])
     assert web_samples(layout, tiny)
-    write_json(note, {"settings": {"classes": list(tiny.classes[:1] + tiny.classes[:0:-1])}})
+    write_json(note, {"format": 1, "origin": {"settings": {"classes": list(tiny.classes[:1] + tiny.classes[:0:-1])}},
+                      "items": {}})
     message = r"\d_000000.jpg was of class \w+ when its mask was made, and class \d+ is \w+ now"
     with pytest.raises(UserError, match=message):
         web_samples(layout, tiny)
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"snapshot_sha256": "a", "labels": []}', "{", '{"a.jpg": ["mug"]}'])
+@pytest.mark.parametrize("content", ["[]", "{}", "{", '{"a.jpg": ["mug"]}'])
 def test_a_note_that_is_none_of_this_program_is_named_and_stays(ready, content):
     path = Layout(ready).train_masks + ".json"
     os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -1,5 +1,6 @@
 """Training that is stopped at any moment and goes on exactly; what stops it, and what is left then."""
 import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -20,7 +21,7 @@ from core.errors import UserError
 from core.evaluation.evaluate import evaluate, evaluation_options
 from core.inference.estimate_masks import estimate_train_masks
 from core.io.files import file_digest, read_json, read_list, write_json, write_lines
-from core.io.images import read_image, write_mask
+from core.io.images import read_image, write_image, write_mask
 from core.io.locks import locked
 from core.io.logs import logger
 from core.network import snapshots
@@ -152,7 +153,7 @@ def test_settings_of_the_run_are_taken_up_and_others_refused(begun, messages):
         training.train(given(begun, seed=3), "init", devices=CPU, resume=True)
     training.train(forgotten, "init", devices=[mx.cpu(0), mx.cpu(1)], resume=True)
     assert any("states: learning_rate=0.01" in line for line in messages)
-    assert any("on 1 devices and goes on with 2" in line for line in messages)
+    assert any("on 1 devices and continues on 2" in line for line in messages)
 
 
 def test_another_list_or_base_model_is_refused(begun):
@@ -160,13 +161,73 @@ def test_another_list_or_base_model_is_refused(begun):
     lines = open(layout.web_list).read().splitlines()
     with open(layout.web_list, "w") as file:
         file.write("\n".join(lines[1:]))
-    with pytest.raises(UserError, match="-2.states was trained on another list of web images"):
+    with pytest.raises(UserError, match="-2.states was trained on another list than .*web_train_list.txt"):
         training.train(begun, "init", devices=CPU, resume=True)
     with open(layout.web_list, "w") as file:
         file.write("\r\n".join(lines))
     os.makedirs(os.path.dirname(layout.base_model), exist_ok=True)
     shutil.copy(layout.snapshot("init", 1), layout.base_model)
     with pytest.raises(UserError, match="was trained from other parameters than .*resnet50.params holds now"):
+        training.train(begun, "init", devices=CPU, resume=True)
+
+
+def same_size_and_time(path, change):
+    """Change a file's content as rsync -t does of one with equal size and time: the times of its content stay."""
+    content, times = open(path, "rb").read(), os.stat(path)
+    change(path)
+    changed = open(path, "rb").read()
+    assert changed != content
+    with open(path, "wb") as file:
+        file.write(changed.ljust(times.st_size, b"\0"))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.mark.parametrize("what", ["images", "masks"])
+def test_other_content_under_the_same_names_is_refused(begun, what):
+    layout = Layout(begun)
+    path = "%s/1_000000.%s" % ((layout.web_images, "jpg") if what == "images" else (layout.web_masks, "png"))
+    content = open(path, "rb").read()
+    with open(path, "wb") as file:
+        file.write(content + b"\0" * 4000)  # room for any other content
+    training.train(dataclasses.replace(begun, max_epoch=3), "init", devices=CPU)
+    before = open(path, "rb").read()
+
+    def draw(path):
+        size = read_image(layout.web_images + "/1_000000.jpg").shape
+        (write_image if what == "images" else write_mask)(path, np.full(size[:2 + (what == "images")], 1, np.uint8))
+    same_size_and_time(path, draw)
+    with pytest.raises(UserError, match="-2.states was trained on other %s than .*web_.*: bring those back; --epoch 2 "
+                                        "without --resume continues" % what):
+        training.train(begun, "init", devices=CPU, resume=True)
+    with open(path, "wb") as file:
+        file.write(before)
+    training.train(begun, "init", devices=CPU, resume=True)
+
+
+def test_masks_estimated_again_with_another_snapshot_are_refused(begun):
+    layout = Layout(begun)
+    estimate_train_masks(begun, 1, devices=CPU, overwrite=True)
+    training.train(dataclasses.replace(begun, max_epoch=2), "final", devices=CPU)
+    sharp = snapshots.read_parameters(layout.snapshot("init", 2))
+    sharp.args["score_bias"][:] = mx.nd.array(np.random.default_rng(0).normal(0, 9, 21))
+    snapshots.write_parameters(layout.snapshot("init", 2), sharp)
+    estimate_train_masks(begun, 2, devices=CPU, overwrite=True)
+    with pytest.raises(UserError, match="final.*-1.states was trained on other masks than .*final_voc_masks holds now"):
+        training.train(dataclasses.replace(begun, max_epoch=3), "final", devices=CPU, resume=True)
+    estimate_train_masks(begun, 1, devices=CPU, overwrite=True)
+    training.train(dataclasses.replace(begun, max_epoch=3), "final", devices=CPU, resume=True)
+    assert layout.epochs("final") == [1, 2]
+
+
+def test_a_state_of_an_earlier_version_is_refused(begun):
+    path = Layout(begun).state("init", 2)
+    values = read_arrays(path)
+    name = next(name for name in values if name.startswith("record:"))
+    record = json.loads(name[len("record:"):])
+    del record["masks_sha256"]
+    values["record:" + json.dumps(record)] = values.pop(name)
+    write_arrays(path, values)
+    with pytest.raises(UserError, match="-2.states was written by another version .*: --epoch 2 without --resume"):
         training.train(begun, "init", devices=CPU, resume=True)
 
 
@@ -192,7 +253,7 @@ def test_keep_leaves_the_last_ones_the_best_one_and_the_start(begun):
 def test_snapshots_without_states_are_named_and_not_written_over(begun):
     for epoch in (1, 2):
         os.remove(Layout(begun).state("init", epoch))
-    with pytest.raises(UserError, match=r"-2.states is missing.*--epoch 2 goes on with fresh momentum"):
+    with pytest.raises(UserError, match="-2.states is missing.*--epoch 2 without --resume continues with fresh"):
         training.train(begun, "init", devices=CPU, resume=True)
 
 

@@ -1,0 +1,56 @@
+"""What an evaluation knows of a single image: what its numbers depend on, its counts, and what is kept of it."""
+import os
+from typing import Dict, Iterable, List, Sequence
+
+import numpy as np
+
+from core.config import Config
+from core.evaluation.report import Example
+from core.inference.options import EvaluationOptions
+from core.inference.postprocess import masks_folder, predict, scores_path
+from core.inference.segmenter import Segmenter, scored_images
+from core.io.images import read_mask
+from core.io.provenance import content_digests
+from core.paths import image_path, mask_path
+
+
+def image_inputs(options: EvaluationOptions, names: Sequence[str], cache: str) -> Dict[str, str]:
+    """Dict from id to a text that is another one once the image, or its mask, has another content.
+
+    Args:
+        cache: as for `content_digests`.
+    """
+    folders = [(image_path, options.images)] + ([] if options.masks is None else [(mask_path, options.masks)])
+    digests = [content_digests([path(folder, name) for name in names], cache) for path, folder in folders]
+    return {name: " ".join([name] + found) for name, *found in zip(names, *digests)}
+
+
+def is_saved(name: str, kinds: Iterable[str], output: str) -> bool:
+    """Whether an image's files of the kinds, "masks" and "scoremaps", are all in an output folder."""
+    paths = {"masks": mask_path(masks_folder(output), name), "scoremaps": scores_path(output, name)}
+    return all(os.path.exists(paths[kind]) for kind in kinds)
+
+
+def pack_counts(confusion: np.ndarray) -> List[List[int]]:
+    """A confusion matrix, (classes, classes) int64, as JSON keeps it: [cell, pixels] of the cells that are not 0."""
+    counts = confusion.ravel()
+    return [[int(cell), int(counts[cell])] for cell in np.flatnonzero(counts)]
+
+
+def unpack_counts(packed: List[List[int]], num_classes: int) -> np.ndarray:
+    """The confusion matrix that `pack_counts` packed."""
+    counts = np.zeros(num_classes ** 2, np.int64)
+    for cell, pixels in packed:
+        counts[cell] = pixels
+    return counts.reshape(num_classes, num_classes)
+
+
+def examples(config: Config, options: EvaluationOptions, segmenter: Segmenter,
+             names: Sequence[str]) -> Dict[str, Example]:
+    """Dict from id to `report.Example`, of the images that a report shows."""
+    found = {}
+    for scored in scored_images(segmenter, names, folder=options.images, options=options.inference):
+        mask, _ = predict(scored, config, options.inference.crf)
+        truth = read_mask(mask_path(options.masks, scored.name), config.num_classes, mask.shape)
+        found[scored.name] = Example(scored.name, scored.image, truth, mask)
+    return found

@@ -1,0 +1,118 @@
+"""Evaluation of all epochs, and which of them is the best."""
+import os
+import re
+import time
+from typing import Any, Dict, List, Optional, Tuple
+
+from core.config import Config
+from core.errors import UserError
+from core.evaluation.evaluate import check_list, evaluate, evaluation_options
+from core.io.files import file_digest, read_json, write_json
+from core.io.logs import logger
+from core.io.provenance import file_state
+from core.paths import Layout
+
+
+def evaluate_all(config: Config, model: str, *, devices: list, ms: bool = False, crf: bool = False,
+                 wait_hours: Optional[float] = None, jobs: int = 1, flip: bool = False) -> List[Tuple[int, float]]:
+    """Evaluate every snapshot of `model` that has no result with these settings yet, then rank them.
+
+    A snapshot that can't be evaluated is reported and left out; the others are evaluated. One that changes, such as one
+    that was still being copied, or that is replaced, is evaluated again.
+
+    Args:
+        wait_hours: hours to wait before looking for new snapshots; None looks once. The loop ends when no snapshot came
+            or changed in that time.
+
+    Returns:
+        list of (epoch, mean IoU), the best first. It is also written to outputs/<model>_ranking.json.
+
+    Raises:
+        UserError: there are no val images, or no snapshot could be evaluated.
+    """
+    layout = Layout(config)
+    check_list(layout.val_list, layout)
+    seen: Dict[int, Any] = {}
+    results: Dict[int, Dict[str, Any]] = {}
+    failures: Dict[int, str] = {}
+    how = {"scales": list(config.scales) if ms else [1.0], "crf": crf, "flip": flip}
+    while True:
+        new = [epoch for epoch in layout.epochs(model) if seen.get(epoch) != _state(layout.snapshot(model, epoch))]
+        for epoch in new:
+            seen[epoch] = _state(layout.snapshot(model, epoch))  # before it is read, so that no change is missed
+            results.pop(epoch, None)
+            failures.pop(epoch, None)
+            try:
+                options = evaluation_options(config, model, epoch=epoch, ms=ms, crf=crf, flip=flip)
+                results[epoch] = evaluate(config, model, epoch=epoch, devices=devices, options=options, jobs=jobs)
+            except UserError as error:
+                failures[epoch] = str(error)
+                logger.error("epoch %d can't be evaluated: %s", epoch, error)
+            _rank(layout, model, results, how)  # now, as training with --keep goes by it
+        if wait_hours is None or not new:
+            break
+        logger.info("waiting %.2f h for new snapshots", wait_hours)
+        time.sleep(wait_hours * 3600)
+
+    for epoch, message in failures.items():
+        logger.error("left out: epoch %d: %s", epoch, message)
+    ranking = _rank(layout, model, results, how)
+    if not ranking:
+        raise UserError(f"no snapshot of the {model} model in {layout.snapshots} could be evaluated")
+    for place, (epoch, mean_iou) in enumerate(ranking, 1):
+        logger.info("%3d. epoch %3d  mean IoU %.2f %%", place, epoch, 100 * mean_iou)
+    logger.info("best epoch of the %s model: %d", model, ranking[0][0])
+    return ranking
+
+
+def _state(path):
+    """Changes when the file does; None where it has just been removed."""
+    try:
+        return file_state(path)
+    except UserError:
+        return None
+
+
+def _rank(layout, model, results, how):
+    """Write the ranking of the epochs whose snapshots are still there, and return it; see `evaluate_all`."""
+    there = set(layout.epochs(model))
+    ranking = sorted(((epoch, result["mean_iou"] or 0.0) for epoch, result in results.items() if epoch in there),
+                     key=lambda row: (-row[1], row[0]))
+    rows = [{"epoch": epoch, "mean_iou": iou, "snapshot_sha256": results[epoch]["settings"]["snapshot_sha256"]}
+            for epoch, iou in ranking]
+    if rows:
+        write_json(layout.ranking(model), {**how, "ranking": rows})
+    return ranking
+
+
+def find_epoch(config: Config, model: str, text: str) -> int:
+    """Epoch that a flag names: a number, "newest", or "best" for the first of eval_loop.py's ranking.
+
+    Raises:
+        UserError: it is none of these, or there is no snapshot or no ranking.
+    """
+    layout = Layout(config)
+    if text == "newest":
+        epochs = layout.epochs(model)
+        if not epochs:
+            raise UserError(f"{layout.snapshot_prefix(model)}-<epoch>.params is missing: there is no snapshot of the "
+                            f"{model} model")
+        return epochs[-1]
+    if text != "best":
+        if not re.fullmatch(r"[0-9]{1,9}", text):
+            raise UserError(f"epoch {text!r}: a number is expected, newest, or best")
+        return int(text)
+    path = layout.ranking(model)
+    if not os.path.exists(path):
+        raise UserError(f"{path} is missing: eval_loop.py --model {model} finds the best epoch where there are val "
+                        "images with masks; else give a number, or newest")
+    try:
+        best = read_json(path)["ranking"][0]
+        epoch, ranked = int(best["epoch"]), best.get("snapshot_sha256")  # of older rankings None
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError):
+        raise UserError(f"{path} is no ranking of eval_loop.py") from None
+    snapshot = layout.snapshot(model, epoch)
+    if ranked and os.path.exists(snapshot) and file_digest(snapshot) != ranked:
+        raise UserError(f"{snapshot} has changed since {path} was made: run eval_loop.py --model {model} --once again, "
+                        "or give a number")
+    return epoch

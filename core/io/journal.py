@@ -1,0 +1,89 @@
+"""Files of one JSON value a line that grow while work is done: each line is there whole, or not at all."""
+import json
+import os
+from typing import Any, Iterable, List, Optional
+
+from core.errors import UserError
+from core.io.files import read_bytes, write_lines
+
+
+class Journal:
+    """A file of JSON Lines.
+
+    A line that a full disk cuts short is taken back, and one that a kill cuts short is dropped by the next `open`, so
+    no other line is ever written behind half a one.
+    """
+
+    def __init__(self, path: str):
+        self._path = path
+        self._file: Optional[int] = None
+
+    def rows(self, *, skip_damaged: bool = False) -> List[Any]:
+        """Values of the file, in order; none where there is no file. An unfinished last line is left out.
+
+        Raises:
+            UserError: a line is not JSON and `skip_damaged` is not set; it is named. Or the file can't be read.
+        """
+        if not os.path.exists(self._path):
+            return []
+        *lines, end = read_bytes(self._path).split(b"\n")
+        rows = []
+        for number, line in enumerate(lines, 1):
+            try:
+                rows.append(json.loads(line.decode()))
+            except (ValueError, RecursionError):
+                if not skip_damaged:
+                    raise UserError(f"{self._path}, line {number} is damaged: remove the line") from None
+        try:
+            rows += [json.loads(end.decode())] if end.strip() else []  # whole but for the line break: an editor's
+        except (ValueError, RecursionError):
+            pass
+        return rows
+
+    def open(self, rows: Optional[Iterable[Any]] = None) -> "Journal":
+        """Get ready to append.
+
+        Args:
+            rows: values to write in place of what the file holds; None keeps that, but for an unfinished last line.
+
+        Raises:
+            UserError: the file can't be written, or, without `rows`, a line is damaged.
+        """
+        if rows is None and os.path.exists(self._path) and not read_bytes(self._path).endswith(b"\n"):
+            rows = self.rows()
+        if rows is not None:
+            write_lines(self._path, map(json.dumps, rows))
+        try:
+            os.makedirs(os.path.dirname(os.path.abspath(self._path)), exist_ok=True)
+            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise self._failed(error) from error
+        return self
+
+    def append(self, row: Any) -> None:
+        """Add a line.
+
+        Raises:
+            UserError: it can't be written, as on a full disk; the file is then as it was before.
+        """
+        line = json.dumps(row).encode() + b"\n"
+        assert self._file is not None
+        try:
+            size = os.fstat(self._file).st_size
+            try:
+                written = 0
+                while written < len(line):  # a disk that is nearly full takes a part, and refuses only the next
+                    written += os.write(self._file, line[written:])
+            except OSError:
+                os.ftruncate(self._file, size)
+                raise
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _failed(self, error: OSError) -> UserError:
+        return UserError(f"{self._path} can't be written: {error.strerror or error}")

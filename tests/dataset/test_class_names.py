@@ -1,0 +1,158 @@
+"""Class indices in files keep their meaning: classes reordered, renamed, added or taken out are noticed everywhere."""
+import dataclasses
+
+import numpy as np
+import pytest
+
+from core.config import Config
+from core.cosegmentation.cosegment import cosegment
+from core.cosegmentation.evaluate_masks import evaluate_web_masks
+from core.dataset.create import create_dataset
+from core.dataset.own_images import OwnImages
+from core.dataset.samples import voc_samples, web_samples
+from core.errors import UserError
+from core.io.files import read_json, remove, write_json, write_lines
+from core.io.images import write_image, write_mask
+from core.io.provenance import check_classes, record_classes, recorded_classes
+from core.paths import Layout, image_path, mask_path
+
+CLASSES = ("background", "mug", "spoon", "key")
+CHANGES = {"reordered": ("background", "key", "spoon", "mug"), "renamed": ("background", "mug", "fork", "key"),
+           "added": CLASSES + ("bowl",), "taken out": CLASSES[:3]}
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A list of two training images by class name, and a val image with its mask."""
+    rng = np.random.default_rng(0)
+    for name in ("photos/a", "photos/b", "val/v"):
+        write_image(str(tmp_path / (name + ".jpg")), rng.integers(0, 255, (20, 30, 3), np.uint8))
+    write_mask(str(tmp_path / "masks" / "v.png"), np.full((20, 30), 1, np.uint8))
+    (tmp_path / "photos.csv").write_text("image,labels\na.jpg,mug\nb.jpg,spoon\n")
+    return OwnImages(**{name: str(tmp_path / path) for name, path in (
+        ("train_images", "photos"), ("train_labels", "photos.csv"), ("val_images", "val"), ("val_masks", "masks"))})
+
+
+@pytest.fixture
+def config(tmp_path, own):
+    """Config of a data set of those images, with masks to train on, and of three web images."""
+    config = Config(root=str(tmp_path / "root"), classes=CLASSES)
+    create_dataset(config, 1, own=own)
+    layout = Layout(config)
+    for name in ("a", "b"):
+        write_mask(mask_path(layout.train_masks, name), np.zeros((20, 30), np.uint8))
+    return config
+
+
+def bring_web_images(layout):
+    names = ["1_000000", "2_000000", "3_000000"]
+    for name in names:
+        write_image(image_path(layout.web_images, name), np.zeros((20, 30, 3), np.uint8))
+        write_mask(mask_path(layout.web_masks, name), np.full((20, 30), int(name[0]), np.uint8))
+    write_lines(layout.web_list, names)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_labels_and_masks_of_other_classes_are_refused(config, change):
+    layout = Layout(config)
+    assert voc_samples(layout, config)
+    changed = dataclasses.replace(config, classes=CHANGES[change])
+    with pytest.raises(UserError, match="classes.json: the data set was made with .*and the setting classes has .*: "
+                                        "bring back the classes, or run create_dataset.py again"):
+        voc_samples(layout, changed)
+
+
+@pytest.mark.parametrize("change, words", [
+    ("reordered", "made with class 1 as mug, and the setting classes has class 1 as key"),
+    ("added", "made with no class 4, and the setting classes has class 4 as bowl"),
+    ("taken out", "made with class 3 as key, and the setting classes has no class 3")])
+def test_the_difference_is_named(tmp_path, change, words):
+    path = str(tmp_path / "classes.json")
+    record_classes(path, CLASSES)
+    check_classes(path, CLASSES)
+    with pytest.raises(UserError, match=words):
+        check_classes(path, CHANGES[change])
+
+
+@pytest.mark.parametrize("change", ["reordered", "renamed"])
+def test_web_images_of_other_classes_do_not_train_and_are_not_segmented(config, change):
+    layout = Layout(config)
+    bring_web_images(layout)
+    assert len(web_samples(layout, config)) == 3
+    changed = dataclasses.replace(config, classes=CHANGES[change])
+    for use in (lambda: web_samples(layout, changed), lambda: cosegment(changed),
+                lambda: evaluate_web_masks(changed, layout.web_masks)):
+        with pytest.raises(UserError, match="classes.json: the data set was made with class"):
+            use()
+
+
+def test_web_images_of_the_old_classes_stay_good_when_one_is_added(config):
+    layout = Layout(config)
+    bring_web_images(layout)
+    assert len(web_samples(layout, dataclasses.replace(config, classes=CHANGES["added"]))) == 3
+
+
+def test_create_dataset_writes_the_labels_again_for_other_classes(config, own, caplog):
+    changed = dataclasses.replace(config, classes=CHANGES["reordered"])
+    with caplog.at_level("WARNING"):
+        create_dataset(changed, 1, own=own)
+    assert "made with the classes background, mug, spoon, key, and is made with background, key" in caplog.text
+    assert "make sure that the val masks hold the new indices" in caplog.text
+    layout = Layout(changed)
+    assert read_json(layout.train_labels) == {"a": [3], "b": [2]}
+    assert recorded_classes(layout.classes) == {"classes": list(changed.classes)}
+    assert voc_samples(layout, changed)
+
+
+def test_create_dataset_does_not_change_the_classes_of_web_images(config, own):
+    layout = Layout(config)
+    bring_web_images(layout)
+    before = read_json(layout.train_labels)
+    with pytest.raises(UserError, match="1_000000.jpg was brought in as mug, and class 1 is key now: bring back"):
+        create_dataset(dataclasses.replace(config, classes=CHANGES["reordered"]), 1, own=own)
+    with pytest.raises(UserError, match="3_000000.jpg was brought in as key, and class 3 is none now"):
+        create_dataset(dataclasses.replace(config, classes=CHANGES["taken out"]), 1, own=own)
+    assert read_json(layout.train_labels) == before and recorded_classes(layout.classes)["classes"] == list(CLASSES)
+    create_dataset(dataclasses.replace(config, classes=CHANGES["added"]), 1, own=own)
+
+
+def test_a_half_written_change_of_classes_is_no_data_set(config, own, monkeypatch):
+    changed = dataclasses.replace(config, classes=CHANGES["reordered"])
+
+    def killed(*args):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("core.dataset.create._write_lists", killed)
+        create_dataset(changed, 1, own=own)
+    for each in (config, changed):
+        with pytest.raises(UserError, match="classes.json: create_dataset.py was interrupted .*: run it again"):
+            voc_samples(Layout(each), each)
+    create_dataset(changed, 1, own=own)
+    assert voc_samples(Layout(changed), changed)
+
+
+def test_a_data_set_without_names_is_taken_as_it_is_with_a_warning(config, caplog):
+    layout = Layout(config)
+    remove(layout.classes)
+    with caplog.at_level("WARNING"):
+        assert voc_samples(layout, config) and voc_samples(layout, config)
+    assert caplog.text.count("classes.json is missing: labels and masks of the data set are taken to be of the") == 1
+
+
+def test_the_first_stage_that_sees_web_images_records_their_classes(tmp_path):
+    config = Config(root=str(tmp_path), classes=CLASSES)
+    layout = Layout(config)
+    check_classes(layout.classes, CLASSES, {1}, record=True)
+    check_classes(layout.classes, CHANGES["added"], {1, 4}, record=True)
+    assert recorded_classes(layout.classes) == {"classes": list(CLASSES)}
+    with pytest.raises(UserError, match="class 1 as mug"):
+        check_classes(layout.classes, CHANGES["reordered"], {1}, record=True)
+    check_classes(layout.classes, CHANGES["reordered"], {2})
+
+
+@pytest.mark.parametrize("content", [[], {}, {"classes": "mug"}])
+def test_a_damaged_record_of_the_classes_is_named(config, content):
+    layout = Layout(config)
+    write_json(layout.classes, content)
+    with pytest.raises(UserError, match="classes.json is damaged: remove it, and run create_dataset.py again"):
+        voc_samples(layout, config)

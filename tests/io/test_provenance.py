@@ -1,0 +1,179 @@
+"""What files were made of: when a stage may continue, and what is out of date."""
+import json
+import os
+import shutil
+
+import pytest
+
+from core.errors import UserError
+from core.io import provenance
+from core.io.files import file_digest, write_bytes, write_json
+from core.io.provenance import StageRecord, content_digest, content_digests, difference
+
+ORIGIN = {"snapshot_sha256": "a", "scales": (0.7, 1.0), "crf": None}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "masks.json")
+
+
+def record(path, **kwargs):
+    return StageRecord(path, "the masks", earlier_key="old", **kwargs)
+
+
+def run(path, inputs, done=(), origin=ORIGIN, finish=True, disposable=False, **claim):
+    """One run of a stage: (names that were out of date, values of those done before)."""
+    claim.setdefault("present", os.path.exists(path))
+    found = record(path, disposable=disposable)
+    found.claim(origin, **claim)
+    stale = found.stale(inputs)
+    before = dict(found.values)
+    with found:
+        for name in done:
+            found.done(name, name.upper())
+        if finish:
+            found.finish()
+    return stale, before
+
+
+def test_a_stage_continues_with_what_has_not_changed(path):
+    run(path, {"a": 1, "b": [1, "x"], "c": 1}, done="ab")
+    assert run(path, {"a": 1, "b": (1, "x"), "d": 1}) == (set(), {"a": "A", "b": "B"})
+    assert run(path, {"a": 2, "b": [1, "y"]}) == ({"a", "b"}, {}), "and what is c's stays recorded"
+    assert run(path, {"c": 2, "d": 1}) == ({"c"}, {})
+
+
+def test_another_origin_is_refused_with_the_difference(path):
+    run(path, {"a": 1})
+    for change, words in (({"snapshot_sha256": "b"}, "the snapshot has another content now"),
+                          ({"scales": [1.0]}, r"scales was \[0.7, 1.0\] and is \[1.0\] now"),
+                          ({"crf": {"x": 1}}, "crf was not set and is set now")):
+        with pytest.raises(UserError, match="the masks were made with other settings: %s; pass --overwrite" % words):
+            record(path).claim({**ORIGIN, **change})
+    assert run(path, {"a": 1}) == (set(), {}), "a refusal changes nothing"
+    assert run(path, {"b": 1}, origin={"crf": 1}, present=False) == ({"a", "b"}, {}), "without files nothing is refused"
+
+
+def test_files_without_a_record_are_refused_and_so_are_those_of_an_earlier_version(path):
+    with pytest.raises(UserError, match="the masks are not in the record .*masks.json, so nothing says .*--overwrite"):
+        record(path).claim(ORIGIN)
+    assert not os.path.exists(path)
+    write_json(path, {"old": 1})
+    with pytest.raises(UserError, match="the masks were made by another version of this program: pass --overwrite"):
+        record(path).claim(ORIGIN)
+    assert record(path).claim(ORIGIN, overwrite=True)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"a.jpg": ["mug"]}', b"\xff", b""])
+def test_a_file_of_someone_else_is_named_and_stays(path, content):
+    write_bytes(path, content)
+    with pytest.raises(UserError, match="masks.json is damaged, or not of this program: remove it, or move it away"):
+        record(path)
+    assert open(path, "rb").read() == content
+    assert run(path, {"a": 1}, disposable=True) == ({"a"}, {})
+
+
+def test_overwriting_that_was_interrupted_continues_and_the_next_one_starts_over(path):
+    run(path, {"a": 1, "gone": 1}, done="a")
+    assert run(path, {"a": 1, "b": 1}, done="b", overwrite=True, finish=False) == ({"a", "b", "gone"}, {})
+    assert run(path, {"a": 1, "b": 1}, overwrite=True, finish=False) == (set(), {"b": "B"})
+    assert run(path, {"a": 2, "b": 1}) == ({"a"}, {"b": "B"}), "the command without --overwrite continues it, too"
+    assert run(path, {"a": 2, "b": 1}, overwrite=True) == ({"a", "b"}, {})
+    other = {**ORIGIN, "crf": 1}
+    run(path, {"a": 2}, overwrite=True, finish=False)
+    assert run(path, {"a": 2}, origin=other, overwrite=True, finish=False) == ({"a"}, {}), "another one starts over"
+
+
+def test_a_disposable_record_of_another_origin_is_replaced(path):
+    run(path, {"a": 1}, done="a", disposable=True)
+    assert run(path, {"a": 1}, disposable=True)[1] == {"a": "A"}
+    assert run(path, {"a": 1}, origin={"crf": 2}, disposable=True) == ({"a"}, {})
+
+
+def test_damaged_lines_cost_their_items_only(path):
+    run(path, {"a": 1, "b": 1, "c": 1}, done="abc")
+    header, *lines = open(path, "rb").read().splitlines(True)
+    for damaged in (b"\0\0\n", b"[]\n", b"3\n", b'["stranger", 1]\n', b'[["a"], 1]\n'):
+        write_bytes(path, b"".join([header, lines[0], damaged, lines[2]]))
+        assert run(path, {"a": 1, "b": 1, "c": 1})[1] == {"a": "A", "c": "C"}
+    write_bytes(path, header + lines[0] + lines[1][:4])
+    assert run(path, {"a": 1, "b": 1})[1] == {"a": "A"}
+
+
+def test_a_record_without_values_is_one_json_object(path):
+    run(path, {"a": 1})
+    assert json.load(open(path)) == {"format": 1, "origin": json.loads(json.dumps(ORIGIN)), "items": {"a": 1}}
+    before = os.stat(path).st_mtime_ns
+    run(path, {"a": 1})
+    assert os.stat(path).st_mtime_ns == before, "nothing new, nothing written"
+
+
+def test_differences_are_found_at_any_depth():
+    assert difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}) == "c was 2 and is 3 now"
+    assert difference({"a": 1}, {"a": 1}) == "" and difference({}, {"a": 1}) == "a was not set and is 1 now"
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """The clock stands a minute ahead, so that files count as settled."""
+    now = provenance.time.time()
+    monkeypatch.setattr(provenance.time, "time", lambda: now + 60)
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """Names of the files that were read to hash them."""
+    names = []
+    monkeypatch.setattr(provenance, "file_digest",
+                        lambda path: (names.append(os.path.basename(path)), file_digest(path))[1])
+    return names
+
+
+def test_content_decides_where_size_and_time_are_the_same(tmp_path, later):
+    first, second, cache = (str(tmp_path / name) for name in ("a", "b", "cache.json"))
+    for path, content in ((first, b"one"), (second, b"two")):
+        write_bytes(path, content)
+        os.utime(path, (10 ** 9, 10 ** 9))
+    digests = content_digests([first, second], cache)
+    shutil.copy2(second, first)  # in place, with the time of its source, as rsync --inplace -t
+    assert content_digests([first, second], cache) == [digests[1]] * 2
+    write_bytes(str(tmp_path / "c"), b"six")
+    os.utime(str(tmp_path / "c"), (10 ** 9, 10 ** 9))
+    os.replace(str(tmp_path / "c"), first)  # as rsync -t
+    assert content_digest(first, cache) == file_digest(first) != digests[1]
+
+
+def test_unchanged_files_are_read_once(tmp_path, later, hashed):
+    paths, cache = [str(tmp_path / name) for name in "abca"], str(tmp_path / "cache.json")
+    for path in paths:
+        write_bytes(path, path.encode())
+    digests = content_digests(paths, cache)
+    assert sorted(hashed) == ["a", "b", "c"] and digests == [file_digest(path) for path in paths]
+    assert content_digests(paths, cache) == digests and len(hashed) == 3
+    os.utime(paths[1])
+    assert content_digests(paths, cache) == digests and hashed[3:] == ["b"]
+
+
+def test_a_file_changed_a_moment_ago_is_not_trusted(tmp_path, hashed):
+    path, cache = str(tmp_path / "a"), str(tmp_path / "cache.json")
+    write_bytes(path, b"one")
+    content_digest(path, cache)
+    content_digest(path, cache)
+    assert hashed == ["a", "a"] and not os.path.exists(cache)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"/a": 1}', b'{"/a": [1, 2, 3, 4, 5]}', b"\xff"])
+def test_a_damaged_cache_of_digests_is_made_again(tmp_path, later, content):
+    path, cache = str(tmp_path / "a"), str(tmp_path / "cache.json")
+    write_bytes(path, b"one")
+    write_bytes(cache, content)
+    assert content_digest(path, cache) == file_digest(path)
+
+
+def test_a_missing_file_is_named_and_an_unwritable_cache_costs_time_only(tmp_path, later):
+    path = str(tmp_path / "a")
+    with pytest.raises(UserError, match="a can't be read: No such file"):
+        content_digest(path, str(tmp_path / "cache.json"))
+    write_bytes(path, b"one")
+    assert content_digest(path, os.path.join(path, "cache.json")) == file_digest(path)
