@@ -12,7 +12,7 @@ import operator
 import os
 import reprlib
 import unicodedata
-from typing import Any, Dict, FrozenSet, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, Optional, Sequence, Tuple, get_args
 
 from core.classes import IGNORE_LABEL, VOC_CLASSES
 from core.errors import UserError
@@ -274,7 +274,7 @@ def item_type(field: dataclasses.Field) -> Tuple[type, bool]:
     """(type of the field's value or of its items, whether it is a tuple)."""
     if field.type in (str, int, float):
         return field.type, False
-    return field.type.__args__[0], True
+    return get_args(field.type)[0], True
 
 
 def _convert(field, value):

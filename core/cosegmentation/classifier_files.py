@@ -52,7 +52,7 @@ _TYPES = {"mean": "f4", "classes": "i4", "weights": "f4", "offsets": "f8", "feat
 
 def write_models(path: str, models: List[Model]) -> None:
     """Write a list of `region_classifier.Model`."""
-    arrays = {}
+    arrays: Dict[str, np.ndarray] = {}
     for number, (directions, classifier) in enumerate(models):
         classes = sorted(directions.weights)
         parts = {"mean": directions.mean, "classes": classes, "weights": [directions.weights[key] for key in classes],
@@ -88,7 +88,7 @@ def read_models(path: str) -> List[Model]:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in stored.zip.infolist()):
                 raise ValueError("it is compressed")
             arrays = dict(stored)
-        models = []
+        models: List[Model] = []
         while f"{len(models)}_mean" in arrays:
             start = f"{len(models)}_"
             models.append(_model({name[len(start):]: array for name, array in arrays.items()

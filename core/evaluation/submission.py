@@ -60,7 +60,7 @@ def pack_submission(path: str, names: Iterable[str], masks: str, images: str) ->
     logger.info("%s: %d predictions for the VOC server", path, len(names))
 
 
-def _check(path: str, size: Tuple[int, int]) -> None:
+def _check(path: str, size: Tuple[int, ...]) -> None:
     """Raise UserError if a mask is not what the server accepts. size: (height, width) of its image."""
     mask = read_mask(path, len(VOC_CLASSES), size)
     if mask.max() >= len(VOC_CLASSES):

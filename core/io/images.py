@@ -10,7 +10,7 @@ import os
 import struct
 import warnings
 import zlib
-from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -37,7 +37,7 @@ _GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow spreads the levels of PNGs of 2 a
 _ORIENTATION = 0x0112  # tag of EXIF and TIFF
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
 _JP2_EXIF = b"JpgTiffExif->JP2"  # id of the box that holds the EXIF data of a JPEG 2000 file
-_TURNS = {  # EXIF orientation: how to get the upright picture
+_TURNS: Dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF orientation: how to get the upright picture
     2: lambda image: image[:, ::-1], 3: lambda image: image[::-1, ::-1], 4: lambda image: image[::-1],
     5: lambda image: image.swapaxes(0, 1), 6: lambda image: np.rot90(image, -1),
     7: lambda image: image[::-1, ::-1].swapaxes(0, 1), 8: np.rot90}
@@ -155,7 +155,7 @@ def decode_image(content: bytes) -> Decoded:
         return Decoded(_upright(pixels, image, content), damage)
 
 
-def read_mask(path: str, num_classes: int, size: Optional[Tuple[int, int]] = None) -> np.ndarray:
+def read_mask(path: str, num_classes: int, size: Optional[Tuple[int, ...]] = None) -> np.ndarray:
     """Read class indices from a palette or greyscale PNG, turned as an image is.
 
     Args:
@@ -187,7 +187,7 @@ def read_mask(path: str, num_classes: int, size: Optional[Tuple[int, int]] = Non
     return mask
 
 
-def check_mask(path: str, mask: np.ndarray, num_classes: int, size: Optional[Tuple[int, int]] = None) -> None:
+def check_mask(path: str, mask: np.ndarray, num_classes: int, size: Optional[Tuple[int, ...]] = None) -> None:
     """Raise UserError, naming `path`, if a mask has another size than (h, w) or a label out of range.
 
     Args:
@@ -305,7 +305,7 @@ def _misread_by_pillow(image: Image.Image, content: bytes) -> bool:
     if image.format == "JPEG2000":  # rounding overflows; the number of bits is in the SIZ marker segment
         return not image.mode.startswith("I") and content[content.index(b"\xff\x4f\xff\x51") + 42] & 127 > 7
     return image.format == "TIFF" and image.tag_v2.get(_PLANAR) == 2 and (
-        image.tag_v2.get(_PHOTOMETRIC) == 0 or set(image.tag_v2.get(_BITS_PER_SAMPLE, ())) - {8})
+        image.tag_v2.get(_PHOTOMETRIC) == 0 or bool(set(image.tag_v2.get(_BITS_PER_SAMPLE, ())) - {8}))
 
 
 def _by_opencv(content: bytes, damage: Optional[str] = None) -> np.ndarray:

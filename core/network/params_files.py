@@ -7,6 +7,7 @@ NDArray::Load), sparse arrays left out.
 import errno
 import os
 import struct
+from io import BufferedReader
 from typing import BinaryIO, Dict, Mapping, Tuple
 
 import numpy as np
@@ -81,7 +82,7 @@ def read_params(path: str) -> Dict[str, np.ndarray]:
 class _Reader:
     """Reads a file from its first to its last byte; ValueError says what is wrong with it."""
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BufferedReader):
         self._file = file
         self._rest = file.seek(0, os.SEEK_END)
         file.seek(0)
