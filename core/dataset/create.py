@@ -10,15 +10,16 @@ import json
 import os
 import re
 import shutil
-from typing import List
+from typing import List, Optional
 
 import cv2
 import numpy as np
 
 from core.classes import BACKGROUND, IGNORE_LABEL
 from core.config import Config
-from core.dataset.own_images import Source, own_sources
+from core.dataset.own_images import OwnImages, Source, own_sources
 from core.dataset.sbd_masks import read_sbd_mask
+from core.dataset.voc import voc_sources
 from core.errors import UserError
 from core.io.files import read_bytes, read_list, remove, replacing, write_bytes, write_lines, write_text
 from core.io.images import encode_image, encode_mask, read_image, read_mask, report_damage
@@ -41,13 +42,13 @@ damage: what is wrong with the image file though it can be read, or None.
 _MUCH_IGNORED = 0.2  # share of 255 above which masks are suspicious; VOC's masks have 6 %
 
 
-def create_dataset(config, jobs, copy=False, own=None):
+def create_dataset(config: Config, jobs: int, copy: bool = False, own: Optional[OwnImages] = None) -> None:
     """Check everything, then write dataset/{train_images,val_images,val_masks}, the lists and the labels.
 
     Args:
         jobs: processes that check.
         copy: copy images and masks instead of linking to them.
-        own: own_images.OwnImages to take instead of VOC and SBD.
+        own: the user's images, to use instead of VOC and SBD.
 
     Raises:
         UserError: a folder or file is missing, an image is unreadable, a mask has another size than its image or a
@@ -124,7 +125,7 @@ def _write_lists(layout, train, val, web, train_labels):
     elif os.path.exists(layout.val_list):
         remove(layout.val_list)
         logger.warning("%s, of an earlier run, is removed: there are no val images now", layout.val_list)
-    rows = ["%s: %s" % (json.dumps(source.name), json.dumps(values)) for source, values in zip(train, train_labels)]
+    rows = [f"{json.dumps(source.name)}: {json.dumps(values)}" for source, values in zip(train, train_labels)]
     write_text(layout.train_labels, "{\n" + ",\n".join(rows) + "\n}\n")
     write_lines(layout.train_list, [source.name for source in train])
     if web and not os.path.exists(layout.web_list):
@@ -136,40 +137,12 @@ def _report(layout, config, train, val, web, checked):
     logger.info("%d training images, %d val images, %d web images in %s", len(train), len(val), len(web),
                 os.path.dirname(layout.train_list))
     logger.info("training images with each class: %s", ", ".join(
-        "%s %d" % (name, counts[index]) for index, name in enumerate(config.classes) if index != BACKGROUND))
+        f"{name} {counts[index]}" for index, name in enumerate(config.classes) if index != BACKGROUND))
     if not val:
         logger.info("there are no val images: choose epochs by number, or --epoch newest")
 
 
-def voc_sources(layout):
-    """Training images (SBD's that are not in VOC's segmentation lists, then VOC's) and val images.
-
-    Returns:
-        two lists of Source.
-
-    Raises:
-        UserError: a list, an image or a mask is missing.
-    """
-    for folder, what in ((layout.voc, "PASCAL VOC 2012"), (layout.sbd, "the Semantic Boundaries Dataset")):
-        if not os.path.isdir(folder):
-            raise UserError("%s is missing: unpack %s there, see dataset/README.md" % (folder, what))
-    lists = os.path.join(layout.voc, "ImageSets", "Segmentation")
-    voc_train, voc_val = (read_list(os.path.join(lists, part + ".txt")) for part in ("train", "val"))
-    both = set(voc_train) & set(voc_val)
-    if both:
-        raise UserError("%s is in both %s/train.txt and val.txt" % (min(both), lists))
-    in_voc = set(voc_train) | set(voc_val)
-    sbd_names = [name for part in ("train", "val") for name in read_list(os.path.join(layout.sbd, part + ".txt"))]
-    sbd_names = [name for name in dict.fromkeys(sbd_names) if name not in in_voc]
-
-    sbd = _sources(sbd_names, (image_path, os.path.join(layout.sbd, "img")),
-                   (_mat_path, os.path.join(layout.sbd, "cls")))
-    voc_places = ((image_path, layout.voc_images),
-                  (mask_path, os.path.join(layout.voc, "SegmentationClass")))
-    return sbd + _sources(voc_train, *voc_places), _sources(voc_val, *voc_places)
-
-
-def web_names(layout, config):
+def web_names(layout: Layout, config: Config) -> List[str]:
     """Ids of the web images: those of the list where there is one, else of all pairs of image and mask.
 
     Raises:
@@ -177,7 +150,7 @@ def web_names(layout, config):
     """
     if os.path.exists(layout.web_list):
         names = read_list(layout.web_list)
-        remedy = "take it off %s, or bring the file" % layout.web_list
+        remedy = f"remove it from {layout.web_list}, or restore the file"
         check_pairs(names, (image_path, layout.web_images, remedy), (mask_path, layout.web_masks, remedy))
     else:
         images, masks = stems(layout.web_images, ".jpg"), stems(layout.web_masks, ".png")
@@ -190,8 +163,8 @@ def web_names(layout, config):
     return names
 
 
-def present_classes(mask):
-    """Sorted class indices of a mask, without background and 255, as a list of int."""
+def present_classes(mask: np.ndarray) -> List[int]:
+    """Sorted class indices of a mask, without background and 255."""
     return [int(label) for label in np.unique(mask) if label not in (BACKGROUND, IGNORE_LABEL)]
 
 
@@ -253,17 +226,6 @@ def _store_shrunk(place, num_classes, max_side):
         write_bytes(target, content)
 
 
-def _sources(names, *places):
-    remedy = "the download is incomplete, see dataset/README.md"
-    check_pairs(names, *((path, folder, remedy) for path, folder in places))
-    (image, images), (mask, masks) = places
-    return [Source(name, image(images, name), mask(masks, name)) for name in names]
-
-
-def _mat_path(folder, name):
-    return os.path.join(folder, name + ".mat")
-
-
 def _keep_sources(whole, large):
     """Raise UserError if one of the (source, target) pairs would be written over a source, or a file beside one."""
     sources = {os.path.realpath(source) for source, _ in whole + large}
@@ -273,8 +235,8 @@ def _keep_sources(whole, large):
             place = _place(target)
             beside = os.path.dirname(place) in folders and os.path.isfile(place) and not os.path.islink(place)
             if (beside or place in sources) and not (same_will_do and place == os.path.realpath(source)):
-                raise UserError("%s lies where the stored form of %s belongs: move your own images and masks out of "
-                                "%s" % (place, source, os.path.dirname(target)))
+                raise UserError(f"{place} lies where the stored form of {source} belongs: move your own images and "
+                                f"masks out of {os.path.dirname(target)}")
 
 
 def _place(path):

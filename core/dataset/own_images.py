@@ -9,8 +9,10 @@ import io
 import os
 import re
 import unicodedata
+from typing import List, Tuple
 
 from core.classes import BACKGROUND
+from core.config import Config
 from core.errors import UserError
 from core.io.files import find_path, list_folder, read_bytes, read_json, read_text, walk
 from core.io.images import PICTURES
@@ -30,7 +32,7 @@ Source = collections.namedtuple("Source", "name image mask labels", defaults=(No
 Source.__doc__ = """An image: id, its path, path of its .png or .mat mask or None, class indices without a mask."""
 
 
-def own_sources(own, config):
+def own_sources(own: OwnImages, config: Config) -> Tuple[List[Source], List[Source]]:
     """Training images, with labels and without masks, and val images with masks.
 
     Args:
@@ -49,7 +51,7 @@ def own_sources(own, config):
         raise UserError("--val-images and --val-masks go together: every val image has a mask")
     for folder in (own.train_images, own.val_images, own.val_masks):
         if folder and not os.path.isdir(folder):
-            raise UserError("%s is no folder" % folder)
+            raise UserError(f"{folder} is not a folder")
     train = _from_list(own, config) if own.train_labels else _from_folders(own.train_images, config)
     val = _val_sources(own) if own.val_images else []
     _check_ids(train)
@@ -58,8 +60,7 @@ def own_sources(own, config):
     for copies in _copies([source.image for source in train + val]):
         in_train, in_val = [path for path in copies if path in images], [path for path in copies if path not in images]
         if in_train and in_val:
-            raise UserError("%s and %s are the same picture: one in training can't be in val too"
-                            % (in_train[0], in_val[0]))
+            raise UserError(f"{in_train[0]} and {in_val[0]} are the same picture: a training image can't be in val too")
         for path in in_train[1:]:
             logger.warning("%s and %s are the same picture", in_train[0], path)
     return train, val
@@ -78,7 +79,7 @@ def _from_list(own, config):
         sources.append(Source(_id(folder, path), path, None, sorted({_index(label, place, config)
                                                                      for label in labels})))
     if not sources:
-        raise UserError("%s names no image" % own.train_labels)
+        raise UserError(f"{own.train_labels} names no image")
     return sources
 
 
@@ -87,7 +88,7 @@ def _csv_rows(path):
     text = read_text(path)
     header = re.match(r'\s*"?image"?\s*([,;\t])\s*"?labels"?\s*$', text.split("\n")[0], re.IGNORECASE)
     if not header:
-        raise UserError("%s: its first line is expected to be image,labels" % path)
+        raise UserError(f"{path}: the first line must be image,labels")
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=header.group(1), strict=True)
     try:
         next(lines)
@@ -95,9 +96,9 @@ def _csv_rows(path):
             cells = [cell.strip() for cell in row]
             if any(cells):
                 labels = [label.strip() for cell in cells[1:] for label in re.split("[;,]", cell)]
-                yield "%s, line %d" % (path, lines.line_num), cells[0], list(filter(None, labels))
+                yield f"{path}, line {lines.line_num}", cells[0], list(filter(None, labels))
     except csv.Error as error:
-        raise UserError("%s, line %d: %s" % (path, lines.line_num, error)) from error
+        raise UserError(f"{path}, line {lines.line_num}: {error}") from error
 
 
 def _json_rows(path):
@@ -125,7 +126,7 @@ def _from_folders(folder, config):
         label = _index(name, os.path.join(folder, name), config)
         paths = _pictures(os.path.join(folder, name))
         if not paths:
-            raise UserError("%s holds no picture" % os.path.join(folder, name))
+            raise UserError(f"{os.path.join(folder, name)} holds no picture")
         found.update((path, label) for path in paths)
     if not found:
         raise UserError("%s holds no folder for a class: <class name>/*.jpg is expected there, or a list of images "
@@ -145,7 +146,7 @@ def _val_sources(own):
     """Sources of the val images, each with its mask."""
     paths = _pictures(own.val_images)
     if not paths:
-        raise UserError("%s holds no picture" % own.val_images)
+        raise UserError(f"{own.val_images} holds no picture")
     expected = [os.path.join(own.val_masks, _stem(own.val_images, path) + ".png") for path in paths]
     masks = [find_path(mask) for mask in expected]
     missing = [mask for mask, found in zip(expected, masks) if not found or not os.path.isfile(found)]
@@ -162,12 +163,12 @@ def _index(label, place, config):
     try:
         index = config.class_index(label) if isinstance(label, str) else label
     except UserError as error:
-        raise UserError("%s: %s" % (place, error)) from None
+        raise UserError(f"{place}: {error}") from None
     if index == BACKGROUND:
         raise UserError("%s: %r is the background, which is in every image; setting classes lists it first, and then "
                         "the classes" % (place, config.classes[BACKGROUND]))
     if not 1 <= index < config.num_classes:
-        raise UserError("%s: label %d is out of range: 1..%d are the classes" % (place, index, config.num_classes - 1))
+        raise UserError(f"{place}: label {index} is out of range: the classes are 1..{config.num_classes - 1}")
     return index
 
 
@@ -209,7 +210,7 @@ def _id(folder, path):
     parts = unicodedata.normalize("NFC", _stem(folder, path)).split(os.sep)
     name = parts[-1] if os.pardir in parts else "_".join(parts)
     if re.search("[\\\\\ud800-\udfff]", name) or name.splitlines() != [name.strip()]:
-        raise UserError("%r: names of images are UTF-8, free of backslashes, line breaks and spaces at the ends" % path)
+        raise UserError(f"{path!r}: names of images are UTF-8, without backslashes, line breaks and spaces at the ends")
     return name
 
 
@@ -232,7 +233,7 @@ def _size(path):
     try:
         return os.path.getsize(path)
     except OSError as error:
-        raise UserError("%s can't be read: %s" % (path, error.strerror)) from error
+        raise UserError(f"{path} can't be read: {error.strerror}") from error
 
 
 def _grouped(paths, key):

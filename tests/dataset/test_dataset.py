@@ -8,7 +8,8 @@ import scipy.io
 from PIL import Image
 
 from core.config import Config
-from core.dataset.create import create_dataset, voc_sources
+from core.dataset.create import create_dataset
+from core.dataset.voc import voc_sources
 from core.errors import UserError
 from core.io.images import read_mask, write_mask
 from core.paths import Layout
