@@ -12,11 +12,11 @@ def main():
     add_jobs(parser)
     parser.add_argument("--scheduler", metavar="ADDRESS",
                         help="Dask scheduler, such as tcp://host:8786; its workers replace the --jobs processes")
-    parser.add_argument("--features", choices=("auto", "hog", "resnet"), default="auto",
-                        help="what regions are compared by: HOG and colour, or activations of the base model "
-                        "(default: resnet where the base model is there, else hog)")
+    parser.add_argument("--features", choices=("auto", "imagenet", "resnet", "hog"), default="auto",
+                        help="what the images are compared by: EfficientNet-Lite2 of ImageNet, activations of the base "
+                        "model, or HOG and colour (default: the first of these whose weights are there)")
     parser.add_argument("--gpu", default="0", metavar="DEVICE",
-                        help="GPU number, or cpu, that runs the base model (default: %(default)s)")
+                        help="GPU number, or cpu, that runs the network (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="make all masks again, replacing existing ones")
     args = parser.parse_args()
     config = parse_config(args)

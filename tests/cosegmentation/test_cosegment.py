@@ -18,13 +18,16 @@ from conftest import ROOT, TINY
 
 from core.classes import VOC_CLASSES
 from core.config import Config
+from core.cosegmentation import by_regions
 from core.cosegmentation import cosegment as stage
+from core.cosegmentation.by_regions import agreement
 from core.cosegmentation.descriptors import Local, describe_foregrounds, hog_windows, pooled, second_order
 from core.cosegmentation.evaluate_masks import evaluate_web_masks, precision_and_jaccard
 from core.cosegmentation.grabcut import cut_box, cut_prior
 from core.cosegmentation.noise_filter import fit_check, likeness, log_odds, unjudged_classes
 from core.cosegmentation.region_classifier import FOLDS, Sample, fit, fold_of, predict, relative
 from core.cosegmentation.region_features import region_cues
+from core.cosegmentation.results import decide, sample_names
 from core.cosegmentation.saliency import ColourGraph, boundary_connectivity, geodesic_saliency, manifold_ranking
 from core.cosegmentation.superpixels import Regions
 from core.errors import UserError
@@ -46,6 +49,11 @@ def disc_image(height=90, width=120, radius=25):
     mask = np.hypot(y - height / 2, x - width / 2) < radius
     image = np.where(mask[..., None], (200, 40, 40), (60, 140, 70)) + rng.normal(0, 8, (height, width, 3))
     return np.clip(image, 0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture(autouse=True)
+def hog_by_default(monkeypatch):
+    monkeypatch.setattr(stage, "weights_path", lambda: None)
 
 
 @pytest.fixture
@@ -77,7 +85,7 @@ def command(config, *flags):
         json.dump(dict({key: list(value) if isinstance(value, tuple) else value for key, value in TINY.items()},
                        **SETTINGS), file)
     return [sys.executable, os.path.join(ROOT, "create_web_masks.py"), "--config", settings[0], "--root", config.root,
-            *flags]
+            "--features", "hog", *flags]
 
 
 def test_regions_cover_the_image_and_follow_its_edges():
@@ -268,14 +276,14 @@ def test_folds_depend_on_the_name_alone():
 
 
 def test_the_sample_is_bounded_and_stays_when_images_come():
-    few = stage.sample_names(["%d_%03d" % (index, number) for index in (1, 2) for number in range(50)], 10)
+    few = sample_names(["%d_%03d" % (index, number) for index in (1, 2) for number in range(50)], 10)
     assert len(few) == 20 and sum(name.startswith("1_") for name in few) == 10
-    assert few == stage.sample_names(sorted(few) + [name for name in few[::-1] if name not in few], 10)
+    assert few == sample_names(sorted(few) + [name for name in few[::-1] if name not in few], 10)
 
 
 def test_decision_between_foreground_uncertain_and_background():
     posterior = np.array([[0.9, 0.61], [0.52, 0.1]], np.float32)
-    assert stage.decide(posterior, Config()).tolist() == [[1, 1], [255, 0]]
+    assert decide(posterior, Config()).tolist() == [[1, 1], [255, 0]]
 
 
 def test_agreement_is_high_where_cut_and_labels_find_the_same():
@@ -283,9 +291,9 @@ def test_agreement_is_high_where_cut_and_labels_find_the_same():
     regions = Regions(image, 120, 100)
     right = np.where(regions.mean(mask) > 0.5, 0.9, 0.1)
     wrong = np.where(regions.x < -0.5, 0.9, 0.1)
-    assert stage.agreement(regions, right, right, Config()) > 0.9
-    assert stage.agreement(regions, right, wrong, Config()) < 0.6
-    assert stage.agreement(regions, np.zeros(regions.count), right, Config()) == 0
+    assert agreement(regions, right, right, Config()) > 0.9
+    assert agreement(regions, right, wrong, Config()) < 0.6
+    assert agreement(regions, np.zeros(regions.count), right, Config()) == 0
 
 
 def test_precision_and_jaccard_by_hand():
@@ -530,7 +538,7 @@ def test_overwriting_empties_a_linked_cache_and_goes_on_when_killed(web, monkeyp
     def killed(*args):
         raise KeyboardInterrupt
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(stage, "fit", killed)
+        patch.setattr(by_regions, "fit", killed)
         stage.cosegment(web, overwrite=True)
     assert not os.path.exists(web.path("elsewhere", "round1.npz"))
     regions = {path: os.stat(path).st_mtime_ns for path in files(web.path("elsewhere", "regions"))}
@@ -697,7 +705,7 @@ def test_activations_of_random_weights_replace_hog(web, tmp_path):
     values.update(("aux:" + name, mx.nd.ones(shape)) for name, shape in zip(symbol.list_auxiliary_states(), aux))
     os.makedirs(config.path("models"))
     mx.nd.save(config.path("models", "resnet50.params"), values)
-    assert stage.feature_set(config) == "resnet"
+    assert stage.feature_set(config)[0] == "resnet"
     stage.cosegment(config, device=lambda: mx.cpu())
     folder = config.path("cache", "web_masks", "activations")
     image, _ = make_sample.web_picture(np.random.default_rng((9, 6, 0)), "bus")

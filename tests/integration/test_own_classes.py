@@ -13,7 +13,7 @@ from conftest import ROOT, TINY
 
 from core.config import Config
 from core.cosegmentation.contact_sheet import write_sheets
-from core.cosegmentation.cosegment import Result
+from core.cosegmentation.results import Result
 from core.errors import UserError
 from core.evaluation.evaluate import evaluate, evaluation_options
 from core.evaluation.submission import check_submission

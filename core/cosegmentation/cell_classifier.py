@@ -1,0 +1,102 @@
+"""What the images of all classes teach about one another, cell by cell: ridge regressions in closed form.
+
+No mask is learned from. First, cells of a class's images are told from those of other classes' images: a label that
+every image has. Then rounds learn foreground from background, by the labels that the round before found. Images are
+dealt into folds; the model that judges an image was fitted to the other folds.
+"""
+import collections
+from typing import Iterable, Tuple
+
+import numpy as np
+
+from core.cosegmentation.region_classifier import FOLDS
+
+_RIDGE = 0.1       # times the mean variance of the features
+_SHARED = 0.3      # weight of the other classes' images, where their foreground counts as foreground
+_LEAST_VARIANCE = 1e-8  # of features, where all cells are alike
+_NEGATIVE = 0.3    # the same, where all of them counts as background
+
+Models = collections.namedtuple("Models", "classes weights centre")
+Models.__doc__ = """Linear scores of cells.
+
+classes: (k,) int class indices. weights: (FOLDS, k, c + 1) float32. centre: (c,) float32, mean features of all images.
+"""
+
+
+class Moments:
+    """Mean outer products of the cells' features over the images of each class and fold: all that a regression needs
+    to know of the features, whatever the labels."""
+
+    def __init__(self, images: Iterable[Tuple[int, int, np.ndarray]]):
+        """
+        Args:
+            images: (class index, fold, (n, c + 1) float32 features of its cells, the last column 1) of each image.
+        """
+        self._sums = _sums((index, fold, features.T @ features / len(features)) for index, fold, features in images)
+        self._classes = sorted({index for index, _ in self._sums})
+
+    def fit_classes(self) -> Models:
+        """Models that tell the cells of a class's images from those of the other classes' images, 1 from 0."""
+        def solve(own, others):
+            return _ridge((own + others) / 2, own[-1] / 2)
+        return self._fit(solve)
+
+    def fit_foreground(self, images: Iterable[Tuple[int, int, np.ndarray]]) -> Models:
+        """Models that tell foreground from background, 1 from 0.
+
+        Args:
+            images: (class index, fold, (c + 1,) mean of features times labels) of the same images.
+        """
+        own_share = 1 - _SHARED - _NEGATIVE
+
+        def solve(own, others, own_labelled, others_labelled):
+            return _ridge(own_share * own + (_SHARED + _NEGATIVE) * others,
+                          own_share * own_labelled + _SHARED * others_labelled)
+        return self._fit(solve, _sums(images))
+
+    def _fit(self, solve, labelled=None):
+        parts = [self._sums] + ([labelled] if labelled else [])
+        size = len(next(iter(self._sums.values()))[0])
+        weights = np.zeros((FOLDS, len(self._classes), size), np.float32)
+        for fold in range(FOLDS):
+            means = [{index: _mean(part, index, fold) for index in self._classes} for part in parts]
+            for place, index in enumerate(self._classes):
+                others = [other for other in self._classes if other != index] or [index]
+                weights[fold, place] = solve(*(value for part in means for value in (
+                    part[index], sum(part[other] for other in others) / len(others))))
+        centre = np.mean([_mean(self._sums, index, None)[-1, :-1] for index in self._classes], 0)
+        return Models(np.array(self._classes), weights, centre.astype(np.float32))
+
+
+def _sums(images):
+    """Dict from (class, fold) to [sum of the images' arrays, number of images]."""
+    found = {}
+    for index, fold, array in images:
+        entry = found.setdefault((index, fold), [np.zeros(array.shape), 0])
+        entry[0] += array
+        entry[1] += 1
+    return found
+
+
+def _mean(sums, index, fold):
+    """Mean over the images of a class in the other folds, or in all where those have none."""
+    keys = [key for key in sums if key[0] == index]
+    keys = [key for key in keys if key[1] != fold] or keys
+    return sum(sums[key][0] for key in keys) / sum(sums[key][1] for key in keys)
+
+
+def scores(models: Models, fold: int, index: int, features: np.ndarray) -> np.ndarray:
+    """(n,) scores of the cells of an image of class `index`; a class that the models don't know has the mean of the
+    others' scores."""
+    own = models.classes == index
+    weights = models.weights[fold][own if own.any() else slice(None)].mean(0)
+    return features @ weights
+
+
+def _ridge(products: np.ndarray, labelled: np.ndarray) -> np.ndarray:
+    """(c + 1,) weights of the ridge regression; the intercept, the last one, is not penalised."""
+    products = products.astype(np.float64)
+    mean = products[-1, :-1] / products[-1, -1]
+    variance = np.mean(np.diag(products)[:-1] / products[-1, -1] - mean ** 2)
+    penalty = np.append(np.full(len(mean), _RIDGE * max(variance, _LEAST_VARIANCE) * products[-1, -1]), 0.0)
+    return np.linalg.solve(products + np.diag(penalty), labelled.astype(np.float64))

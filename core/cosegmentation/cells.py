@@ -1,0 +1,82 @@
+"""From maps of a trained network to the foreground of one image, cell by cell."""
+import numpy as np
+
+from core.cosegmentation.region_classifier import relative
+
+_CENTRE_SIGMA = 0.6  # of half the image's width and height
+_LIKENESS = 8.0      # exponent of the cosine between two cells
+_REACH = 0.25        # standard deviation of the distance between two cells, as a share of the longest side
+_WALK, _STEPS = 0.8, 5  # share of what a cell takes over from the others in each step
+
+
+class Cells:
+    """The cells of an image.
+
+    Attributes:
+        size: (h, w).
+        features: (h * w, c + 1) float32; the last column is 1.
+        contrast: (h * w,) float32.
+        centred: (h * w,) float32, 1 in the middle of the image and less towards its border.
+    """
+
+    def __init__(self, maps: np.ndarray, contrast: np.ndarray):
+        """
+        Args:
+            maps: (c, h, w). contrast: (h, w); see `imagenet_maps.cache_maps`.
+        """
+        self.size = contrast.shape
+        flat = maps.reshape(len(maps), -1).astype(np.float32)
+        self.features = np.concatenate([flat, np.ones((1, flat.shape[1]), np.float32)]).T
+        self.contrast = contrast.astype(np.float32).ravel()
+        y, x = np.indices(self.size)
+        y, x = ((2 * (axis.ravel() + 0.5) / length - 1).astype(np.float32) for axis, length in zip((y, x), self.size))
+        self.centred = np.exp(-(x ** 2 + y ** 2) / (2 * _CENTRE_SIGMA ** 2))
+        self._place = np.stack([x * self.size[1], y * self.size[0]], 1) / (2 * max(self.size))
+
+    def start(self, evidence: np.ndarray) -> np.ndarray:
+        """(n,) foreground probability before any round: where the network sees something that it knows, near the
+        centre, and rather of the image's class than of another.
+
+        Args:
+            evidence: (n,), higher where a cell looks more like those of its class than like those of the others.
+        """
+        return relative(_stretched(evidence) * _stretched(self.contrast) * np.sqrt(self.centred))
+
+    def walk(self, centre: np.ndarray) -> "Walk":
+        """Walk among the cells that look alike.
+
+        Args:
+            centre: (c,) mean features of all images, which cosines are taken around.
+        """
+        return Walk(self.features[:, :-1] - centre, self._place)
+
+
+class Walk:
+    """A random walk with restarts: cells take over the foreground probability of near cells that look like them.
+
+    A classifier of cells finds the parts of an object that tell it from background, such as a head or a wheel. The
+    walk completes them.
+    """
+
+    def __init__(self, features: np.ndarray, place: np.ndarray):
+        """
+        Args:
+            features: (n, c) float32. place: (n, 2), in units of the image's longest side.
+        """
+        features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-6)
+        squares = (place ** 2).sum(1)
+        steps = _LIKENESS * (features @ features.T - 1)
+        steps -= (squares[:, None] + squares - 2 * place @ place.T) / (2 * _REACH ** 2)
+        self._steps = np.exp(steps, out=steps)
+        self._steps /= self._steps.sum(1, keepdims=True)
+
+    def __call__(self, labels: np.ndarray) -> np.ndarray:
+        """(n,) labels after the walk, relative to their highest."""
+        walked = labels
+        for _ in range(_STEPS):
+            walked = (1 - _WALK) * labels + _WALK * (self._steps @ walked)
+        return relative(walked)
+
+
+def _stretched(values: np.ndarray) -> np.ndarray:
+    return relative(values - values.min())

@@ -1,0 +1,89 @@
+"""Maps of an ImageNet network over each web image: the "imagenet" feature set of the co-segmentation.
+
+Runs in the main process, the only one that may import mxnet; what the workers need they read from files.
+"""
+import io
+import os
+from typing import List
+
+import cv2
+import numpy as np
+
+from core.errors import UserError
+from core.inference.segmenter import Network
+from core.io.files import write_bytes
+from core.io.images import read_image
+from core.io.logs import logger, progress
+from core.network import efficientnet_lite
+from core.paths import image_path, stems
+from core.runtime.mxnet_backend import mx
+
+CHANNELS = 256  # kept of the maps, by a random projection: angles and linear scores survive it
+CELL = 16       # pixels
+_SIDE = 576     # longest side at which the network sees an image, pixels
+_PARTS = np.cumsum([efficientnet_lite.STAGES[2].channels] + [stage.channels for stage in efficientnet_lite.STAGES[3:]])
+
+
+def load_network(device: mx.Context) -> Network:
+    """EfficientNet-Lite2 that maps (3, 16 h + 16, 16 w + 16) float32 to its last five stages' channels and the
+    ImageNet logits, (816 + 1000, h, w).
+
+    "SAME" padding of a strided convolution centres the last cell's field on the image's last pixels: cell i of stride
+    16 sees what lies around pixel 16 i + 15. With 8 pixels before the image, as `network_view` adds them, that is the
+    middle of the cell.
+
+    Raises:
+        UserError: the package with the weights is missing or damaged.
+    """
+    stages = efficientnet_lite.stage_symbols(mx.sym.Variable("data"), CELL)
+    third = mx.sym.Pooling(stages[2], kernel=(3, 3), stride=(2, 2), pool_type="avg")
+    others = mx.sym.concat(*stages[3:], efficientnet_lite.class_scores(stages[-1]), dim=1)
+    others = mx.sym.slice_axis(mx.sym.slice_axis(others, axis=2, begin=0, end=-1), axis=3, begin=0, end=-1)
+    weights = efficientnet_lite.fold_batch_norms(*efficientnet_lite.read_imagenet_weights())
+    return Network(mx.sym.concat(third, others, dim=1),
+                   {name: mx.nd.array(value) for name, value in weights.items()}, device)
+
+
+def cache_maps(network: Network, names: List[str], images: str, folder: str, seed: int) -> None:
+    """Write <folder>/<name>.npz for every image that has none; unreadable ones are left out. O(1) per image.
+
+    maps: (256, h, w) float16, the stages, each of unit length in every cell, all projected by one random matrix.
+    contrast: (h, w) float16, standard deviation of the logits over the ImageNet classes: it is high where the network
+    sees anything that it knows, and low on background. logits: (1000,) float16, their mean over the image.
+
+    Args:
+        names: ids of the images. images: folder of <id>.jpg.
+        seed: of the projection.
+    """
+    there = stems(folder, ".npz")
+    rest = [name for name in names if name not in there]
+    if not rest:
+        return
+    logger.info("maps of EfficientNet-Lite2 for %d images", len(rest))
+    projection = np.linalg.qr(np.random.default_rng((seed, 4)).normal(size=(_PARTS[-1], CHANNELS)))[0].T
+    projection = projection.astype(np.float32)
+    for name in progress(rest, len(rest), "maps"):
+        try:
+            image = read_image(image_path(images, name))
+        except UserError:
+            continue  # the segmentation of the image says why
+        found = network.forward(network_view(image)).asnumpy()[0]
+        maps, logits = found[:_PARTS[-1]], found[_PARTS[-1]:]
+        for part in np.split(maps, _PARTS[:-1]):
+            part /= np.maximum(np.linalg.norm(part, axis=0), 1e-6)
+        buffer = io.BytesIO()
+        np.savez(buffer, maps=np.tensordot(projection, maps, 1).astype(np.float16),
+                 contrast=logits.std(0).astype(np.float16), logits=logits.mean((1, 2)).astype(np.float16))
+        write_bytes(os.path.join(folder, name + ".npz"), buffer.getvalue())
+
+
+def network_view(image: np.ndarray) -> np.ndarray:
+    """(3, H, W) float32 input of an (h, w, 3) uint8 RGB image: scaled to a longest side of 576 pixels and to multiples
+    of 32, with 8 pixels around."""
+    scale = _SIDE / max(image.shape[:2])
+    height, width = (max(32, round(length * scale / 32) * 32) for length in image.shape[:2])
+    image = cv2.resize(image, (width, height),
+                       interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    half = CELL // 2
+    return efficientnet_lite.network_input(
+        cv2.copyMakeBorder(image, half, half, half, half, cv2.BORDER_REFLECT_101), CELL)

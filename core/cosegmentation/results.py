@@ -1,0 +1,133 @@
+"""What the co-segmentation keeps of each image: files in its cache, the mask, and what became of the image."""
+import collections
+import functools
+import hashlib
+import io
+import json
+import os
+from typing import Dict, List
+
+import numpy as np
+
+from core.classes import IGNORE_LABEL
+from core.config import Config
+from core.errors import UserError
+from core.io.files import read_bytes, read_json, write_bytes, write_text
+from core.io.images import write_mask
+from core.paths import Layout, mask_path, web_class
+
+Result = collections.namedtuple("Result", "name kept score foreground reason")
+Result.__doc__ = """What became of an image.
+
+score: agreement of its candidate masks, in [0, 1]; foreground: share of its pixels.
+reason: why it is left out, or "".
+"""
+
+
+def finish_image(layout: Layout, config: Config, name: str, posterior: np.ndarray, score: float, likeness: float
+                 ) -> None:
+    """Write the mask of an image, and whether the image is kept.
+
+    Args:
+        posterior: (h, w) float32, foreground probability of the pixels.
+        score: agreement of its candidate masks, in [0, 1].
+        likeness: probability that it looks like its class, in [0, 1].
+    """
+    mask = decide(posterior, config)
+    foreground = float((mask == 1).mean())
+    reason = ""
+    if not config.web_min_foreground <= foreground <= config.web_max_foreground:
+        reason = f"foreground of {100 * foreground:.1f} %"
+    elif score < config.web_min_score:
+        reason = f"score below {config.web_min_score:g}"
+    elif likeness < config.web_min_likeness:
+        reason = "looks unlike the other images of its class"
+    mask[mask == 1] = web_class(name, config.num_classes)
+    write_mask(mask_path(layout.web_masks, name), mask)
+    write_result(layout, Result(name, not reason, score, foreground, reason))
+
+
+def decide(posterior: np.ndarray, config: Config) -> np.ndarray:
+    """Mask of a posterior, (h, w) float32: 1 above `web_threshold`, 255 from there down to `web_uncertain`, else 0."""
+    uncertain = np.where(posterior > config.web_uncertain, IGNORE_LABEL, 0)
+    return np.where(posterior > config.web_threshold, 1, uncertain).astype(np.uint8)
+
+
+def jaccard(first: np.ndarray, second: np.ndarray, area: np.ndarray) -> float:
+    """Jaccard index of two sets of regions, (n,) bool, of the given (n,) areas."""
+    return float(area[first & second].sum() / max(area[first | second].sum(), 1.0))
+
+
+def sample_names(names: List[str], most: int) -> List[str]:
+    """At most `most` names of each class, chosen by a hash of the name: sorted list."""
+    chosen = collections.defaultdict(list)
+    for name in sorted(names, key=lambda name: hashlib.sha256(name.encode("utf-8")).hexdigest()):
+        if len(chosen[class_of(name)]) < most:
+            chosen[class_of(name)].append(name)
+    return sorted(name for group in chosen.values() for name in group)
+
+
+def write_result(layout: Layout, result: Result) -> None:
+    write_text(cache_file(layout, "results", result.name, ".json"), json.dumps(result._asdict()) + "\n")
+
+
+def read_result(layout: Layout, name: str) -> Result:
+    """Result of an image.
+
+    Raises:
+        UserError: its file is missing or damaged.
+    """
+    path = cache_file(layout, "results", name, ".json")
+    try:
+        return Result(**read_json(path))
+    except TypeError:
+        raise UserError(f"{path} is damaged: remove it and run the same command again") from None
+
+
+def write_arrays(path: str, **arrays: np.ndarray) -> None:
+    """Write an .npz, not compressed."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_arrays(path: str) -> Dict[str, np.ndarray]:
+    """Arrays of an .npz.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as stored:
+            return dict(stored)
+    except UserError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy raise nearly anything on damaged files
+        raise UserError(f"{path} is damaged: remove it and run the same command again") from error
+
+
+def stored_arrays(path: str) -> Dict[str, np.ndarray]:
+    """`read_arrays` of a file that many images need: kept until the file changes."""
+    return _kept_arrays(path, os.stat(path).st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _kept_arrays(path, changed):
+    return read_arrays(path)
+
+
+def class_of(name: str) -> int:
+    return int(name.split("_")[0])
+
+
+def cache_folder(layout: Layout, what: str) -> str:
+    return os.path.join(layout.web_cache, what)
+
+
+def cache_file(layout: Layout, what: str, name: str, ending: str) -> str:
+    return os.path.join(cache_folder(layout, what), name + ending)
+
+
+def check_path(layout: Layout) -> str:
+    """File of the noise filter's classifier, `noise_filter.fit_check`."""
+    return os.path.join(layout.web_cache, "class_check.npz")
