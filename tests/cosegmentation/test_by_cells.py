@@ -113,7 +113,8 @@ def test_regression_is_the_weighted_ridge_of_its_definition(rng):
 @pytest.mark.parametrize("fit", ["classes", "foreground"])
 def test_a_model_is_not_fitted_to_the_fold_that_it_judges(rng, fit):
     images = labelled_cells(rng)
-    changed = [(index, fold, features * np.append(np.full(8, 2), 1) if fold == 1 else features, ~labels if fold == 1 else labels)
+    scale = np.append(np.full(8, 2), 1)
+    changed = [(index, fold, features * scale, ~labels) if fold == 1 else (index, fold, features, labels)
                for index, fold, features, labels in images]
 
     def fitted(images):
@@ -213,7 +214,8 @@ def test_a_killed_run_resumes_to_the_same_masks(web):
                "    if not left[0]: os.kill(os.getpid(), signal.SIGKILL)\n"
                "    replace(*paths)\n"
                "os.replace = last\n"
-               f"stage.cosegment(Config(root=sys.argv[1], **{SETTINGS!r}), features='imagenet', device=lambda: mx.cpu())")
+               f"config = Config(root=sys.argv[1], **{SETTINGS!r})\n"
+               "stage.cosegment(config, features='imagenet', device=lambda: mx.cpu())")
     for writes in (9, 35):
         done = subprocess.run([sys.executable, "-c", program, web.root, str(writes)], cwd=ROOT,
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
