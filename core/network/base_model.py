@@ -102,6 +102,16 @@ def _children_names(layer):
     return tuple(re.sub("^layer([1-4])", lambda match: str(int(match[1]) + 3), name) for name in _torch_names(layer))
 
 
+def _transformers_names(layer):
+    if layer == "conv1":
+        name = "embedder.embedder"
+    else:
+        stage, unit, branch = _place(layer)
+        name = f"encoder.stages.{stage - 2}.layers.{unit}." + {"1": "shortcut", "2a": "layer.0", "2b": "layer.1",
+                                                               "2c": "layer.2"}[branch]
+    return name + ".convolution", name + ".normalization"
+
+
 def _detectron2_names(layer):
     if layer == "conv1":
         return "stem.conv1", "stem.conv1.norm"
@@ -127,6 +137,7 @@ FAMILIES = {
     "torch": (Family("PyTorch", _torch_names, r"layer[1-9]\.", _OIHW, _UNKNOWN, _UNKNOWN, 1e-5),
               Family("maskrcnn-benchmark", _stem_names, r"layer[1-9]\.", _OIHW, _UNKNOWN, _UNKNOWN, 1e-5),
               Family("a torch.nn.Sequential", _children_names, r"[4-7]\.[0-9]+\.", _OIHW, _UNKNOWN, _UNKNOWN, 1e-5),
+              Family("transformers", _transformers_names, r"encoder\.stages\.", _OIHW, _UNKNOWN, _UNKNOWN, 1e-5),
               Family("detectron2", _detectron2_names, r"res[2-5]\.", _OIHW, _UNKNOWN, _UNKNOWN, 1e-5),
               Family("Detectron", _caffe2_names, r"res[2-5]_", _OIHW, PREPROCESSING["caffe"], "1x1", 1e-5, False)),
     "mxnet": (Family("MXNet, as in Caffe", _caffe_names, _CAFFE_BACKBONE, _OIHW, None, None, BN_EPSILON),),

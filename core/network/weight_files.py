@@ -88,7 +88,9 @@ def read_state_dict(path: str) -> Arrays:
         caffe2 = _CAFFE2_NAME.fullmatch(name)
         if caffe2:
             layer = caffe2["layer"]
-            part = caffe2.lastgroup if caffe2.lastgroup != "layer" else "beta" if layer.endswith("_bn") else "bias"
+            part = str(caffe2.lastgroup)
+            if part == "layer":  # it ends in _b
+                part = "beta" if layer.endswith("_bn") else "bias"
         _add(found, layer, part, array, path)
     return found
 

@@ -352,6 +352,20 @@ def test_children_of_a_network_in_a_sequence_are_found(tmp_path):
     check_features(convert(write_pth(tmp_path / "a.pth", below("backbone.", state)), tmp_path), "torch")
 
 
+def transformers_name(name):
+    name = re.sub(r"layer([1-4])\.", lambda match: f"encoder.stages.{int(match[1]) - 1}.layers.", name)
+    name = re.sub("^(conv|bn)1", r"embedder.embedder.\1", name)
+    name = re.sub(r"\.(conv|bn)([1-3])\.", lambda match: ".layer.%d.%s." % (int(match[2]) - 1, match[1]), name)
+    name = name.replace("downsample.0", "shortcut.conv").replace("downsample.1", "shortcut.bn")
+    return re.sub(r"\bconv\b", "convolution", re.sub(r"\bbn\b", "normalization", name))
+
+
+def test_networks_of_transformers_are_found(tmp_path):
+    state = {"resnet." + transformers_name(name): value for name, value in torch_state().items()}
+    assert "resnet.encoder.stages.0.layers.0.layer.2.normalization.running_var" in state
+    check_features(convert(write_safetensors(tmp_path / "model.safetensors", state), tmp_path), "torch")
+
+
 def test_one_of_several_networks_has_to_be_chosen(tmp_path):
     state = torch_state()
     other = {name: value + 1 for name, value in state.items()}
