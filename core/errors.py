@@ -1,8 +1,9 @@
 """The exception for mistakes that users can fix, and how text of any origin is shown."""
 import re
 
-# Control characters, which a terminal may obey, separators of lines, and marks that turn the direction of text.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# Control characters, which a terminal may obey, line separators, marks that change the direction of text, and bytes
+# that are not UTF-8.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class UserError(Exception):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from core.evaluation.pages import printable
+from core.errors import printable
 
 
 class Curve(NamedTuple):

@@ -1,7 +1,6 @@
 """HTML reports from the templates of this folder: self-contained pages for light and dark, narrow and wide screens."""
 import base64
 import os
-import re
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
@@ -9,6 +8,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from core.errors import printable
 from core.evaluation.metrics import row_shares
 from core.io.images import encode_image
 
@@ -29,13 +29,8 @@ class Picture(NamedTuple):
 
 
 def render(template: str, **values: Any) -> str:
-    """A whole page from a template of this folder; all values are escaped, except Markup."""
+    """A whole page from a template of this folder; all values except Markup are escaped, control characters too."""
     return _ENVIRONMENT.get_template(template).render(values)
-
-
-def printable(text: str) -> str:
-    """The text with U+FFFD for control characters and bytes that are not UTF-8, as names of files may contain them."""
-    return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def percent(value: Optional[float], digits: int = 1) -> str:
@@ -153,7 +148,7 @@ def _variables(scheme: str) -> str:
 
 
 def _finalize(value: Any) -> Any:
-    return type(value)(printable(value)) if isinstance(value, str) else value
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _parts() -> Any:

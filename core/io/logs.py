@@ -18,7 +18,7 @@ _PACKAGES = ("mxnet", "mxnet-cu117", "mxnet-cu112", "numpy", "opencv-contrib-pyt
 
 
 class _LosesNoRun:
-    """Part of a log handler: what can't be written to, as on a full disk, is told once and then left out."""
+    """Part of a log handler: what can't be written to, as on a full disk, is reported once and then left out."""
 
     def handleError(self, record):  # noqa: N802  logging's name
         logger.removeHandler(self)

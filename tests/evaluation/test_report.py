@@ -13,10 +13,10 @@ import pytest
 from conftest import run_script
 from PIL import Image
 
-from core.errors import UserError
+from core.errors import UserError, printable
 from core.evaluation.learning_curves import LINES, Curve, draw, draw_all, training_curves
 from core.evaluation.metrics import image_iou, summarise
-from core.evaluation.pages import COLOURS, bars, confusions, keys, matrix, printable
+from core.evaluation.pages import COLOURS, bars, confusions, keys, matrix
 from core.evaluation.report import Example, Source, best_and_worst, find_source, write_comparison, write_report
 from core.evaluation.results import ResultFolder
 
