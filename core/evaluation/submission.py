@@ -52,7 +52,8 @@ def pack_submission(path: str, names: Iterable[str], masks: str, images: str) ->
         names = sorted(names)
         for name in progress(names, len(names), "submission"):
             mask = mask_path(masks, name)
-            _check(mask, read_image(image_path(images, name)).shape[:2])
+            height, width = read_image(image_path(images, name)).shape[:2]
+            _check(mask, (height, width))
             content = read_bytes(mask)
             entry = tarfile.TarInfo(f"{_FOLDER}/{name}.png")
             entry.size = len(content)
