@@ -4,7 +4,7 @@ import pytest
 from core.errors import UserError
 from core.evaluation.metrics import summarise
 from core.evaluation.per_image import pack_counts, unpack_counts
-from core.evaluation.results import ResultFolder
+from core.evaluation.results import ResultFolder, report
 from core.io.files import write_json
 
 SETTINGS = {"scales": [1.0], "crf": None, "masks": "masks", "names_sha256": "a", "data_sha256": "b"}
@@ -114,3 +114,12 @@ def test_a_summary_survives_json(tmp_path):
     summary = summarise(np.array([[3, 1], [0, 0]]), ("bk", "a"))
     ResultFolder(str(tmp_path)).write(dict(result(), **summary))
     assert ResultFolder(str(tmp_path)).find(SETTINGS)["iou"] == summary["iou"]
+
+
+@pytest.mark.parametrize("confusion, expected", [([[5, 1], [0, 0]], True), ([[5, 1], [0, 2]], False)])
+def test_classes_that_no_ground_truth_mask_shows_are_reported(caplog, confusion, expected):
+    result = {**summarise(np.array(confusion), ("bk", "lesion")), "settings": {"masks": "val_masks"},
+              "confusion": confusion}
+    with caplog.at_level("INFO"):
+        report(result)
+    assert ("no ground truth mask in val_masks shows: lesion" in caplog.text) == expected
