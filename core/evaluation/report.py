@@ -199,7 +199,8 @@ def _groups(results: Iterable[_Row]) -> List[Tuple[str, List[_Row]]]:
     groups: Dict[Any, List[_Row]] = {}
     for row in results:
         settings = row[2]["settings"]
-        groups.setdefault(settings.get("data_sha256") or (settings["names_sha256"], settings["masks"]), []).append(row)
+        data = settings.get("data_sha256") or (settings["names_sha256"], settings["masks"])
+        groups.setdefault((data, tuple(settings.get("classes", ()))), []).append(row)  # the masks' indices mean these
     titles = [f"data set {number}" for number in range(1, len(groups) + 1)] if len(groups) > 1 else [""]
     return list(zip(titles, sorted(groups.values(), key=lambda rows: min(map(_falling, rows)))))
 

@@ -232,6 +232,25 @@ def test_a_killed_run_goes_on_after_the_last_finished_file(untrained, tmp_path, 
     assert not (out / "progress.jsonl").exists()
 
 
+def test_a_picture_replaced_by_one_of_the_same_size_and_time_is_segmented_again(untrained, tmp_path, image):
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.png"
+    pictures = []
+    for picture in (image, image[:20]):
+        save(path, picture)
+        pictures.append(path.read_bytes())
+    longest = max(map(len, pictures))
+    path.write_bytes(pictures[0].ljust(longest, b"\0"))
+    os.utime(str(path), (10 ** 9, 10 ** 9))
+    (tmp_path / "in" / "b.png").write_bytes(b"")  # keeps the run unfinished
+    with pytest.raises(UserError, match="1 of 2"):
+        run(untrained, [tmp_path / "in"], tmp_path / "out")
+    path.write_bytes(pictures[1].ljust(longest, b"\0"))
+    os.utime(str(path), (10 ** 9, 10 ** 9))
+    os.remove(str(tmp_path / "in" / "b.png"))
+    assert run(untrained, [tmp_path / "in"], tmp_path / "out")["a"]["height"] == 20
+
+
 def test_pictures_that_need_more_memory_than_is_free_are_left_out(untrained, tmp_path, image, monkeypatch):
     save(tmp_path / "in" / "small.png", image)
     save(tmp_path / "in" / "large.png", np.repeat(image, 9, 0))
