@@ -3,6 +3,8 @@ import collections
 import contextlib
 import glob
 import os
+import struct
+from typing import BinaryIO, Iterator, List, Optional, Tuple
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: a damaged file is reported in one line of ours
 import cv2  # noqa: E402
@@ -10,10 +12,14 @@ import numpy as np  # noqa: E402
 
 from core.errors import UserError  # noqa: E402
 from core.io.files import remove, replacing, walk  # noqa: E402
-from core.io.images import PICTURES, read_image  # noqa: E402
+from core.io.images import PICTURES, read_image, turned  # noqa: E402
 from core.io.resize import shrink  # noqa: E402
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+_IDENTITY = (1.0, 0.0, 0.0, 1.0)
+_ORIENTATIONS = {(1, 0, 0, 1): 1, (-1, 0, 0, 1): 2, (-1, 0, 0, -1): 3, (1, 0, 0, -1): 4, (0, 1, 1, 0): 5,
+                 (0, 1, -1, 0): 6, (0, -1, -1, 0): 7, (0, -1, 1, 0): 8}  # display matrix: EXIF orientation
+_MOST_STRETCHED = 4  # width of a pixel by its height; more is a damaged header
 _USUAL_RATE = 25.0  # frames per second of a video that does not say
 _MOST_TICKS = 65535  # per second, of MPEG-4: the numerator of a rate that is written as a decimal fraction
 
@@ -76,29 +82,33 @@ def read_picture(path, max_side):
 
 
 class Video:
-    """Frames of a video file.
+    """Frames of a video file as a player shows them: turned, mirrored and stretched as the file says.
 
     Attributes:
         rate: frames per second.
-        announced: number of frames in the file's header; 0 if it has none.
+        announced: number of frames according to the file's header; 0 if it gives none.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         """
         Raises:
-            UserError: the file is missing, damaged, or not a video.
+            UserError: the file is missing, damaged, no video, or shown askew.
         """
         self._path = path
-        self._capture = cv2.VideoCapture(path)
+        self._capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
         if not self._capture.isOpened():
-            reason = "the file is damaged, or not a video" if os.path.isfile(path) else "there is no such file"
-            raise UserError("%s can't be decoded: %s" % (path, reason))
+            reason = "the file is damaged, or no video" if os.path.isfile(path) else "there is no such file"
+            raise UserError(f"{path} can't be decoded: {reason}")
+        self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # it knows no mirrors
+        self._orientation = _orientation(path, self._capture.get(cv2.CAP_PROP_ORIENTATION_META))
+        width, height = (self._capture.get(part) for part in (cv2.CAP_PROP_SAR_NUM, cv2.CAP_PROP_SAR_DEN))
+        self._stretch = width / height if width > 0 and height > 0 else 1.0  # width of a pixel by its height
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = rate if np.isfinite(rate) and 0 < rate <= 1000 else _USUAL_RATE
         self.announced = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
-    def frames(self):
-        """Yield (h, w, 3) uint8 RGB, rotated as the file says.
+    def frames(self) -> Iterator[np.ndarray]:
+        """Yield (h, w, 3) uint8 RGB frames of square pixels, upright.
 
         Raises:
             UserError: there is no frame at all.
@@ -109,10 +119,94 @@ class Video:
             if not good:
                 break
             empty = False
-            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            yield turned(self._square(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)), self._orientation)
         self._capture.release()
         if empty:
-            raise UserError("%s can't be decoded: it has no readable frame" % self._path)
+            raise UserError(f"{self._path} can't be decoded: it has no readable frame")
+
+    def _square(self, frame: np.ndarray) -> np.ndarray:
+        """Enlarge the shorter side of the pixels, as of DVDs and camcorders, to that of squares."""
+        if not 1 / _MOST_STRETCHED <= self._stretch <= _MOST_STRETCHED or self._stretch == 1:
+            return frame
+        height, width = frame.shape[:2]
+        size = round(width * max(1, self._stretch)), round(height * max(1, 1 / self._stretch))
+        return cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
+
+
+def _orientation(path: str, angle: float) -> int:
+    """EXIF orientation of a video's frames, from the matrix in MP4 and MOV files, else from the angle FFmpeg gives.
+
+    Raises:
+        UserError: the video is shown at another angle, or slanted.
+    """
+    matrix = _display_matrix(path)
+    if matrix is None:
+        matrix = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}.get(round(angle) % 360)
+    if matrix is not None and not any(matrix):  # as some programs write it
+        return 1
+    largest = matrix and max(map(abs, matrix))
+    orientation = matrix and _ORIENTATIONS.get(tuple(round(value / largest) for value in matrix))
+    straight = matrix and all(not 0.02 < abs(value) / largest <= 0.5 for value in matrix)
+    if not orientation or not straight:
+        raise UserError(f"{path} is to be shown turned by an angle that is no multiple of 90 degrees, or slanted: save "
+                        f"it upright first")
+    return orientation
+
+
+def _display_matrix(path: str) -> Optional[Tuple[float, float, float, float]]:
+    """Upper left part (a, b, c, d) of the matrix of the first video track of an MP4 or MOV file, or None.
+
+    A pixel at (x, y) is shown at (a x + c y, b x + d y); ISO/IEC 14496-12, 8.2.2 and 8.3.2.
+    """
+    try:
+        with open(path, "rb") as file:
+            for kind, start, end in _boxes(file, 0, os.path.getsize(path)):
+                if kind != b"moov":
+                    continue
+                movie, parts = _IDENTITY, list(_boxes(file, start, end))
+                for kind, start, _ in parts:
+                    if kind == b"mvhd":
+                        movie = _matrix(file, start, 36, 48)
+                for kind, start, end in parts:
+                    boxes = {kind: place for kind, *place in _boxes(file, start, end)} if kind == b"trak" else {}
+                    if b"tkhd" in boxes and _is_picture_track(file, boxes.get(b"mdia")):
+                        track = _matrix(file, boxes[b"tkhd"][0], 40, 52)
+                        return tuple((np.reshape(track, (2, 2)) @ np.reshape(movie, (2, 2))).ravel().tolist())
+    except (OSError, struct.error):
+        pass  # not of that family, or damaged: FFmpeg says which
+    return None
+
+
+def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[Tuple[bytes, int, int]]:
+    """Yield kind, start and end of the content of each box between two places of a file."""
+    while start + 8 <= end:
+        file.seek(start)
+        size, kind = struct.unpack(">I4s", file.read(8))
+        head = 8
+        if size == 1:
+            size, head = struct.unpack(">Q", file.read(8))[0], 16
+        if size == 0:
+            size = end - start
+        if size < head:
+            return
+        yield kind, start + head, min(start + size, end)
+        start += size
+
+
+def _matrix(file: BinaryIO, start: int, place: int, place_of_version_1: int) -> Tuple[float, float, float, float]:
+    file.seek(start)
+    file.seek(start + (place_of_version_1 if file.read(1) == b"\x01" else place))
+    a, b, _, c, d = struct.unpack(">5i", file.read(20))
+    return a / 65536, b / 65536, c / 65536, d / 65536
+
+
+def _is_picture_track(file: BinaryIO, media: Optional[List[int]]) -> bool:
+    """Whether the handler in a track's media box is that of videos."""
+    for kind, start, _ in _boxes(file, *media) if media else ():
+        if kind == b"hdlr":
+            file.seek(start + 8)
+            return file.read(4) == b"vide"
+    return False
 
 
 @contextlib.contextmanager

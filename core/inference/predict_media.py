@@ -19,7 +19,7 @@ from core.inference.postprocess import (
 )
 from core.inference.segmenter import Segmenter, score_pairs
 from core.io.drawing import overlay
-from core.io.files import file_digest, remove_leftovers, write_json
+from core.io.files import file_digest, list_folder, remove, remove_leftovers, write_json
 from core.io.locks import locked
 from core.io.logs import logger, progress, versions
 from core.io.provenance import StageRecord
@@ -161,10 +161,21 @@ class _Work:
                 add(overlay(under_way.popleft(), mask))
                 total.update(shares)
                 count += 1
+        self._remove_frames(medium.name, count)
         if video.announced and count < video.announced:
             logger.warning("%s announces %d frames, %d could be decoded", shown(medium.path), video.announced, count)
         return dict(self._entry(medium, size, {index: share / count for index, share in total.items()}),
                     frames=count, frames_per_second=video.rate)
+
+    def _remove_frames(self, name, count):
+        """Remove the results of frames after the last one, which an earlier, longer video of the same name had."""
+        for folder in (mask_path(masks_folder(self._options.output), name + "/0"),
+                       scores_path(self._options.output, name + "/0")):
+            folder = os.path.dirname(folder)
+            for file in list_folder(folder):
+                number = os.path.splitext(file)[0]
+                if number.isdigit() and int(number) > count:
+                    remove(os.path.join(folder, file))
 
     def _entry(self, medium, size, shares):
         classes = self._config.classes

@@ -42,7 +42,7 @@ def remove_leftovers(*folders: str) -> None:
     for folder in folders:
         for place, _, names in os.walk(folder):
             for name in names:
-                if re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", name):
+                if re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp(\.mp4)?", name):
                     remove(os.path.join(place, name), missing_ok=True)
 
 

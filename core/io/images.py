@@ -327,6 +327,11 @@ def _upright(pixels: np.ndarray, image: Image.Image, content: bytes) -> np.ndarr
         if image.format == "JPEG2000" and _JP2_EXIF in content:
             exif.load(content[content.index(_JP2_EXIF) + len(_JP2_EXIF):])
         orientation = exif.get(_ORIENTATION)
+    return turned(pixels, orientation)
+
+
+def turned(pixels: np.ndarray, orientation: Optional[int]) -> np.ndarray:
+    """The upright form of an array (h, w, ...) that was stored with an EXIF orientation, 1..8."""
     return np.ascontiguousarray(_TURNS[orientation](pixels)) if orientation in _TURNS else pixels
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from core.config import Config
 from core.errors import UserError
-from core.io.files import parse_json, read_bytes
+from core.io.files import list_folder, parse_json, read_bytes, remove
 from core.io.journal import Journal
 from core.io.logs import logger
 from core.paths import Layout, image_path, stems
@@ -45,6 +45,9 @@ class Manifest:
                 self.rows.append(self._parse(len(lines) + 1, rest))
         if self.rows and self.rows[-1]["status"] == "kept" and os.path.exists(self.pending(self.rows[-1]["name"])):
             self._finish(self.rows[-1]["name"])
+        for name in list_folder(self.folder):
+            if re.fullmatch(r"\.[0-9]+_[0-9]+\.jpg\.new", name):  # killed before its line was written
+                remove(os.path.join(self.folder, name))
         files = stems(self.folder, ".jpg")
         self._changed = bool(rest)
         present = [row for row in self.rows if row["status"] == "kept" and row["name"] in files]
