@@ -95,7 +95,7 @@ class Video:
             UserError: the file is missing, damaged, no video, or shown askew.
         """
         self._path = path
-        self._capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
+        self._capture = cv2.VideoCapture(os.path.abspath(path))
         if not self._capture.isOpened():
             reason = "the file is damaged, or no video" if os.path.isfile(path) else "there is no such file"
             raise UserError(f"{path} can't be decoded: {reason}")

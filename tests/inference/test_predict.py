@@ -301,6 +301,13 @@ def test_a_video_becomes_masks_of_its_frames_and_a_video_of_overlays(untrained, 
         assert np.abs(shown.astype(int) - overlay(frame, mask)).mean() < 25
 
 
+def test_no_frames_are_left_of_a_longer_video_of_the_same_name(untrained, tmp_path, image):
+    for count in (3, 1):
+        path = save_video(tmp_path / "in" / "v.mp4", [image] * count, "mp4v")
+        run(untrained, [path], tmp_path / "out")
+        assert len(os.listdir(str(tmp_path / "out" / "masks" / "v.mp4"))) == count
+
+
 def test_a_video_that_fails_midway_leaves_nothing(tmp_path, image):
     with pytest.raises(ZeroDivisionError), video_writer(str(tmp_path / "v.mp4"), 5) as add:
         add(image)
