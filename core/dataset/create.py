@@ -265,7 +265,6 @@ def _put(source: str, target: str, copy: bool) -> bool:
 def _replaced_by_link(path: str, link: str) -> bool:
     """Put a link in place of `path`; False where the file system has no links, as exFAT and some network drives."""
     with contextlib.suppress(_NoLinks), replacing(path) as temporary:
-        os.remove(temporary)  # the empty file that holds the name
         try:
             os.symlink(link, temporary)
         except OSError as error:

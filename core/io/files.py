@@ -18,7 +18,7 @@ from core.errors import UserError
 
 @contextlib.contextmanager
 def replacing(path):
-    """Give an empty temporary file beside `path`; move it to `path` when the block ends well, else remove it.
+    """Give a temporary name beside `path`; move it to `path` when the block ends well, else remove it.
 
     Raises:
         UserError: the folder can't be written to, or the disk is full.
