@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from core.cosegmentation.classifier_files import read_models, write_models
 from core.cosegmentation.descriptors import activations_path, describe, describe_foregrounds
 from core.cosegmentation.grabcut import cut_prior, views
-from core.cosegmentation.noise_filter import fit_check, likeness, log_odds, unjudged_classes
+from core.cosegmentation.noise_filter import fit_check, likeness, log_odds
 from core.cosegmentation.region_classifier import Sample, fit, fold_of, predict, relative
 from core.cosegmentation.region_features import region_cues
 from core.cosegmentation.results import (
@@ -182,9 +182,6 @@ def _learn(layout, config, names, kind, rounds, run):
             write_bytes(path, fit_check(np.stack([_read_regions(layout, name)["foreground"] for name in sampled]),
                                         np.array([class_of(name) for name in sampled]),
                                         np.array([fold_of(name) for name in sampled])))
-    unjudged = [config.classes[index] for index in unjudged_classes(stored_arrays(check_path(layout)))]
-    if config.web_min_likeness and unjudged:
-        logger.info("too few images to tell which of them look unlike their class: %s", ", ".join(unjudged))
 
 
 def _labels_after(layout, regions, name, stored, descriptors, kind, rounds):

@@ -19,7 +19,16 @@ from core.cosegmentation.by_cells import cosegment_cells
 from core.cosegmentation.by_regions import cosegment_regions
 from core.cosegmentation.cache import claim
 from core.cosegmentation.contact_sheet import write_sheets
-from core.cosegmentation.results import Result, cache_folder, class_of, read_result
+from core.cosegmentation.noise_filter import unjudged_classes
+from core.cosegmentation.results import (
+    UNLIKE,
+    Result,
+    cache_folder,
+    check_path,
+    class_of,
+    read_result,
+    stored_arrays,
+)
 from core.errors import UserError
 from core.io.files import list_folder, remove, write_lines, write_text
 from core.io.locks import locked
@@ -28,6 +37,8 @@ from core.network.imagenet_weights import PACKAGE, weights_path
 from core.paths import Layout, folder_lock, stems, web_class
 from core.runtime.crew import hire
 from core.runtime.parallel import ordered_map
+
+_NOTHING_COMMON = 0.4  # share of a class's images that look unlike it, above which the class is named
 
 
 def cosegment(config: Config, jobs: int = 1, scheduler: Optional[str] = None, features: str = "auto",
@@ -119,6 +130,7 @@ def _conclude(layout, config, names):
                          "%.4f" % result.foreground, result.reason))
     write_text(layout.web_report, rows.getvalue())
     write_sheets(layout, config, results)
+    _log_doubts(layout, config, results)
     kept = [result.name for result in results if result.kept]
     for index in sorted({class_of(name) for name in names}):
         own = [result for result in results if class_of(result.name) == index]
@@ -135,3 +147,18 @@ def _conclude(layout, config, names):
     return results
 
 
+def _log_doubts(layout, config, results):
+    """Name the classes whose images the noise filter can't judge, or that show nothing that the class has alone."""
+    if not config.web_min_likeness or not os.path.exists(check_path(layout)):
+        return
+    unjudged = [config.classes[index] for index in unjudged_classes(stored_arrays(check_path(layout)))]
+    if unjudged:
+        logger.info("too few images to tell which of them look unlike their class: %s", ", ".join(unjudged))
+    classes = collections.defaultdict(list)
+    for result in results:
+        classes[class_of(result.name)].append(result.reason == UNLIKE)
+    for index, unlike in sorted(classes.items()):
+        if np.mean(unlike) > _NOTHING_COMMON:
+            logger.warning("%s: %d of %d images look unlike the other images of the class; if its contact sheet shows "
+                           "no common object, search with other words", config.classes[index], sum(unlike),
+                           len(unlike))

@@ -16,6 +16,8 @@ from core.io.files import read_bytes, read_json, write_bytes, write_text
 from core.io.images import write_mask
 from core.paths import Layout, mask_path, web_class
 
+UNLIKE = "looks unlike the other images of its class"  # a reason
+
 Result = collections.namedtuple("Result", "name kept score foreground reason")
 Result.__doc__ = """What became of an image.
 
@@ -41,7 +43,7 @@ def finish_image(layout: Layout, config: Config, name: str, posterior: np.ndarra
     elif score < config.web_min_score:
         reason = f"score below {config.web_min_score:g}"
     elif likeness < config.web_min_likeness:
-        reason = "looks unlike the other images of its class"
+        reason = UNLIKE
     mask[mask == 1] = web_class(name, config.num_classes)
     write_mask(mask_path(layout.web_masks, name), mask)
     write_result(layout, Result(name, not reason, score, foreground, reason))

