@@ -177,7 +177,7 @@ def test_another_round_estimates_with_the_final_model_and_trains_it_anew(copy):
     assert "pass --overwrite" in run_script(copy, *flags, status=2)
     shutil.copytree(str(copy / "cache"), str(copy / "cache1"))
     assert "8 masks to estimate" in run_script(copy, *flags, "--overwrite")
-    assert read(copy, "cache", "final_voc_masks.json")["model"] == "final"
+    assert read(copy, "cache", "final_voc_masks.json")["origin"]["model"] == "final"
     output = copy / "round2" / "cache" / "final_voc_masks"
     run_script(copy, *flags, "--output", str(output) + "/")
     pairs = [(read_mask(str(copy / "cache" / "final_voc_masks" / name), 21), read_mask(str(output / name), 21),
@@ -280,7 +280,7 @@ def test_the_stride_placement_and_mean_of_a_base_model_travel_down_the_chain(cop
         assert "setting stride_on is 1x1, but" in run_script(copy, *result, "--config", "other.yaml", status=2)
         if model == "init":
             run_script(copy, "est_voc_train_masks.py", "--epoch", "1", "--gpu", "cpu", "--overwrite")
-    network = read(copy, "cache", "final_voc_masks.json")["network"]
+    network = read(copy, "cache", "final_voc_masks.json")["origin"]["network"]
     assert network["stride_on"] == "3x3" and network["mean_rgb"] == [130, 120, 110]
     symbol = (copy / "snapshots" / "final_fcn_resnet50-symbol.json").read_text()
     strides = {node["name"]: node["attrs"]["stride"] for node in json.loads(symbol)["nodes"]
