@@ -42,7 +42,7 @@ def tiny(tmp_path):
 
 @pytest.fixture
 def sample(tmp_path):
-    """Folder with a data set of 10 web images, 4 SBD images and 4 + 3 VOC images, drawn anew for each test."""
+    """Folder with a data set of 10 web images, 4 SBD images and 4 + 3 VOC images, drawn again for each test."""
     return draw_sample(tmp_path)
 
 

@@ -55,7 +55,7 @@ _CANDIDATE_AREA = (0.005, 0.97)  # least and largest, as a share of the image
 _ODDS_POWER = 4.0     # to which a candidate's odds of being of the class are its weight
 
 Shares = collections.namedtuple("Shares", "learned last_cuts likely")
-Shares.__doc__ = """What the labels of an image are made of, in [0, 1] each; what the image told by itself fills up.
+Shares.__doc__ = """What the labels of an image are made of, in [0, 1] each; the rest comes from the image alone.
 
 learned: the last round's prediction. last_cuts: cuts that start from the labels then. likely: candidate foregrounds,
 by how much they look like the class.

@@ -1,6 +1,6 @@
 """What the images of all classes teach about one another, cell by cell: ridge regressions in closed form.
 
-No mask is learned from. First, cells of a class's images are told from those of other classes' images: a label that
+No mask is learned from. First, cells of a class's images are separated from those of other classes: a label that
 every image has. Then rounds learn foreground from background, by the labels that the round before found. Images are
 dealt into folds; the model that judges an image was fitted to the other folds.
 """

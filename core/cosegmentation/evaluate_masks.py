@@ -30,7 +30,7 @@ def evaluate_web_masks(config, truth_folder, masks_folder=None):
     Args:
         truth_folder: true masks, <class>_<id>.png; the class index where foreground, or 1 if no mask of the folder
             holds any other class.
-        masks_folder: default dataset/web_labels; of others, nothing is told about the list.
+        masks_folder: default dataset/web_labels; for others the list is not reported on.
 
     Returns:
         dict from class name, and "mean", to (P, J), in [0, 1].

@@ -77,6 +77,6 @@ def _cut(image, mask, iterations):
     models = np.zeros((1, 65)), np.zeros((1, 65))
     try:
         cv2.grabCut(np.ascontiguousarray(image), mask, None, *models, iterations, cv2.GC_INIT_WITH_MASK)
-    except cv2.error:  # a plain image, whose colour models can't be told apart
+    except cv2.error:  # a plain image, whose colour models can't be distinguished
         return foreground
     return (mask & 1).astype(bool)

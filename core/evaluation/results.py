@@ -34,7 +34,7 @@ class ResultFolder:
             for result in results:
                 _check_result(result)
         except (TypeError, KeyError, ValueError, AttributeError):
-            raise UserError(f"{self.path} is no result of an evaluation: move it away") from None
+            raise UserError(f"{self.path} is not the result of an evaluation: move it away") from None
         return results
 
     def find(self, settings: Dict[str, Any], saved: Iterable[str] = ()) -> Optional[Dict[str, Any]]:

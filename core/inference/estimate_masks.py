@@ -99,8 +99,8 @@ def _claim(folder, origin, inputs, overwrite):
     foreign = there - set(inputs)
     record = estimation_record(folder)
     if foreign and not os.path.exists(record.path):
-        raise UserError(f"{mask_path(folder, min(foreign))} is no mask of a training image: choose a folder of its own "
-                        "for the masks")
+        raise UserError(f"{mask_path(folder, min(foreign))} is not the mask of a training image: choose another "
+                        "folder for the masks")
     record.claim(origin, present=bool(there), overwrite=overwrite)
     outdated = there & record.stale(inputs)
     for name in outdated:

@@ -32,7 +32,7 @@ from core.runtime.parallel import ordered_map, process_pool
 def segment_media(config, model, *, epoch, devices, media, options, jobs=1):
     """Segment pictures and videos; write palette masks and overlays of their own size, and predictions.json.
 
-    A file that can't be decoded is reported, and the others go on. A killed run goes on after the last finished file.
+    A file that can't be decoded is reported, and the others follow. A killed run continues after the last finished one.
 
     Args:
         devices: list of mxnet.Context.

@@ -210,7 +210,7 @@ def read_list(path, remedy=None):
         remedy: what to do where the file is missing, for the message.
 
     Raises:
-        UserError: as `read_lines`, or an id stands there twice or is a path.
+        UserError: as `read_lines`, or an id appears twice or is a path.
     """
     if remedy and not os.path.exists(path):
         raise UserError("%s is missing: %s" % (path, remedy))

@@ -5,7 +5,7 @@ from typing import List, Tuple
 from core.runtime.mxnet_backend import amp, mx
 
 # Cells of the output of a 1 x 1 convolution in bfloat16 with which oneDNN 2.4.4 writes past its buffers on a CPU with
-# AMX: the process dies, hangs, or goes on with a damaged heap.
+# AMX: the process dies, hangs, or continues with a damaged heap.
 UNSAFE_CELLS = (33, 36, 39, 42, 45, 48)
 
 

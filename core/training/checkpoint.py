@@ -1,4 +1,4 @@
-"""What lets a training run go on as if it had never stopped: <model>_fcn_resnet50-<epoch>.states beside the snapshot.
+"""What lets a training run resume as if it had never stopped: <model>_fcn_resnet50-<epoch>.states beside the snapshot.
 
 A state holds the momentum of every parameter and, as the name of one more array, "record:" and a JSON object: the
 settings of the run, digests of its list, images and masks and of its start, and the digest of the parameters that it
@@ -176,12 +176,12 @@ def _read_state(path):
 
 @contextlib.contextmanager
 def _naming_the_way_on(model, epoch, earlier):
-    """Add to the error of a damaged file what to remove so that the run goes on from the epoch before."""
+    """Add to the error of a damaged file what to move away so that the run resumes from the epoch before."""
     try:
         yield
     except UserError as error:
-        way = "from epoch %d" % earlier[0] if earlier else "anew"
-        raise UserError("%s; with the files of the %s model's epoch %d moved away, --resume goes on %s"
+        way = "continues from epoch %d" % earlier[0] if earlier else "starts from the beginning"
+        raise UserError("%s; with the files of the %s model's epoch %d moved away, --resume %s"
                         % (error, model, epoch, way)) from error
 
 

@@ -22,7 +22,7 @@ class Decision(NamedTuple):
     """What is to become of a web image.
 
     decision: one of DECISIONS; AUTOMATIC leaves it to the noise filter.
-    new_name: the name below which a moved image goes on, with the index of its class in front; else "".
+    new_name: the new name of a moved image, with the index of its class in front; else "".
     """
     name: str
     decision: str

@@ -64,7 +64,7 @@ def test_a_result_with_a_wrong_field_is_named(tmp_path, change):
         if drop:
             del place[name]
         write_json(folder.path, wrong)
-        with pytest.raises(UserError, match="result.json is no result of an evaluation"):
+        with pytest.raises(UserError, match="result.json is not the result of an evaluation"):
             folder.stored()
 
 
@@ -72,7 +72,7 @@ def test_a_result_with_a_wrong_field_is_named(tmp_path, change):
 def test_a_wrong_setting_is_named_even_if_it_may_be_missing(tmp_path, change):
     folder = ResultFolder(str(tmp_path))
     write_json(folder.path, dict(result(settings=dict(SETTINGS, **change)), earlier=[]))
-    with pytest.raises(UserError, match="result.json is no result of an evaluation"):
+    with pytest.raises(UserError, match="result.json is not the result of an evaluation"):
         folder.stored()
 
 

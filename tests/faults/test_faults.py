@@ -712,7 +712,7 @@ def test_a_result_with_damaged_values_is_named(tmp_path):
     path = tmp_path / "result.json"
     for damage in ({"mean_iou": "0.5"}, {"saved": None}, {"iou": {}}, {"iou": [1]}, {"mean_iou": 7}, {"settings": 1}):
         path.write_text(json.dumps(dict(json.loads(stored_result().decode()), **damage)))
-        with pytest.raises(UserError, match="result.json is no result of an evaluation"):
+        with pytest.raises(UserError, match="result.json is not the result of an evaluation"):
             ResultFolder(str(tmp_path)).find({"scales": [1.0]})
 
 

@@ -411,7 +411,7 @@ ESTIMATE = ("est_voc_train_masks.py", "--gpu", "cpu", "--epoch", "2", "--overwri
     (lambda copy: linked(copy / "mine", copy / "dataset" / "val_masks"), ESTIMATE + ("--output", "mine"),
      "holds the true masks of the val images"),
     (lambda copy: (copy / "pics").mkdir() or (copy / "pics" / "own.png").write_bytes(b"x"),
-     ESTIMATE + ("--output", "pics"), "own.png is no mask of a training image"),
+     ESTIMATE + ("--output", "pics"), "own.png is not the mask of a training image"),
     (lambda copy: None, ESTIMATE + ("--output", "cache/../dataset/val_masks"),
      "holds the true masks of the val images"),
     (lambda copy: None, ("report.py", "--output", "report.png"), "the name must end in .html"),

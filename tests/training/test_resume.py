@@ -263,7 +263,7 @@ def test_a_truncated_file_is_named_and_the_one_before_goes_on_exactly(begun, kin
     training.train(smooth, "init", devices=CPU, resume=True)
     path = getattr(layout, kind)("init", 2)
     os.truncate(path, os.path.getsize(path) // 2)
-    with pytest.raises(UserError, match=r"%s is damaged.* epoch 2 moved away, --resume goes on from epoch 1" % path):
+    with pytest.raises(UserError, match=r"%s is damaged.* epoch 2 moved away, --resume continues from epoch 1" % path):
         training.train(begun, "init", devices=CPU, resume=True)
     os.remove(path)
     training.train(begun, "init", devices=CPU, resume=True)
