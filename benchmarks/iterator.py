@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The training loader of core/dataset/samples.py against the plain iterator: one thread, float32 from the start."""
+"""The training loader of core/training/batches.py against the plain iterator: one thread, float32 from the start."""
 import os
 import tempfile
 
@@ -9,9 +9,10 @@ from measure import alternate, draw, make_parser
 from PIL import Image
 
 from core.config import Config
-from core.dataset.samples import BatchLoader, Sample
+from core.dataset.samples import Sample
 from core.io.images import write_image, write_mask
 from core.runtime.hardware import available_cpus
+from core.training.batches import BatchLoader
 
 
 class PlainIterator:
@@ -67,7 +68,7 @@ def main():
         plain = PlainIterator(samples, configs[0])
         ways = {"plain": lambda: [plain.next() for _ in range(4)]}
         for count, feed in zip(workers, feeds):
-            ways["core/dataset/samples.py, %d threads" % count] = lambda feed=feed: [next(feed) for _ in range(4)]
+            ways["core/training/batches.py, %d threads" % count] = lambda feed=feed: [next(feed) for _ in range(4)]
         alternate(ways, args.repeats, "an image", 4 * configs[0].batch_size)
         for feed in feeds:
             feed.close()

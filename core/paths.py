@@ -100,6 +100,10 @@ class Layout:
     def log(self, name):
         return os.path.join(self.logs, name + ".log")
 
+    def metrics(self, model):
+        """Losses and accuracies of a model's training, for learning curves."""
+        return os.path.join(self.logs, f"{model}_metrics.csv")
+
 
 def image_path(folder, name):
     return os.path.join(folder, name + ".jpg")

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from core.config import STRIDE
-from core.dataset.samples import subtract_mean
+from core.dataset.preprocessing import subtract_mean
 from core.errors import UserError
 from core.inference.postprocess import Scored
 from core.inference.upsampling import combine_scales

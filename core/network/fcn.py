@@ -10,7 +10,7 @@ the stored statistics in training too.
 import numpy as np
 
 from core.classes import IGNORE_LABEL
-from core.config import MODELS
+from core.config import MODELS, STRIDE
 from core.errors import UserError
 from core.runtime.mxnet_backend import mx
 
@@ -42,8 +42,17 @@ def training_symbol(model, config, device_batch, stored_statistics=True):
                                                        grad_scale=1.0 / device_batch))
     symbol = mx.sym.Group(outputs)
     if model == "final":
-        _quicken_shifts(symbol)
+        _set_shift_multipliers(symbol)
     return symbol
+
+
+def training_inputs(model, config, batch_size):
+    """(name, shape) pairs of the inputs of `training_symbol`, and of its labels."""
+    crop, cells = config.crop_size, (config.crop_size // STRIDE) ** 2
+    labels = [("softmax_label", (batch_size, cells))]
+    if model == "final":
+        labels.append(("g_logistic_label", (batch_size, config.num_classes, 1, 1)))
+    return [("data", (batch_size, 3, crop, crop))], labels
 
 
 def inference_symbol(model, config, folded=False):
@@ -132,7 +141,7 @@ def is_base_parameter(name):
     return name.startswith(("conv1_", "res", "bn"))
 
 
-def _quicken_shifts(symbol):
+def _set_shift_multipliers(symbol):
     """Let biases and betas of the ResNet stages learn twice as fast and not decay, as published for the final model.
 
     MXNet's optimizers read these attributes. On their own they let only names in _weight and _gamma decay.

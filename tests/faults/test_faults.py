@@ -27,7 +27,7 @@ import core.evaluation.results
 import core.inference.segmenter
 from core.config import Config, make_config
 from core.dataset.create import create_dataset
-from core.dataset.samples import BatchLoader, read_labels, voc_samples, web_samples
+from core.dataset.samples import read_labels, voc_samples, web_samples
 from core.dataset.sbd_masks import read_sbd_mask
 from core.errors import UserError
 from core.evaluation.evaluate import evaluate, evaluation_options
@@ -42,6 +42,7 @@ from core.network.fcn import parameter_shapes, training_symbol
 from core.network.snapshots import load_snapshot, read_parameters, save_snapshot
 from core.paths import Layout, image_path, mask_path
 from core.runtime.mxnet_backend import mx
+from core.training.batches import BatchLoader
 
 pytestmark = pytest.mark.slow
 

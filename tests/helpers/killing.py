@@ -32,15 +32,15 @@ def kill_at(moment, target):
 
 
 def kill_in_training(target):
-    import core.training.train
-    add, batches = core.training.train._Meter.add, []
+    import core.training.trainer
+    add, batches = core.training.trainer._Meter.add, []
 
     def adding(meter, batch, outputs):
         batches.append(batch)
         if len(batches) == int(target):
             die()
         add(meter, batch, outputs)
-    core.training.train._Meter.add = adding
+    core.training.trainer._Meter.add = adding
 
 
 if __name__ == "__main__":

@@ -13,13 +13,15 @@ import yaml
 from conftest import ROOT, TINY
 
 from core.dataset.create import create_dataset
-from core.dataset.samples import BatchLoader, training_samples
+from core.dataset.samples import training_samples
 from core.errors import UserError
 from core.network.snapshots import load_snapshot
 from core.paths import Layout
 from core.runtime.mxnet_backend import joined_cluster, mx
 from core.training import cluster
 from core.training import train as training
+from core.training.batches import BatchLoader
+from core.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 
@@ -242,8 +244,8 @@ def test_the_launcher_gives_signs_of_life(monkeypatch):
 def test_parts_of_a_batch_are_the_batch(prepared):
     samples = training_samples("init", Layout(prepared), prepared)
 
-    def second(*part):
-        batches = BatchLoader(samples, prepared, *part).batches(1)
+    def second(part=0, parts=1):
+        batches = BatchLoader(samples, prepared, part=part, parts=parts).batches(1)
         batch = next(batches)
         batches.close()
         return batch
@@ -290,16 +292,17 @@ def test_workers_that_start_from_different_files_are_refused():
         training._check_agreement(store, training.Checkpoint(2, None, {}, {"list_sha256": "a"}))
 
 
-def test_every_worker_draws_its_own_dropout(prepared, monkeypatch):
+def test_every_worker_draws_its_own_dropout_in_every_epoch(prepared, monkeypatch):
     seeds = []
-    monkeypatch.setattr(training.mx.random, "seed", seeds.append)
+    monkeypatch.setattr(mx.random, "seed", seeds.append)
     config = dataclasses.replace(prepared, init_epoch_size=1)
-    trainer = training._Trainer.__new__(training._Trainer)
+    trainer = Trainer.__new__(Trainer)
     trainer._config, trainer._model, trainer.epoch_size = config, "init", 1
     for trainer._rank in (0, 1, 2):
-        with contextlib.suppress(StopIteration):
-            trainer.train_epoch(3, iter([]))
-    assert len(set(seeds)) == 3
+        for epoch in (3, 4):
+            with contextlib.suppress(StopIteration):
+                trainer.train_epoch(epoch, iter([]))
+    assert len(set(seeds)) == 6
 
 
 def test_a_mistake_that_every_worker_meets_ends_in_its_line_and_no_wait(prepared):

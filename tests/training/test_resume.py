@@ -101,17 +101,20 @@ def test_a_run_killed_again_and_again_ends_with_the_bits_of_one_never_stopped(pr
 
     killed(prepared, "half:-1.states", "--resume")
     assert layout.epochs("final") == [] and len(layout.unfinished("final")) == 1
-    assert "no run to go on with" in killed(prepared, "before:-2.params", "--resume")
+    assert "no run to resume" in killed(prepared, "before:-2.params", "--resume")
     assert layout.epochs("final") == [1] and layout.epochs("final", "states") == [1, 2]
-    assert "going on after epoch 1" in killed(prepared, "half:-2.params", "--resume")
+    assert "resuming after epoch 1" in killed(prepared, "half:-2.params", "--resume")
     assert layout.epochs("final") == [1]
     killed(prepared, "after:-2.params", "--resume")
     assert layout.epochs("final") == [1, 2]
-    assert "going on after epoch 2" in killed(prepared, "batch:2", "--resume")
+    assert "resuming after epoch 2" in killed(prepared, "batch:2", "--resume")
     training.train(prepared, "final", devices=devices, resume=True)
     assert layout.unfinished("final") == []
     for epoch in (1, 2, 3):
         assert_equal_bits(values(prepared, epoch), values(smooth, epoch))
+    rows = [open(Layout(config).metrics("final")).read().splitlines() for config in (prepared, smooth)]
+    found, expected = ([row.rsplit(",", 1)[0] for row in part] for part in rows)  # all but the speed
+    assert found == expected and len(found) > 3
     before = file_digest(layout.snapshot("final", 3))
     training.train(prepared, "final", devices=devices, resume=True)  # there is nothing left to do
     assert file_digest(layout.snapshot("final", 3)) == before
@@ -234,11 +237,11 @@ def test_a_state_of_an_earlier_version_is_refused(begun):
 def test_resume_with_an_epoch_goes_on_with_the_run_of_that_start_only(begun, messages):
     fine = given(begun, learning_rate=0.001, max_epoch=4)
     training.train(fine, "init", devices=CPU, start_epoch=1, resume=True)  # epoch 2 there is of the run from scratch
-    assert "there is no run to go on with" in messages
+    assert "there is no run to resume" in messages
     assert Layout(begun).epochs("init") == [1, 2, 3]
     del messages[:]
     training.train(dataclasses.replace(fine, max_epoch=5), "init", devices=CPU, start_epoch=1, resume=True)
-    assert "going on after epoch 3" in messages
+    assert "resuming after epoch 3" in messages
 
 
 def test_keep_leaves_the_last_ones_the_best_one_and_the_start(begun):
@@ -274,7 +277,7 @@ def test_a_state_of_another_snapshot_is_passed_over(begun, messages):
     layout = Layout(begun)
     shutil.copy(layout.snapshot("init", 1), layout.snapshot("init", 2))
     training.train(begun, "init", devices=CPU, resume=True)
-    assert any("-2.states does not belong to" in line for line in messages) and "going on after epoch 1" in messages
+    assert any("-2.states does not belong to" in line for line in messages) and "resuming after epoch 1" in messages
 
 
 @pytest.mark.parametrize("missing", [1, 100, 5000, 200000])

@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import re
 
@@ -7,15 +8,18 @@ from test_network import random_parameters
 
 from core.config import Config
 from core.dataset.create import create_dataset
-from core.dataset.samples import Batch, BatchLoader, training_samples
+from core.dataset.samples import training_samples
 from core.errors import UserError
 from core.io.images import read_image, write_mask
 from core.io.logs import start_log
-from core.network.fcn import parameter_shapes
+from core.network.fcn import parameter_shapes, training_inputs, training_symbol
 from core.network.snapshots import load_snapshot
 from core.paths import Layout
 from core.runtime.mxnet_backend import explaining_out_of_memory, mx
-from core.training import train as training
+from core.training.batches import Batch, BatchLoader
+from core.training.initialization import from_base_model, from_scratch
+from core.training.train import train
+from core.training.trainer import Trainer
 
 SMALL = {"width": 2, "units": (1, 1, 1, 1), "head_channels": 3, "head_dilation": 2, "global_channels": 5,
          "dropout": 0.0, "classes": ("bk", "a", "b", "c"), "crop_size": 32, "batch_size": 4, "workers": 1}
@@ -36,7 +40,7 @@ def batch_of(config, rng):
 def step(config, model, parameters, batch, devices, steps=1):
     """Parameters after training steps on one batch, as numpy arrays."""
     config = dataclasses.replace(config, init_epoch_size=steps, final_epoch_size=steps)
-    trainer = training._Trainer(config, model, devices, tuple(map(arrays, parameters)), 0)
+    trainer = Trainer(config, model, devices=devices, parameters=tuple(map(arrays, parameters)))
     trainer.train_epoch(1, iter([batch] * steps))
     return {name: value.asnumpy() for part in trainer.parameters() for name, value in part.items()}
 
@@ -58,8 +62,8 @@ def test_steps_are_those_of_sgd_with_momentum_decay_and_multipliers(model, rng):
     parameters, batch = random_parameters(model, config, rng), batch_of(config, rng)
     found = step(config, model, parameters, batch, [mx.cpu()], steps=2)
 
-    symbol = training.training_symbol(model, config, 4)
-    inputs, labels = training._input_shapes(config, model, 4)
+    symbol = training_symbol(model, config, 4)
+    inputs, labels = training_inputs(model, config, 4)
     executor = symbol.simple_bind(mx.cpu(), **dict(inputs + labels))
     executor.copy_params_from(*map(arrays, parameters))
     feed = {"data": batch.data, "softmax_label": batch.labels}
@@ -86,9 +90,10 @@ def test_steps_are_those_of_sgd_with_momentum_decay_and_multipliers(model, rng):
 def test_polynomial_decay_ends_at_zero_and_goes_on_where_it_was(rng):
     config = Config(learning_rate=1.0, learning_rate_decay="poly", max_epoch=3, init_epoch_size=5, **SMALL)
     parameters = tuple(map(arrays, random_parameters("init", config, rng)))
-    scheduler = training._Trainer(config, "init", [mx.cpu()], parameters, 0)._module._optimizer.lr_scheduler
+    options = {"devices": [mx.cpu()], "parameters": parameters}
+    scheduler = Trainer(config, "init", **options)._module._optimizer.lr_scheduler
     assert scheduler(1) == pytest.approx(0.9 ** 0.9) and scheduler(10) == 0
-    late = training._Trainer(config, "init", [mx.cpu()], parameters, 1)._module._optimizer
+    late = Trainer(config, "init", start_epoch=1, **options)._module._optimizer
     assert late.begin_num_update == 5
 
 
@@ -100,13 +105,14 @@ def prepared(sample, tiny):
 
 def test_from_scratch_the_batch_norms_store_the_statistics_of_a_batch(prepared):
     loader = BatchLoader(training_samples("init", Layout(prepared), prepared), prepared)
-    args, aux = training._from_scratch(prepared, "init", mx.cpu(), loader)
+    batches = loader.batches(0)
+    batch = next(batches)
+    batches.close()
+    args, aux = from_scratch(prepared, "init", mx.cpu(), batch)
     assert (set(args), set(aux)) == tuple(map(set, parameter_shapes("init", prepared)))
     assert np.abs(aux["bn_conv1_moving_mean"].asnumpy()).max() > 1
-    batches = loader.batches(0)
-    data = mx.nd.array(next(batches).data)
-    batches.close()
-    symbol = training.training_symbol("init", prepared, 4).get_internals()["bn3a_branch2a_output"]
+    data = mx.nd.array(batch.data)
+    symbol = training_symbol("init", prepared, 4).get_internals()["bn3a_branch2a_output"]
     executor = symbol.simple_bind(mx.cpu(), data=data.shape, grad_req="null")
     executor.copy_params_from(args, aux, allow_extra_params=True)
     normal = executor.forward(is_train=False, data=data)[0].asnumpy()
@@ -121,7 +127,7 @@ def test_a_base_model_fills_the_stages_and_their_global_copies(tiny, rng, tmp_pa
     base.update(("aux:" + name, mx.nd.array(value)) for name, value in aux.items())
     path = str(tmp_path / "resnet50.params")
     mx.nd.save(path, base)
-    _, (found, states) = training._from_base_model(tiny, "final", path)
+    _, (found, states) = from_base_model(tiny, "final", path)
     np.testing.assert_allclose(found["res4a_branch2b_g_weight"].asnumpy(), args["res4a_branch2b_weight"], rtol=1e-6)
     np.testing.assert_allclose(found["res2a_branch1_weight"].asnumpy(), args["res2a_branch1_weight"], rtol=1e-6)
     np.testing.assert_allclose(states["bn5a_branch1_g_moving_var"].asnumpy(), aux["bn5a_branch1_moving_var"], rtol=1e-6)
@@ -132,11 +138,11 @@ def test_a_base_model_fills_the_stages_and_their_global_copies(tiny, rng, tmp_pa
     del base["arg:res4a_branch2b_weight"]
     mx.nd.save(path, base)
     with pytest.raises(UserError, match="resnet50.params lacks the parameter res4a_branch2b_weight"):
-        training._from_base_model(tiny, "final", path)
+        from_base_model(tiny, "final", path)
     base["arg:res4a_branch2b_weight"] = mx.nd.ones((1, 2, 3, 3))
     mx.nd.save(path, base)
     with pytest.raises(UserError, match=r"res4a_branch2b_weight has shape \(1, 2, 3, 3\)"):
-        training._from_base_model(tiny, "final", path)
+        from_base_model(tiny, "final", path)
 
 
 def test_the_same_seed_gives_the_same_snapshots_and_another_one_others(prepared):
@@ -144,36 +150,43 @@ def test_the_same_seed_gives_the_same_snapshots_and_another_one_others(prepared)
 
     def run(seed, workers):
         changed = dataclasses.replace(config, seed=seed, workers=workers)
-        training.train(changed, "init", devices=[mx.cpu()])
+        train(changed, "init", devices=[mx.cpu()])
         return load_snapshot(config, "init", 1).parameters[0]["fc_weight"].asnumpy()
     first = run(1, 1)
     assert (run(1, 3) == first).all()
     assert not (run(2, 1) == first).all()
 
 
-def test_the_log_tells_loss_accuracy_label_loss_and_speed(prepared):
+def test_log_and_metrics_hold_loss_accuracy_label_loss_and_speed(prepared):
     layout = Layout(prepared)
     for name in layout and open(layout.train_list).read().split():
         image = read_image("%s/%s.jpg" % (layout.train_images, name))
         write_mask("%s/%s.png" % (layout.train_masks, name), np.zeros(image.shape[:2], np.uint8))
     start_log(layout.log("train_final_model"), prepared)
-    training.train(prepared, "final", devices=[mx.cpu(0), mx.cpu(1)])
+    train(prepared, "final", devices=[mx.cpu(0), mx.cpu(1)])
     text = open(layout.log("train_final_model")).read()
     last = re.findall(r"\[epoch: 2\] \[batch: 3/3\] \[loss: ([0-9.]+)\] \[accuracy: ([0-9.]+)\] "
                       r"\[label loss: ([0-9.]+)\] \[images/s: ([0-9.]+)\] \[waiting for data: ([0-9.]+) %\]", text)
     assert len(last) == 1
     assert float(last[0][1]) == 1.0  # all is background
+    with open(layout.metrics("final"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["epoch"], row["batch"]) for row in rows] == [(epoch, batch) for epoch in "12" for batch in "123"]
+    for text, column in zip(last[0], ("loss", "accuracy", "label_loss", "images_per_second")):
+        rounding = 0.06 if column == "images_per_second" else 6e-5
+        assert float(rows[-1][column]) == pytest.approx(float(text), abs=rounding)
+    assert {float(row["lr"]) for row in rows} == {prepared.learning_rate}
     assert layout.epochs("final") == [1, 2]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_images(prepared):
     with pytest.raises(UserError, match=r"not finite in epoch \d+, batch \d+: .*\d+_000000"):
-        training.train(dataclasses.replace(prepared, learning_rate=1e30), "init", devices=[mx.cpu()])
+        train(dataclasses.replace(prepared, learning_rate=1000.0), "init", devices=[mx.cpu()])
 
 
 def test_a_batch_that_can_not_be_shared_evenly_is_refused(prepared):
     with pytest.raises(UserError, match="4 images can't be shared evenly by 3 devices"):
-        training.train(prepared, "init", devices=[mx.cpu(index) for index in range(3)])
+        train(prepared, "init", devices=[mx.cpu(index) for index in range(3)])
 
 
 @pytest.mark.parametrize("text", ["Failed to allocate CPU Memory", "cudaMalloc retry failed: out of memory"])

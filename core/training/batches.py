@@ -1,0 +1,132 @@
+"""Training samples, decoded, augmented and put into batches by threads. Does not import mxnet.
+
+Every random choice depends on the seed and on the sample's position in the run alone. So the batches are the same for
+any number of threads, and a run can resume at any batch.
+"""
+import collections
+import concurrent.futures
+from typing import Iterator, List, NamedTuple
+
+import cv2
+import numpy as np
+
+from core.classes import IGNORE_LABEL
+from core.config import STRIDE, Config
+from core.dataset.preprocessing import subtract_mean
+from core.dataset.samples import Sample
+from core.io.images import read_image, read_mask
+from core.paths import web_class
+from core.runtime.hardware import available_cpus
+from core.training.augmentation import augment
+
+
+class Batch(NamedTuple):
+    """Samples of one training step.
+
+    Attributes:
+        names: b ids.
+        data: (b, 3, crop, crop) float32, RGB minus the mean.
+        labels: (b, (crop / 8)^2) float32 class indices, 255 = ignore.
+        image_labels: (b, classes, 1, 1) float32, 1 where the class is anywhere in the whole mask, background included.
+    """
+    names: List[str]
+    data: np.ndarray
+    labels: np.ndarray
+    image_labels: np.ndarray
+
+
+class BatchLoader:
+    """Endless batches of samples in a seeded order: every round passes each sample once, in an order of its own.
+
+    A round continues over the ends of batches and epochs, as the published epochs are shorter than the web list. With
+    `balanced`, the classes of web images take turns, in an order drawn for each turn; every class then makes its own
+    rounds, so that the images of a class with few of them are seen more often.
+
+    Args:
+        part, parts: yield only this part of each batch, counted from 0, of so many equal ones.
+        balanced: give each class the same share; the samples' names start with their class indices.
+    """
+
+    def __init__(self, samples: List[Sample], config: Config, *, part: int = 0, parts: int = 1,
+                 balanced: bool = False):
+        self._samples = samples
+        self._groups = _classes_of(samples, config) if balanced else [range(len(samples))]
+        self._config = config
+        self._size = config.batch_size // parts
+        self._part = part
+        self._workers = config.workers or available_cpus()
+        self._ahead = 2 + self._workers // self._size  # batches made in advance
+        self._orders = {}
+
+    def batches(self, first: int) -> Iterator[Batch]:
+        """Batches from number `first` on, counted from 0; close the generator to end its threads.
+
+        Raises:
+            UserError: a file is missing or wrong; it is named.
+        """
+        pending = collections.deque()
+        pool = concurrent.futures.ThreadPoolExecutor(self._workers, "decode")
+        try:
+            number = first
+            while True:
+                while len(pending) <= self._ahead:
+                    pending.append(self._start(pool, number))
+                    number += 1
+                batch, parts = pending.popleft()
+                for part in parts:
+                    part.result()
+                yield batch
+        finally:
+            for _, parts in pending:
+                for part in parts:
+                    part.cancel()
+            pool.shutdown()
+
+    def _start(self, pool, number):
+        """A batch, and the futures that fill it."""
+        size, crop, config = self._size, self._config.crop_size, self._config
+        start = number * config.batch_size + self._part * size
+        positions = range(start, start + size)
+        samples = [self._samples[self._index(position)] for position in positions]
+        batch = Batch([sample.name for sample in samples], np.empty((size, 3, crop, crop), np.float32),
+                      np.empty((size, (crop // STRIDE) ** 2), np.float32),
+                      np.zeros((size, config.num_classes, 1, 1), np.float32))
+        return batch, [pool.submit(self._fill, batch, row, sample, position)
+                       for row, (sample, position) in enumerate(zip(samples, positions))]
+
+    def _index(self, position):
+        """Place in the list of the sample at a position of the run."""
+        turn, place = divmod(position, len(self._groups))
+        group = self._order((3, turn), len(self._groups))[place]
+        turn, place = divmod(turn, len(self._groups[group]))
+        return self._groups[group][self._order((0, turn, group), len(self._groups[group]))[place]]
+
+    def _order(self, key, length):
+        """Order of the turn key[1], drawn from the seed and the key; the one of the last turn is cached.
+
+        Zeros at the end of a seed change nothing: a single group has the orders that it had before there were groups.
+        """
+        kind = key[:1] + key[2:]
+        turn, order = self._orders.get(kind, (None, None))
+        if turn != key[1]:
+            order = np.random.default_rng((self._config.seed,) + key).permutation(length)
+            self._orders[kind] = key[1], order
+        return order
+
+    def _fill(self, batch, row, sample, position):
+        image = read_image(sample.image)
+        mask = read_mask(sample.mask, self._config.num_classes, image.shape[:2])
+        counts = cv2.calcHist([mask], [0], None, [IGNORE_LABEL + 1], [0, IGNORE_LABEL + 1])
+        # (256, 1), and from OpenCV 5 on (256,)
+        batch.image_labels[row, counts.ravel()[:self._config.num_classes] > 0] = 1
+        image, mask = augment(np.random.default_rng((self._config.seed, 1, position)), image, mask, self._config)
+        subtract_mean(image, self._config.mean_rgb, batch.data[row])
+        batch.labels[row] = mask.ravel()
+
+
+def _classes_of(samples, config):
+    """For each class that has samples, their places in the list."""
+    groups = collections.defaultdict(list)
+    for place, sample in enumerate(samples):
+        groups[web_class(sample.name, config.num_classes)].append(place)
+    return [groups[label] for label in sorted(groups)]

@@ -1,0 +1,85 @@
+"""Parameters that a run starts from: those of a base model, or random ones."""
+from typing import Dict, Tuple
+
+import numpy as np
+
+from core.config import Config
+from core.errors import UserError
+from core.io.logs import logger
+from core.network.fcn import base_layer_name, is_base_parameter, parameter_shapes, training_inputs, training_symbol
+from core.network.snapshots import adopt_recorded, read_parameters
+from core.runtime.mxnet_backend import mx
+from core.training.batches import Batch
+
+_BASE_SETTINGS = ("stride_on", "mean_rgb")  # what the ResNet stages fit beside their shapes
+
+Parameters = Tuple[Dict[str, mx.nd.NDArray], Dict[str, mx.nd.NDArray]]
+
+
+def from_base_model(config: Config, model: str, path: str) -> Tuple[Config, Parameters]:
+    """The base model's parameters for the ResNet stages, in the global branch too, and random ones for new layers.
+
+    A layer of the head that the file has in the right shape is taken too, so any snapshot can be a base model.
+
+    Returns:
+        (config, (args, aux)): config with the stride placement and the mean that the base model records; dicts from
+        parameter name to mxnet.nd.NDArray on the CPU.
+
+    Raises:
+        UserError: the base model is damaged, lacks a parameter of the stages, has one of another shape, or records
+            another value of a setting than a flag or the --config file gave.
+    """
+    rng = np.random.default_rng((config.seed, 2))
+    found = read_parameters(path)
+    config = adopt_recorded(config, path, {name: found.settings[name] for name in _BASE_SETTINGS
+                                           if name in found.settings})
+    parts = {}, {}
+    for part, base, shapes in zip(parts, (found.args, found.aux), parameter_shapes(model, config)):
+        for name, shape in shapes.items():
+            source = name if name in base else base_layer_name(name)
+            if source in base and base[source].shape == shape:
+                part[name] = base[source]
+            elif not is_base_parameter(name):
+                part[name] = _random(rng, name, shape, config)
+            elif source not in base:
+                raise UserError(f"{path} lacks the parameter {source}: it is no ResNet-50 base model")
+            else:
+                raise UserError(f"{path}: {source} has shape {base[source].shape}, the network wants {shape}")
+    logger.info("the ResNet stages start from %s", path)
+    return config, parts
+
+
+def from_scratch(config: Config, model: str, device: mx.Context, batch: Batch) -> Parameters:
+    """Random parameters, and batch norms that store the statistics of a batch.
+
+    Returns:
+        (args, aux), dicts from parameter name to mxnet.nd.NDArray on the CPU.
+    """
+    rng = np.random.default_rng((config.seed, 2))
+    arg_shapes, aux_shapes = parameter_shapes(model, config)
+    args = {name: _random(rng, name, shape, config) for name, shape in arg_shapes.items()}
+
+    inputs, labels = training_inputs(model, config, config.batch_size)
+    symbol = training_symbol(model, config, config.batch_size, stored_statistics=False)
+    mx.random.seed(config.seed)
+    executor = symbol.simple_bind(device, grad_req="write", **dict(inputs + labels))
+    executor.copy_params_from(args)
+    executor.forward(is_train=True, data=mx.nd.array(batch.data))
+    executor.backward()  # it is this that stores the statistics
+    return args, {name: executor.aux_dict[name].as_in_context(mx.cpu()) for name in aux_shapes}
+
+
+def _random(rng, name, shape, config):
+    """Start value of a parameter.
+
+    Ones for gammas, zeros for betas and biases. Weights draw from Normal(0, d): d = sqrt(2 / fan-in) in the ResNet
+    stages (He et al., "Delving Deep into Rectifiers", ICCV 2015, equation 10), new_layer_deviation in new layers.
+    """
+    if name.endswith(("_gamma", "_moving_var")):
+        return mx.nd.ones(shape)
+    if name.endswith(("_beta", "_bias", "_moving_mean")):
+        return mx.nd.zeros(shape)
+    deviation = 0 if is_base_parameter(name) else config.new_layer_deviation
+    if name in ("score_weight", "g_score_weight"):
+        deviation = 0.01  # the first softmax is nearly uniform, however wide the layers are
+    return mx.nd.array(rng.normal(0, deviation or np.sqrt(2 / np.prod(shape[1:])), shape))

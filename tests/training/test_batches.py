@@ -1,0 +1,125 @@
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+
+from core.config import Config
+from core.dataset.samples import Sample
+from core.errors import UserError
+from core.io.files import write_bytes
+from core.io.images import write_mask
+from core.training.batches import BatchLoader
+
+
+def config(**changes):
+    return Config(**dict({"classes": ("bk", "a", "b", "c"), "crop_size": 64, "batch_size": 4, "workers": 1}, **changes))
+
+
+@pytest.fixture
+def samples(tmp_path, rng):
+    """Seven noise images of several sizes with masks."""
+    made = []
+    for number in range(7):
+        height, width = 40 + 10 * number, 90 - 10 * number
+        image = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        write_bytes(str(tmp_path / ("%d.jpg" % number)), cv2.imencode(".jpg", image)[1].tobytes())
+        mask = np.zeros((height, width), np.uint8)
+        mask[:20] = 1 + number % 2
+        mask[0, 0] = 255
+        write_mask(str(tmp_path / ("%d.png" % number)), mask)
+        made.append(Sample(str(number), str(tmp_path / ("%d.jpg" % number)), str(tmp_path / ("%d.png" % number))))
+    return made
+
+
+def take(loader, count, first=0):
+    batches = loader.batches(first)
+    try:
+        return list(itertools.islice(batches, count))
+    finally:
+        batches.close()
+
+
+def test_batches_hold_rgb_minus_the_mean_and_the_labels_of_the_whole_image(samples):
+    batch = take(BatchLoader(samples, config(scale_range=(0.1, 0.1), mean_rgb=(10, 20, 30))), 1)[0]
+    assert batch.data.shape == (4, 3, 64, 64) and batch.data.dtype == np.float32
+    assert batch.labels.shape == (4, 64) and batch.image_labels.shape == (4, 4, 1, 1)
+    corner = batch.data[:, :, -1, -1]  # filled with the mean
+    np.testing.assert_array_equal(corner, 0)
+    for name, present in zip(batch.names, batch.image_labels[:, :, 0, 0]):
+        number = 1 + int(name) % 2
+        assert present.tolist() == [1, number == 1, number == 2, 0]
+
+
+def test_batches_do_not_depend_on_the_number_of_threads_or_where_a_run_begins(samples):
+    one = take(BatchLoader(samples, config(workers=1)), 6)
+    many = take(BatchLoader(samples, config(workers=5)), 6)
+    late = take(BatchLoader(samples, config(workers=2)), 3, first=3)
+    for batches in (many, one[:3] + late):
+        for expected, found in zip(one, batches):
+            assert expected.names == found.names
+            assert (expected.data == found.data).all() and (expected.labels == found.labels).all()
+
+
+def test_another_seed_gives_other_batches(samples):
+    one, other = (take(BatchLoader(samples, config(seed=seed)), 1)[0] for seed in (0, 1))
+    assert not (one.data == other.data).all()
+
+
+def test_every_round_passes_each_sample_once_in_an_order_of_its_own(samples):
+    names = [name for batch in take(BatchLoader(samples, config()), 7) for name in batch.names]
+    rounds = [names[start:start + 7] for start in range(0, 28, 7)]
+    assert all(sorted(part) == sorted(sample.name for sample in samples) for part in rounds)
+    assert len({tuple(part) for part in rounds}) > 1
+
+
+@pytest.fixture
+def web(samples):
+    """The seven samples as web images: five of class 1, one of class 2, one of class 3."""
+    return [sample._replace(name=f"{label}_{sample.name}") for label, sample in zip((1, 1, 2, 1, 1, 3, 1), samples)]
+
+
+def names_of(loader, count, first=0):
+    return [name for batch in take(loader, count, first) for name in batch.names]
+
+
+def test_uniform_rounds_follow_the_list_in_the_order_that_the_seed_gave_before(web):
+    found = names_of(BatchLoader(web, config(seed=5)), 7)
+    expected = [web[place].name for turn in range(4) for place in np.random.default_rng((5, 0, turn)).permutation(7)]
+    assert found == expected
+
+
+def test_balanced_classes_take_turns_and_pass_all_their_images(web):
+    names = names_of(BatchLoader(web, config(), balanced=True), 15)
+    turns = [names[start:start + 3] for start in range(0, 60, 3)]
+    assert all(sorted(name[0] for name in turn) == ["1", "2", "3"] for turn in turns)
+    assert len({tuple(name[0] for name in turn) for turn in turns}) > 1
+    first = [name for name in names if name.startswith("1_")]
+    rounds = [first[start:start + 5] for start in range(0, 20, 5)]
+    assert all(sorted(part) == ["1_0", "1_1", "1_3", "1_4", "1_6"] for part in rounds)
+    assert len({tuple(part) for part in rounds}) > 1
+
+
+def test_balanced_batches_depend_on_seed_and_position_alone(web):
+    one = take(BatchLoader(web, config(), balanced=True), 9)
+    many = take(BatchLoader(web, config(workers=4), balanced=True), 9)
+    late = take(BatchLoader(web, config(workers=2), balanced=True), 2, first=7)
+    for expected, found in zip(one + one[7:], many + late):
+        assert expected.names == found.names and (expected.data == found.data).all()
+    names = [name for batch in one for name in batch.names]
+    assert names_of(BatchLoader(web, config(seed=1), balanced=True), 9) != names
+
+
+@pytest.mark.parametrize("damage", ["image", "mask", "size", "label"])
+def test_a_bad_file_ends_the_run_with_its_name(samples, damage):
+    bad = samples[3]
+    if damage == "image":
+        open(bad.image, "wb").close()
+    elif damage == "mask":
+        open(bad.mask, "wb").close()
+    elif damage == "size":
+        write_mask(bad.mask, np.zeros((5, 5), np.uint8))
+    else:
+        write_mask(bad.mask, np.full((70, 60), 4, np.uint8))
+    with pytest.raises(UserError, match=r"3\.(jpg|png)"):
+        take(BatchLoader(samples, config(workers=3)), 20)
