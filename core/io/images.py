@@ -352,4 +352,6 @@ def _without_damaged_notes(content: bytes) -> bytes:
         elif not kind[0] & 32:  # an upper-case letter: needed
             raise DecodingError(f"the file is damaged (checksum of a chunk {kind!r})")
         start = end
+        if kind == b"IEND":  # what follows is not of the picture
+            break
     return b"".join(parts + [content[start:]])

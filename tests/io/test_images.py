@@ -286,6 +286,16 @@ def test_a_jpeg_with_a_hole_is_reported_by_name_once(tmp_path, caplog, mode, pro
         str(tmp_path / "hole"), str(tmp_path / "lost")]
 
 
+def test_bytes_after_the_end_of_a_png_are_passed_over(tmp_path):
+    path = tmp_path / "p.png"
+    Image.fromarray(np.full((5, 6, 3), 77, np.uint8)).save(str(path))
+    path.write_bytes(path.read_bytes() + bytes(4000))
+    assert (read_image(str(path)) == 77).all()
+    write_mask(str(path), np.ones((5, 6), np.uint8))
+    path.write_bytes(path.read_bytes() + bytes(4000))
+    assert (read_mask(str(path), 2) == 1).all()
+
+
 def test_a_png_with_a_flipped_bit_is_refused(tmp_path):
     for write, read in ((lambda path: write_image(path, COLOURS), read_image),
                         (lambda path: write_mask(path, GREY % 20), lambda path: read_mask(path, 21))):

@@ -13,7 +13,7 @@ from core.errors import UserError
 from core.io.images import read_image, write_mask
 from core.io.logs import start_log
 from core.network.fcn import parameter_shapes, training_inputs, training_symbol
-from core.network.snapshots import load_snapshot
+from core.network.snapshots import load_snapshot, read_parameters, write_parameters
 from core.paths import Layout
 from core.runtime.mxnet_backend import explaining_out_of_memory, mx
 from core.training.batches import Batch, BatchLoader
@@ -180,8 +180,13 @@ def test_log_and_metrics_hold_loss_accuracy_label_loss_and_speed(prepared):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_images(prepared):
-    with pytest.raises(UserError, match=r"not finite in epoch \d+, batch \d+: .*\d+_000000"):
-        train(dataclasses.replace(prepared, learning_rate=1000.0), "init", devices=[mx.cpu()])
+    train(dataclasses.replace(prepared, max_epoch=2), "init", devices=[mx.cpu()])
+    huge = read_parameters(Layout(prepared).snapshot("init", 1))
+    for name in ("new_conv1_bias", "fc_weight"):
+        huge.args[name][:] = 3e38
+    write_parameters(Layout(prepared).snapshot("init", 1), huge)
+    with pytest.raises(UserError, match=r"not finite in epoch 2, batch 1: .*\d+_000000"):
+        train(prepared, "init", devices=[mx.cpu()], start_epoch=1)
 
 
 def test_a_batch_that_can_not_be_shared_evenly_is_refused(prepared):
