@@ -6,7 +6,6 @@ import sys
 import pytest
 from conftest import ROOT
 
-import core.runtime.hardware
 from core.cli import Parser, run
 from core.config import Config
 from core.errors import UserError
@@ -116,17 +115,3 @@ def test_control_characters_of_names_are_escaped_in_the_log(tmp_path, capsys):
     text = (tmp_path / "x.log").read_text()
     for shown in (text, capsys.readouterr().out):
         assert f"{SHOWN} is left out\n" in shown and shown.replace("\n", "").isprintable()
-
-
-@pytest.mark.parametrize("files, expected", [
-    ({"memory.max": "max\n", "memory.current": "5\n"}, 1024000),
-    ({"memory.max": "700000\n", "memory.current": "100000\n"}, 600000),
-    ({"memory/memory.limit_in_bytes": "700000\n", "memory/memory.usage_in_bytes": "800000\n"}, 0)])
-def test_free_memory_is_what_the_control_group_leaves(monkeypatch, files, expected):
-    files = {"/proc/meminfo": "MemFree: 3 kB\nMemAvailable:    1000 kB\n",
-             **{"/sys/fs/cgroup/" + name: text for name, text in files.items()}}
-
-    def numbers(path, pattern):
-        return [int(found) for found in core.runtime.hardware.re.findall(pattern, files.get(path, ""))]
-    monkeypatch.setattr(core.runtime.hardware, "_numbers", numbers)
-    assert core.runtime.hardware.free_memory() == expected

@@ -2,9 +2,10 @@
 import math
 import os
 import re
+from typing import Iterator, List, NamedTuple, Optional, Set, Tuple
 
 
-def available_cpus():
+def available_cpus() -> int:
     """Logical CPUs that the scheduler and the container's quota leave to this process, at least 1."""
     affinity = getattr(os, "sched_getaffinity", None)
     count = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -17,20 +18,20 @@ def available_cpus():
     return max(1, count)
 
 
-def physical_cores():
+def physical_cores() -> int:
     """`available_cpus` with hyper-threads of one core counted once."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = set()
     for cpu in affinity(0) if affinity else ():
         try:
-            with open("/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list" % cpu, encoding="ascii") as file:
+            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", encoding="ascii") as file:
                 cores.add(file.read())
         except OSError:
             return available_cpus()
     return min(available_cpus(), len(cores) or available_cpus())
 
 
-def cpu_flags():
+def cpu_flags() -> Set[str]:
     """Names of the CPU's features as Linux lists them, such as avx512_bf16; an empty set on other systems."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
@@ -43,22 +44,62 @@ def cpu_flags():
     return set()
 
 
-def free_memory():
-    """Bytes of memory that this process can still get, by Linux and by its control group; None on other systems."""
+def free_memory() -> Optional[int]:
+    """Bytes of memory that this process can still get, by Linux and by its control groups; None on other systems.
+
+    As in the kernel's own estimate, MemAvailable, the cache of files and reclaimable kernel memory count as available.
+    """
     free = [1024 * kibibytes for kibibytes in _numbers("/proc/meminfo", r"MemAvailable: +([0-9]+) kB")]
     if not free:
         return None
-    for names in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
-        limit, used = (_numbers("/sys/fs/cgroup/" + name, "[0-9]+") for name in names)
-        if limit:
-            free.append(max(0, limit[0] - sum(used)))
-    return min(free)
+    return max(0, min(free + [left for folder, files in _memory_groups() for left in _left_in_group(folder, files)]))
 
 
-def _numbers(path, pattern):
+class _GroupFiles(NamedTuple):
+    """Files of a control group, and the counts in its memory.stat that the kernel can reclaim."""
+    limit: str
+    used: str
+    reclaimable: str
+
+
+_V1 = _GroupFiles("memory.limit_in_bytes", "memory.usage_in_bytes", "total_(?:in)?active_file")
+_V2 = _GroupFiles("memory.max", "memory.current", "(?:(?:in)?active_file|slab_reclaimable)")
+
+
+def _memory_groups() -> Iterator[Tuple[str, _GroupFiles]]:
+    """Folders of the control groups that limit this process: its own and each above, as far as they can be seen.
+
+    In a container the own group is often what lies at the top, whatever path /proc names.
+    """
+    for _, controllers, path in _found("/proc/self/cgroup", r"(?m)^([0-9]+):([^:]*):(/.*)$"):
+        if "memory" in controllers.split(","):
+            top, files = "/sys/fs/cgroup/memory", _V1
+        elif not controllers:
+            top, files = "/sys/fs/cgroup", _V2
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for depth in range(len(parts), -1, -1):
+            yield "/".join([top] + parts[:depth]), files
+
+
+def _left_in_group(folder: str, files: _GroupFiles) -> List[int]:
+    """Bytes left in a control group, as a list of one number; an empty list where it sets no limit."""
+    limit, used = (_numbers(f"{folder}/{name}", r"\A([0-9]+)\s*\Z") for name in (files.limit, files.used))
+    if not limit or not used:
+        return []
+    cached = sum(_numbers(f"{folder}/memory.stat", rf"(?m)^{files.reclaimable} ([0-9]+)$"))
+    return [limit[0] - max(0, used[0] - cached)]
+
+
+def _numbers(path: str, pattern: str) -> List[int]:
     """Numbers that a pattern finds in a file of the system's; none where there is no such file."""
+    return [int(number) for number in _found(path, pattern)]
+
+
+def _found(path: str, pattern: str) -> List:
     try:
-        with open(path, encoding="ascii") as file:
-            return [int(number) for number in re.findall(pattern, file.read())]
+        with open(path, encoding="ascii", errors="replace") as file:
+            return re.findall(pattern, file.read())
     except OSError:
         return []
