@@ -51,7 +51,8 @@ def make_parser(description: str, settings: Sequence[str] = ()) -> Parser:
     for name in ("root", "seed") + tuple(settings):
         field = FIELDS[name]
         kind, many = item_type(field)
-        default = ",".join(map(str, field.default)) if many else field.default
+        default: Any = field.default
+        default = ",".join(map(str, default)) if many else default
         group.add_argument("--" + name.replace("_", "-"), metavar=kind.__name__.upper() + (",..." if many else ""),
                            type=_list_of(kind) if many else kind, choices=field.metadata["choices"],
                            help=f"{field.metadata['help'].replace('%', '%%')} (default: {default})")

@@ -212,5 +212,5 @@ def test_web_images_of_the_fortieth_class_have_a_contact_sheet(tmp_path):
 
 @pytest.mark.parametrize("name", ["a/b", "cat,dog", " cat", ".cat", "a\nb"])
 def test_names_that_can_not_be_files_are_refused(name):
-    with pytest.raises(UserError, match="name of a file"):
+    with pytest.raises(UserError, match="part of a file name"):
         Config(classes=("background", name))
