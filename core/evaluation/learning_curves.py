@@ -1,6 +1,7 @@
-"""Learning curves from the training logs, drawn with matplotlib."""
+"""Learning curves from the metrics of training, drawn with matplotlib."""
+import contextlib
+import csv
 import io
-import re
 import textwrap
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
@@ -23,7 +24,7 @@ class Curve(NamedTuple):
 
 
 _QUANTITIES = {"loss": ("loss", 1), "accuracy": ("accuracy of training cells, %", 100),
-               "label loss": ("loss of image-level labels", 1)}
+               "label_loss": ("loss of image-level labels", 1)}
 LINES = {False: ("#0066cc", "#d55e00", "#008f68", "#93278f", "#222222", "#8c8c8c"),  # differ for colour-blind eyes too
          True: ("#4aa8ff", "#e68600", "#2bd4a4", "#e77fd0", "#ffffff", "#8c8c8c")}
 _MARKERS = "osD^vX"
@@ -31,38 +32,22 @@ _FACE = {False: ("#ffffff", "#1b1f24", "#d0d7de"), True: ("#0f1318", "#e6edf3", 
 _NAME_LENGTH = 56  # characters of a line of the legend
 
 
-def training_curves(log, name):
-    """Curves of a training log: the mean of every finished epoch.
-
-    A log that several runs wrote to counts for its last ones: a run that goes on from epoch X takes the place of what
-    an earlier one logged after X.
+def training_curves(metrics: str, name: str) -> List[Curve]:
+    """Curves of a model's training: of every epoch the last row, which holds the means over its batches so far.
 
     Args:
-        log: text of a file that train_seg_model.py wrote.
+        metrics: text of log/<model>_metrics.csv. Rows that a killed run did not finish are left out.
+        name: of the lines.
 
     Returns:
-        list of Curve; empty without a finished epoch.
+        empty without a row.
     """
-    epochs = {}
-    for line in log.splitlines():
-        values = dict(re.findall(r"\[([a-z][a-z ]*): ([^\]]*)\]", line))
-        if not {"epoch", "batch", "loss"} <= set(values):
-            continue
-        try:
-            epoch = int(values["epoch"])
-            done, size = map(int, values["batch"].split("/"))
-            row = {key: float(values[key]) for key in _QUANTITIES if key in values}
-        except ValueError:
-            continue  # a line that a killed run did not finish
-        epochs = {other: kept for other, kept in epochs.items() if other < epoch}
-        if done == size:
-            epochs[epoch] = row
-    curves = []
-    for key, (quantity, factor) in _QUANTITIES.items():
-        points = [(epoch, factor * row[key]) for epoch, row in sorted(epochs.items()) if key in row]
-        if points:
-            curves.append(Curve(quantity, name, points))
-    return curves
+    points: Dict[str, Dict[int, float]] = {column: {} for column in _QUANTITIES}
+    for row in csv.DictReader(line for line in io.StringIO(metrics) if line.endswith("\n")):
+        for column, (_, factor) in _QUANTITIES.items():
+            with contextlib.suppress(KeyError, TypeError, ValueError):  # an empty field
+                points[column][int(row["epoch"])] = factor * float(row[column])
+    return [Curve(_QUANTITIES[column][0], name, sorted(values.items())) for column, values in points.items() if values]
 
 
 def draw(curves: Sequence[Curve], quantity: str, dark: bool) -> bytes:

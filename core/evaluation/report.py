@@ -30,12 +30,12 @@ class Source(NamedTuple):
     """A folder to report on.
 
     folder: as the user named it; title: prefix of its curves' names, may be empty.
-    folders: output folders of evaluations; logs: (model, path) of training logs.
+    folders: output folders of evaluations; metrics: (model, path) of the tables that training writes.
     """
     folder: str
     title: str
     folders: List[str]
-    logs: List[Tuple[str, str]]
+    metrics: List[Tuple[str, str]]
 
 
 _Row = Tuple[Source, str, Result]  # a result, with the source and the output folder that it comes from
@@ -131,10 +131,10 @@ def write_comparison(path: str, sources: Sequence[Source]) -> str:
                for result in ResultFolder(folder).stored() if result["mean_iou"] is not None]
     curves = []
     for source in sources:
-        for model, log in source.logs:
-            curves += training_curves(read_text(log), _joined(source.title, model))
+        for model, table in source.metrics:
+            curves += training_curves(read_text(table), _joined(source.title, model))
     if not results and not curves:
-        raise UserError("there is nothing to report: no evaluation and no training log in "
+        raise UserError("there is nothing to report: no evaluation and no training metrics in "
                         + ", ".join(source.folder for source in sources))
     groups = []
     for title, rows in _groups(results):
@@ -162,9 +162,9 @@ def find_source(folder: str, title: str = "") -> Source:
         return Source(folder, title, [folder], [])
     outputs = os.path.join(folder, "outputs")
     folders = [os.path.join(outputs, name) for name in list_folder(outputs)]
-    logs = [(model, os.path.join(folder, "log", f"train_{model}_model.log")) for model in ("init", "final")]
+    metrics = [(model, os.path.join(folder, "log", f"{model}_metrics.csv")) for model in ("init", "final")]
     return Source(folder, title, [path for path in folders if os.path.exists(ResultFolder(path).path)],
-                  [(model, path) for model, path in logs if os.path.exists(path)])
+                  [(model, path) for model, path in metrics if os.path.exists(path)])
 
 
 def _conditions(result: Result, epoch: bool = True) -> str:

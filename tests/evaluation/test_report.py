@@ -20,7 +20,7 @@ from core.evaluation.pages import COLOURS, bars, confusions, keys, matrix
 from core.evaluation.report import Example, Source, best_and_worst, find_source, write_comparison, write_report
 from core.evaluation.results import ResultFolder
 
-LINE = "2026-01-01 00:00:00,000 [epoch: %d] [batch: %d/4] [loss: %.4f] [accuracy: %.4f]%s [images/s: 9.0]\n"
+HEAD = "epoch,batch,loss,accuracy,label_loss,lr,images_per_second\n"
 
 
 class Page(HTMLParser):
@@ -149,17 +149,20 @@ def test_settings_are_shown_as_text():
     assert "<dd>a=1; b=2, 3</dd>" in content and "<dd>–</dd>" in content
 
 
-def test_curves_hold_the_finished_epochs_of_the_last_runs():
-    log = "".join(LINE % (epoch, batch, epoch + batch / 10, 0.5, "") for epoch in (1, 2, 3) for batch in (2, 4))
-    assert training_curves(log, "init") == [
-        Curve("loss", "init", [(1, 1.4), (2, 2.4), (3, 3.4)]),
-        Curve("accuracy of training cells, %", "init", [(1, 50.0), (2, 50.0), (3, 50.0)])]
-    log += LINE % (2, 2, 7, 0.5, "") + LINE % (2, 4, 8, 0.5, " [label loss: 0.25]") + LINE % (3, 2, 9, 0.5, "")
-    log += "2026-01-01 00:00:00,000 [epoch: 3] [batch: 4/4] [loss: 1."  # killed
-    curves = training_curves(log, "init")
-    assert curves[0].points == [(1, 1.4), (2, 8.0)]  # epoch 3 is of an older run, and not finished in the last
-    assert curves[2] == Curve("loss of image-level labels", "init", [(2, 0.25)])
-    assert training_curves("nothing\n[epoch: 3] saved x\n", "init") == []
+def test_curves_hold_the_last_row_of_every_epoch():
+    metrics = HEAD + "".join(f"{epoch},{batch},{epoch + batch / 10},0.5,,0.01,9\n"
+                             for epoch in (1, 2) for batch in (2, 4))
+    assert training_curves(metrics, "init") == [
+        Curve("loss", "init", [(1, 1.4), (2, 2.4)]),
+        Curve("accuracy of training cells, %", "init", [(1, 50.0), (2, 50.0)])]
+    assert training_curves(HEAD + "1,4,0.7,0.8,0.25,0.01,9\n", "final")[2] == Curve(
+        "loss of image-level labels", "final", [(1, 0.25)])
+    assert training_curves(HEAD, "init") == [] == training_curves("", "init")
+
+
+def test_rows_that_a_killed_run_did_not_finish_are_left_out_of_the_curves():
+    for part in ("2", "2,4", "2,4,", "\n", "2,4,1.", "2,4,0.6,0.8,,0.01,9", "2,4,x\n"):
+        assert training_curves(HEAD + "1,4,0.7,0.8,,0.01,9\n" + part, "init")[0].points == [(1, 0.7)]
 
 
 def test_charts_are_the_same_for_the_same_curves_and_follow_the_theme():
@@ -244,7 +247,7 @@ def test_predictions_without_masks_are_no_evaluation(tmp_path):
 
 def test_evaluation_and_comparison_pages_are_whole_and_need_no_other_file(untrained, tmp_path, sample):
     run_script(tmp_path, "create_dataset.py")
-    (tmp_path / "log" / "train_final_model.log").write_text(LINE % (1, 4, 0.7, 0.8, " [label loss: 0.25]"))
+    (tmp_path / "log" / "final_metrics.csv").write_text(HEAD + "1,4,0.7,0.8,0.25,0.01,9.0\n")
     run_script(tmp_path, "eval_loop.py", "--model", "final", "--gpu", "cpu", "--once")
     folder = tmp_path / "outputs" / "final_fcn_resnet50_epoch2"
     stored = json.loads((folder / "result.json").read_text())
