@@ -143,3 +143,28 @@ def test_folded_batch_norms_change_no_probability(model, rng):
     expected = reference.Network(args, aux, config.units).probabilities(data, model)
     assert expected.std() > 0.03
     np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def layers_of(symbol, op):
+    """(name of the layer that goes in, through ReLUs; attributes) of every operation of a kind, in their order."""
+    nodes = json.loads(symbol.tojson())["nodes"]
+
+    def source(node):
+        before = nodes[node["inputs"][0][0]]
+        return source(before) if before["op"] == "Activation" else before["name"]
+    return [(source(node), node["attrs"]) for node in nodes if node["op"] == op]
+
+
+@pytest.mark.parametrize("model, dropped", [("init", ["new_conv1"]), ("final", ["new_conv1", "g_multi_fc1",
+                                                                                 "g_multi_fc2"])])
+def test_dropout_follows_the_published_layers(model, dropped):
+    found = layers_of(training_symbol(model, Config(**dict(SMALL, dropout=0.25)), 1), "Dropout")
+    assert sorted(name for name, _ in found) == sorted(dropped)
+    assert {float(attributes["p"]) for _, attributes in found} == {0.25}
+    assert layers_of(inference_symbol(model, Config(**dict(SMALL, dropout=0.25))), "Dropout") == []
+
+
+def test_batch_norms_add_the_published_epsilon():
+    for symbol in (training_symbol("final", Config(**SMALL), 1), inference_symbol("final", Config(**SMALL))):
+        norms = [attributes for _, attributes in layers_of(symbol, "BatchNorm")]
+        assert len(norms) > 10 and {float(attributes["eps"]) for attributes in norms} == {1.001e-5}

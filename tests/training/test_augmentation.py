@@ -50,3 +50,11 @@ def test_a_small_image_is_filled_with_the_mean_colour_and_label_255(rng):
     assert (crop[:24, :40] == 9).all()
     assert (crop[24:] == (123, 117, 104)).all() and (crop[:, 40:] == (123, 117, 104)).all()
     assert (label[:3, :5] == 1).all() and (label[3:] == 255).all() and (label[:, 5:] == 255).all()
+
+
+def test_crops_reach_every_border(rng):
+    y, x = np.mgrid[:66, :67]
+    image = np.stack([y, x, 0 * x], -1).astype(np.uint8)
+    still = config(flip_probability=0, scale_range=(1, 1))
+    corners = {tuple(augment(rng, image, np.zeros((66, 67), np.uint8), still)[0][0, 0, :2]) for _ in range(200)}
+    assert corners == {(top, left) for top in range(3) for left in range(4)}
