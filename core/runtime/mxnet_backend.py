@@ -9,7 +9,7 @@ import ctypes
 import os
 import re
 import sys
-from typing import FrozenSet, List
+from typing import List, Set
 
 from core.config import CLUSTER_STORES
 from core.errors import UserError
@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
 _SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18
 
 
-def _enable_amx(flags: FrozenSet[str]) -> bool:
+def _enable_amx(flags: Set[str]) -> bool:
     """Let oneDNN use the tile registers for bfloat16, where the CPU has them and Linux grants them.
 
     Without the grant the first tile instruction would end the process (SIGILL).
