@@ -56,7 +56,7 @@ class Layout:
         return "%s-%d.params" % (self.snapshot_prefix(model), epoch)
 
     def state(self, model, epoch):
-        """What training needs beside the snapshot of `epoch` to go on as if it had never stopped."""
+        """What training needs beside the snapshot of `epoch` to resume as if it had never stopped."""
         return "%s-%d.states" % (self.snapshot_prefix(model), epoch)
 
     def symbol(self, model):

@@ -23,7 +23,7 @@ class _LosesNoRun:
     def handleError(self, record):  # noqa: N802  logging's name
         logger.removeHandler(self)
         error = sys.exc_info()[1]
-        print("%s can't be written: %s; going on without it"
+        print("%s can't be written: %s; continuing without it"
               % (getattr(self, "baseFilename", "standard output"), getattr(error, "strerror", None) or error),
               file=sys.stderr)
 

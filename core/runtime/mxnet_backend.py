@@ -170,9 +170,9 @@ def resolve_dtype(text: str, devices: List[mx.Context], fastest: bool = False) -
     if text == "bfloat16" and "avx512bw" not in cpu_flags():
         raise UserError("--dtype bfloat16 needs a CPU with AVX-512; choose float32")
     if text != "auto":
-        slow = text == "bfloat16" and not _HAS_AMX
+        slow = text == "bfloat16" and not _HAS_AMX and "avx512_bf16" not in cpu_flags()
         logger.info("computing in %s, as set%s", text,
-                    "; float32 is faster on this CPU, which has no AMX" if slow else "")
+                    "; float32 is faster on this CPU, which has neither AMX nor avx512_bf16" if slow else "")
         return text
     if on_cpu and _HAS_AMX and fastest:
         logger.info("computing in bfloat16, several times as fast as float32 on this CPU (AMX); --dtype float32 gives "

@@ -62,7 +62,8 @@ def test_what_does_not_fit_its_image_or_the_classes_is_told(tmp_path):
 @pytest.mark.parametrize("content", [
     b"", b"\0" * 200, mat(), mat(Segmentation=np.eye(3)), mat(Segmentation=np.ones((2, 2, 2), np.uint8)),
     mat(Segmentation=np.eye(2, dtype=np.uint8) * 1j), mat(Segmentation="text"), mat(Segmentation={"a": 1}),
-    mat(Segmentations=np.eye(2, dtype=np.uint8)), mat(Segmentation=np.array([[{"a": 1}, "b"]], object))], ids=map(str, range(10)))
+    mat(Segmentations=np.eye(2, dtype=np.uint8)), mat(Segmentation=np.array([[{"a": 1}, "b"]], object))
+], ids=map(str, range(10)))
 def test_what_is_no_sbd_mask_is_named(tmp_path, content):
     with pytest.raises(UserError, match="a.mat is damaged, or not an SBD mask"):
         read(tmp_path, content, (2, 2))

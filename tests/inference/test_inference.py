@@ -167,6 +167,9 @@ def test_only_prediction_on_a_cpu_with_amx_chooses_bfloat16_by_itself(monkeypatc
     assert resolve_dtype("auto", cpu, fastest=True) == ("bfloat16" if has_amx else "float32")
     assert resolve_dtype("auto", [mx.gpu(0)], fastest=True) == "float32"
     resolve_dtype("bfloat16", cpu)
+    assert "float32 is faster" not in caplog.text
+    monkeypatch.setattr(backend, "cpu_flags", lambda: {"avx512bw"})
+    resolve_dtype("bfloat16", cpu)
     assert ("float32 is faster on this CPU" in caplog.text) == (not has_amx)
 
 
