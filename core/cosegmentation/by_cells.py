@@ -44,7 +44,7 @@ from core.paths import Layout, image_path, stems
 ROUNDS = 4
 _START_SHARE = 0.2  # of the first labels in those of each round
 _FOREGROUND = 0.5   # labels above are foreground, to the regression
-_EVEN, _SLOPE = 0.6, 8.0  # label that is as likely foreground as background, and slope of the log-odds there
+_EVEN, _SLOPE = 0.63, 8.0  # label that is as likely foreground as background, and slope of the log-odds there
 _CRF = {"crf_gaussian_sxy": 2.0, "crf_gaussian_compat": 3.0, "crf_bilateral_srgb": 5.0, "crf_bilateral_compat": 4.0}
 _CRF_REACH = 0.12   # crf_bilateral_sxy, as a share of the longest side
 

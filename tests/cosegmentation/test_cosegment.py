@@ -591,7 +591,7 @@ def test_images_whose_regions_are_all_alike_get_masks(web, size, count):
 @pytest.mark.parametrize("flags, message", [
     (("--features", "resnet"), "resnet50.params is missing"),
     (("--scheduler", "tcp://127.0.0.1:9"), "no Dask scheduler answers"),
-    (("--scheduler", "nonsense"), "--scheduler nonsense is no address"),
+    (("--scheduler", "nonsense"), "--scheduler nonsense is not an address"),
     (("--web-threshold", "0.2"), "setting web_uncertain is 0.5"),
 ])
 def test_mistakes_end_in_one_line(web, flags, message):
