@@ -365,6 +365,7 @@ def test_noise_is_left_out_with_its_reason_and_still_has_a_mask(web):
     assert read_lines(picky.path("dataset", "web_train_list.txt")) == [result.name for result in found if result.kept]
 
 
+@pytest.mark.slow
 def test_images_of_another_class_are_left_out(tmp_path):
     wrong = ("6_000003", "8_000007")
     for index, name in ((6, "bus"), (8, "cat"), (5, "bottle")):
