@@ -715,7 +715,7 @@ def test_activations_of_random_weights_replace_hog(web, tmp_path):
     assert found.shape == (256, -(-round(image.shape[0] * scale) // 8), -(-round(image.shape[1] * scale) // 8))
     assert np.isfinite(found).all() and found.std() > 0
     assert evaluate_web_masks(config, os.path.join(web.root, "truth"))["mean"][1] > 0.5
-    with pytest.raises(UserError, match="other features, --features resnet"):
+    with pytest.raises(UserError, match="features was resnet and is hog now"):
         stage.cosegment(web, features="hog")
 
 
