@@ -48,6 +48,11 @@ class Layout:
         """List of the images of VOC's "train", "val" or "test" part that is segmented."""
         return os.path.join(self.voc, "ImageSets", "Segmentation", f"{part}.txt")
 
+    def web_mask(self, name):
+        """Mask of a web image: the corrected one where there is one."""
+        corrected = mask_path(self.web_corrected, name)
+        return corrected if os.path.exists(corrected) else mask_path(self.web_masks, name)
+
     def snapshot_prefix(self, model):
         return os.path.join(self.snapshots, "%s_fcn_resnet50" % model)
 

@@ -40,9 +40,12 @@ def find_pairs(config: Config, source: str, everything: bool = False) -> List[Pa
     if source == "predictions":
         return _predicted(layout)
     if source == "web":
-        images, masks, made_by = layout.web_images, layout.web_masks, "create_web_masks.py"
-        names = sorted(stems(masks, ".png")) if everything else read_list(layout.web_list, f"run {made_by}")
-    elif source == "pseudo":
+        names = (sorted(stems(layout.web_masks, ".png")) if everything
+                 else read_list(layout.web_list, "run create_web_masks.py"))
+        check_pairs(names, (image_path, layout.web_images, "run create_web_masks.py again"),
+                    (mask_path, layout.web_masks, "run create_web_masks.py"))
+        return [Pair(name, image_path(layout.web_images, name), layout.web_mask(name)) for name in names]
+    if source == "pseudo":
         images, masks, made_by = layout.train_images, layout.train_masks, "est_voc_train_masks.py"
         names = read_list(layout.train_list, "run create_dataset.py")
     else:
@@ -122,7 +125,7 @@ class _Share:
 
 
 def import_masks(config: Config, kind: str, path: str, *, ignore: Optional[str] = None) -> List[str]:
-    """Store corrected masks of web images; create_web_masks.py takes them in place of its own.
+    """Store corrected masks of web images; training uses them in place of the automatic ones.
 
     All are checked before the first is written. Masks that equal the present ones are not counted as corrected.
 
@@ -152,14 +155,13 @@ def import_masks(config: Config, kind: str, path: str, *, ignore: Optional[str] 
         if others:
             raise UserError(f"{path}: the mask of {name} shows {config.classes[others[0]]}; web images show their own "
                             f"class, {config.classes[own]}, only. Mark other objects as background")
-        present = next((mask_path(folder, name) for folder in (layout.web_corrected, layout.web_masks)
-                        if os.path.exists(mask_path(folder, name))), None)
-        if present is None or not np.array_equal(read_mask(present, config.num_classes), mask):
+        present = layout.web_mask(name)
+        if not os.path.exists(present) or not np.array_equal(read_mask(present, config.num_classes), mask):
             changed[name] = mask
     if not found:
         raise UserError(f"{path} holds no masks")
     for name, mask in changed.items():
         write_mask(mask_path(layout.web_corrected, name), mask)
-    logger.info("%d of %d masks differ from the present ones and are in %s now; create_web_masks.py uses them",
+    logger.info("%d of %d masks differ from the present ones and are in %s now; training uses them",
                 len(changed), found, layout.web_corrected)
     return sorted(changed)

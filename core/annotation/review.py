@@ -18,7 +18,7 @@ from core.errors import UserError
 from core.io.files import read_text
 from core.io.images import read_image, read_mask, write_image
 from core.io.logs import logger
-from core.paths import Layout, image_path, mask_path, stems, web_class
+from core.paths import Layout, image_path, stems, web_class
 from core.web.corrections import DECISIONS, MOVE, Decision, add_decision, corrected_names, read_decisions
 
 _THUMBNAIL = 180  # longest side, pixels
@@ -176,9 +176,8 @@ class Review:
         return cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
 
     def _files(self, name: str) -> List[str]:
-        layout = self._layout
-        masks = [mask_path(folder, name) for folder in (layout.web_corrected, layout.web_masks)]
-        return [image_path(layout.web_images, name)] + [path for path in masks if os.path.exists(path)][:1]
+        mask = self._layout.web_mask(name)
+        return [image_path(self._layout.web_images, name)] + ([mask] if os.path.exists(mask) else [])
 
     def _picture(self, name: str, outline: bool, longest: Optional[int] = None) -> np.ndarray:
         files = self._files(name)

@@ -9,7 +9,7 @@ from core.classes import IGNORE_LABEL
 from core.errors import UserError
 from core.io.drawing import write_title
 from core.io.images import read_image, read_mask, write_image
-from core.paths import image_path, mask_path
+from core.paths import image_path
 
 _SIDE, _COLUMNS, _GAP, _HEADER = 120, 10, 4, 20
 _KEPT, _LEFT_OUT = 60, 30  # pictures of each sort on a sheet
@@ -55,7 +55,7 @@ def _thumbnail(layout, config, result):
     tile = np.full((_SIDE, _SIDE, 3), 235, np.uint8)
     try:
         image = read_image(image_path(layout.web_images, result.name))
-        mask = read_mask(mask_path(layout.web_masks, result.name), config.num_classes, image.shape[:2])
+        mask = read_mask(layout.web_mask(result.name), config.num_classes, image.shape[:2])
     except UserError:
         cv2.putText(tile, "unreadable", (20, _SIDE // 2), cv2.FONT_HERSHEY_SIMPLEX, 0.4, _RED, 1, cv2.LINE_AA)
         return tile

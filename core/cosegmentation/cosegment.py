@@ -37,6 +37,7 @@ from core.network.imagenet_weights import PACKAGE, weights_path
 from core.paths import Layout, folder_lock, stems, web_class
 from core.runtime.crew import hire
 from core.runtime.parallel import ordered_map
+from core.web.corrections import KEEP, REJECT, apply_moves, corrected_names, read_decisions
 
 _NOTHING_COMMON = 0.4  # share of a class's images that look unlike it, above which the class is named
 
@@ -63,6 +64,11 @@ def cosegment(config: Config, jobs: int = 1, scheduler: Optional[str] = None, fe
             or none is kept.
     """
     layout = Layout(config)
+    decisions = read_decisions(layout, config.num_classes)
+    if decisions:
+        with locked(folder_lock(layout.web_cache), f"co-segmentation into {layout.web_masks}"):
+            for move in apply_moves(layout, decisions):
+                logger.info("%s is %s now, as decided in the review", move.name, move.new_name)
     names = sorted(stems(layout.web_images, ".jpg"))
     if not names:
         raise UserError("%s holds no .jpg: fetch_web_images.py brings them, or put your own there as <class>_<id>.jpg"
@@ -93,7 +99,7 @@ def cosegment(config: Config, jobs: int = 1, scheduler: Optional[str] = None, fe
                 activations.cache_activations(backbone, names, layout.web_images, cache_folder(layout, "activations"))
             cosegment_regions(layout, config, names, kind, run)
         record.finish()
-        return _conclude(layout, config, names)
+        return _conclude(layout, config, [_reviewed(layout, read_result(layout, name), decisions) for name in names])
 
 
 def feature_set(config: Config, features: str = "auto") -> Tuple[str, str]:
@@ -119,20 +125,32 @@ def _run(work, names, what, crew):
         pass
 
 
-def _conclude(layout, config, names):
+def _reviewed(layout, result, decisions):
+    """The result as people left it: their decisions, and corrected masks, go before the noise filter."""
+    mask = layout.web_mask(result.name)
+    decision = decisions[result.name].decision if result.name in decisions else None
+    if decision == REJECT:
+        return result._replace(kept=False, reason="left out in the review")
+    if os.path.exists(mask) and (decision == KEEP or os.path.dirname(mask) == layout.web_corrected):
+        return result._replace(kept=True, reason="")
+    return result
+
+
+def _conclude(layout, config, results):
     """Report, list and contact sheets."""
-    results = [read_result(layout, name) for name in names]
+    corrected = set(corrected_names(layout))
     rows = io.StringIO()
     writer = csv.writer(rows, lineterminator="\n")
-    writer.writerow(("name", "class", "kept", "score", "foreground", "reason"))
+    writer.writerow(("name", "class", "kept", "score", "foreground", "reason", "mask"))
     for result in results:
         writer.writerow((result.name, config.classes[class_of(result.name)], int(result.kept), "%.4f" % result.score,
-                         "%.4f" % result.foreground, result.reason))
+                         "%.4f" % result.foreground, result.reason,
+                         "corrected" if result.name in corrected else "automatic"))
     write_text(layout.web_report, rows.getvalue())
     write_sheets(layout, config, results)
     _log_doubts(layout, config, results)
     kept = [result.name for result in results if result.kept]
-    for index in sorted({class_of(name) for name in names}):
+    for index in sorted({class_of(result.name) for result in results}):
         own = [result for result in results if class_of(result.name) == index]
         logger.info("%-12s %5d images, %5d kept, mean score %.2f", config.classes[index], len(own),
                     sum(result.kept for result in own), np.mean([result.score for result in own]))
@@ -142,7 +160,7 @@ def _conclude(layout, config, names):
         raise UserError("no web image is kept, %d of %d for: %s; %s has all reasons: change the settings web_min_* and "
                         "pass --overwrite, or bring other images" % (count, len(results), reason, layout.web_report))
     write_lines(layout.web_list, kept)
-    logger.info("%d of %d images are in %s; the others and why are in %s", len(kept), len(names), layout.web_list,
+    logger.info("%d of %d images are in %s; the others and why are in %s", len(kept), len(results), layout.web_list,
                 layout.web_report)
     return results
 

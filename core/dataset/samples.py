@@ -13,6 +13,7 @@ from core.io.files import read_json, read_list
 from core.io.logs import logger
 from core.io.provenance import StageRecord, check_classes, content_digests
 from core.paths import Layout, check_pairs, image_path, mask_path, web_class
+from core.web.corrections import corrected_names, read_decisions, reviewed_list
 
 
 class Sample(NamedTuple):
@@ -29,7 +30,14 @@ def web_samples(layout: Layout, config: Config) -> List[Sample]:
         UserError: the list or a file is missing, a name has no valid class index, or its class had another one, or its
             image another content, when the masks were made.
     """
-    names = read_list(layout.web_list, "run create_web_masks.py, or create_dataset.py where there are masks")
+    listed = read_list(layout.web_list, "run create_web_masks.py, or create_dataset.py where there are masks")
+    names = reviewed_list(layout, listed, read_decisions(layout, config.num_classes))
+    if names != listed:
+        logger.info("%s: %d images are left out of %s, and %d added to it", layout.web_decisions,
+                    len(set(listed) - set(names)), layout.web_list, len(set(names) - set(listed)))
+    if not names:
+        raise UserError(f"{layout.web_decisions} leaves no image of {layout.web_list} to train on: keep some in "
+                        "review_web_masks.py")
     indices = {name: web_class(name, config.num_classes) for name in names}
     check_classes(layout.classes, config.classes, indices.values())
     record = StageRecord(layout.web_record, f"the masks in {layout.web_masks}", earlier_key="settings")
@@ -42,9 +50,11 @@ def web_samples(layout: Layout, config: Config) -> List[Sample]:
             raise UserError(f"{image_path(layout.web_images, name)} was of class {then.get(index, 'none')} when its "
                             f"mask was made, and class {index} is {config.classes[index]} now: bring back the order "
                             "of the classes, or fetch and co-segment into another --root")
-    check_pairs(names, (image_path, layout.web_images, "see dataset/README.md for what belongs there"),
-                (mask_path, layout.web_masks, "see dataset/README.md for what belongs there"))
-    samples = _samples(names, layout.web_images, layout.web_masks)
+    remedy = "see dataset/README.md for what belongs there"
+    corrected = set(corrected_names(layout))
+    check_pairs(names, (image_path, layout.web_images, remedy))
+    check_pairs([name for name in names if name not in corrected], (mask_path, layout.web_masks, remedy))
+    samples = [Sample(name, image_path(layout.web_images, name), layout.web_mask(name)) for name in names]
     _check_images(samples, record.items, layout, "create_web_masks.py")
     return samples
 
@@ -61,13 +71,10 @@ def voc_samples(layout: Layout, config: Config) -> List[Sample]:
     images = _check_estimation(layout, config, names)
     check_pairs(names, (image_path, layout.train_images, "run create_dataset.py"),
                 (mask_path, layout.train_masks, "run est_voc_train_masks.py"))
-    samples = _samples(names, layout.train_images, layout.train_masks)
+    samples = [Sample(name, image_path(layout.train_images, name), mask_path(layout.train_masks, name))
+               for name in names]
     _check_images(samples, images, layout, "est_voc_train_masks.py")
     return samples
-
-
-def _samples(names, images, masks):
-    return [Sample(name, image_path(images, name), mask_path(masks, name)) for name in names]
 
 
 def estimation_record(folder: str) -> StageRecord:

@@ -8,10 +8,14 @@ import io
 import os
 from typing import Dict, List, NamedTuple, Optional
 
+import numpy as np
+
+from core.classes import IGNORE_LABEL
 from core.errors import UserError
-from core.io.files import list_folder, read_text
+from core.io.files import list_folder, read_text, remove
+from core.io.images import read_mask, write_mask
 from core.io.locks import locked
-from core.paths import Layout, image_path, web_class
+from core.paths import Layout, image_path, mask_path, web_class
 
 KEEP, REJECT, MOVE, AUTOMATIC = "keep", "reject", "move", "automatic"
 DECISIONS = (KEEP, REJECT, MOVE, AUTOMATIC)
@@ -27,6 +31,9 @@ class Decision(NamedTuple):
     name: str
     decision: str
     new_name: str = ""
+
+
+_NONE = Decision("", AUTOMATIC)
 
 
 def read_decisions(layout: Layout, num_classes: int) -> Dict[str, Decision]:
@@ -78,7 +85,7 @@ def add_decision(layout: Layout, name: str, decision: str, class_index: Optional
 
 
 def apply_moves(layout: Layout, decisions: Dict[str, Decision]) -> List[Decision]:
-    """Rename the images that moved to another class; those renamed before are passed over.
+    """Rename the images that moved to another class, and remove their masks; those renamed before are passed over.
 
     Returns:
         the moves that this call made.
@@ -88,9 +95,32 @@ def apply_moves(layout: Layout, decisions: Dict[str, Decision]) -> List[Decision
         if decision.decision == MOVE:
             source, target = (image_path(layout.web_images, name) for name in (decision.name, decision.new_name))
             if os.path.exists(source) and not os.path.exists(target):
+                _move_correction(layout, decision)
                 os.rename(source, target)
+                for folder in (layout.web_masks, layout.web_corrected):
+                    remove(mask_path(folder, decision.name), missing_ok=True)
                 made.append(decision)
     return made
+
+
+def _move_correction(layout: Layout, decision: Decision) -> None:
+    """Give the moved image the corrected mask of the old one, with the new class in place of the old."""
+    path = mask_path(layout.web_corrected, decision.name)
+    if os.path.exists(path):
+        old, new = (web_class(name, IGNORE_LABEL) for name in (decision.name, decision.new_name))
+        mask = read_mask(path, IGNORE_LABEL)
+        write_mask(mask_path(layout.web_corrected, decision.new_name), np.where(mask == old, new, mask))
+
+
+def reviewed_list(layout: Layout, names: List[str], decisions: Dict[str, Decision]) -> List[str]:
+    """The list of web images with those that were rejected or moved left out, and those that were kept added.
+
+    Moved images come back below their new name when create_web_masks.py has made a mask of the new class.
+    """
+    listed = set(names)
+    added = [name for name, made in decisions.items() if made.decision == KEEP and name not in listed
+             and os.path.exists(image_path(layout.web_images, name)) and os.path.exists(layout.web_mask(name))]
+    return [name for name in names if decisions.get(name, _NONE).decision not in (REJECT, MOVE)] + added
 
 
 def corrected_names(layout: Layout) -> List[str]:
