@@ -26,6 +26,7 @@ def models(sample):
     return {kind: fit(sample, 0, kind) for kind in ("hog", "resnet")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hog", "resnet"])
 def test_models_predict_the_same_bits_after_a_file(sample, models, tmp_path, kind):
     path = str(tmp_path / "a.npz")

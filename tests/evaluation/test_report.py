@@ -245,6 +245,7 @@ def test_predictions_without_masks_are_no_evaluation(tmp_path):
         write_comparison(str(tmp_path / "report.html"), [find_source(str(tmp_path))])
 
 
+@pytest.mark.slow
 def test_evaluation_and_comparison_pages_are_whole_and_need_no_other_file(untrained, tmp_path, sample):
     run_script(tmp_path, "create_dataset.py")
     (tmp_path / "log" / "final_metrics.csv").write_text(HEAD + "1,4,0.7,0.8,0.25,0.01,9.0\n")

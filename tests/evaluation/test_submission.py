@@ -84,6 +84,7 @@ def test_an_archive_that_can_not_be_is_told_at_once(path, classes, message):
         check_submission(path, Config(classes=classes))
 
 
+@pytest.mark.slow
 def test_voc_test_is_predicted_and_packed(untrained, tmp_path, sample):
     run_script(tmp_path, "create_dataset.py")
     voc = tmp_path / "dataset" / "VOCdevkit" / "VOC2012"
@@ -109,6 +110,7 @@ def test_voc_test_is_predicted_and_packed(untrained, tmp_path, sample):
     assert (tmp_path / "test.tar.gz").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_missing_mask_is_an_error_unless_there_are_none(untrained, tmp_path, sample):
     run_script(tmp_path, "create_dataset.py")
     shutil.rmtree(str(tmp_path / "dataset" / "val_masks"))
@@ -119,6 +121,7 @@ def test_a_missing_mask_is_an_error_unless_there_are_none(untrained, tmp_path, s
     assert len(os.listdir(str(tmp_path / "outputs" / "init_fcn_resnet50_epoch2" / "masks"))) == 3
 
 
+@pytest.mark.slow
 def test_a_snapshot_of_other_classes_makes_no_submission(tiny, tmp_path):
     save_untrained(dataclasses.replace(tiny, classes=("bk", "cat", "dog")))
     (tmp_path / "images").mkdir()

@@ -96,6 +96,7 @@ def test_the_branches_of_the_final_model_together_give_its_scores(rng):
     assert np.abs(cells / cells.sum(0) - scores / scores.sum(0)).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scales", [(1.0,), (0.7, 1.0)])
 def test_flip_adds_the_scores_of_the_mirrored_image_mirrored_back(rng, scales):
     """At a width that is no multiple of 8: the padding lies on the right of both views."""
@@ -193,6 +194,7 @@ def test_tile_registers_are_used_only_where_they_are_there_and_granted(monkeypat
     assert (backend.os.environ.get("DNNL_MAX_CPU_ISA") == "AVX512_CORE_AMX") == enabled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.skipif(
     "avx512bw" not in cpu_flags(), reason="MXNet computes in bfloat16 on CPUs with AVX-512"))])
 def test_shapes_that_share_memory_do_not_disturb_one_another(rng, dtype):
