@@ -28,7 +28,7 @@ from core.network.fcn import inference_symbol
 from core.network.snapshots import read_parameters
 from core.network.torch_files import read_torch
 from core.runtime.mxnet_backend import mx
-from core.training import train
+from core.training.initialization import from_base_model
 
 GOLDEN = os.path.join(ROOT, "tests", "golden")
 SMALL = {"width": WIDTH, "units": UNITS, "head_channels": 3, "global_channels": 3}
@@ -106,7 +106,7 @@ def convert(source, tmp_path, config=None, **options):
 
 def features(path, config=None):
     """What stages 2 to 5, with the strides of the classification network, put out for the picture."""
-    config, (args, aux) = train._from_base_model(config or Config(**SMALL), "final", path)
+    config, (args, aux) = from_base_model(config or Config(**SMALL), "final", path)
     internals = inference_symbol("final", config).get_internals()
     names = internals.list_outputs()
     ends = [names[names.index(name) - 1] for name in (
