@@ -41,3 +41,9 @@ def test_rows_are_true_classes():
 def test_a_list_of_ignored_pixels_has_no_mean():
     result = summarise(confusion_matrix(np.full((2, 2), 255, np.uint8), np.zeros((2, 2), np.uint8), 4), NAMES)
     assert result["mean_iou"] is None and result["pixel_accuracy"] is None
+
+
+def test_the_last_of_255_classes_is_counted_beside_the_ignore_label():
+    truth = np.array([[254, 254, 255, 0]], np.uint8)
+    confusion = confusion_matrix(truth, np.array([[254, 0, 254, 0]], np.uint8), 255)
+    assert confusion.sum() == 3 and confusion[254, 254] == confusion[254, 0] == confusion[0, 0] == 1

@@ -69,7 +69,7 @@ def test_input_is_rgb_minus_the_mean_and_zero_where_padded(rng):
 
 
 @pytest.mark.parametrize("model", ["init", "final"])
-@pytest.mark.parametrize("scales", [(1.0,), (0.7, 1.0, 1.3)])
+@pytest.mark.parametrize("scales", [(1.0,), (0.7, 1.0, 1.3), (1.5,)])  # 45 * 1.5 pixels are rounded down
 def test_scores_equal_the_published_steps(rng, model, scales):
     config = Config(**SMALL)
     args, aux = random_parameters(model, config, rng)
