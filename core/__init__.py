@@ -7,7 +7,8 @@
     training         train the init and the final model
     inference        segment with a trained model; masks for the training images
     evaluation       mean IoU, rankings, reports
+    annotation       people: review web masks, take masks to other tools and back
 
 Imports point down only: errors, classes < io < config, paths < runtime < web, dataset, network < training, inference
-< cosegmentation, evaluation < scripts.
+< cosegmentation, evaluation, annotation < scripts.
 """

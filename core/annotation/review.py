@@ -18,6 +18,7 @@ from core.errors import UserError
 from core.io.files import read_text
 from core.io.images import read_image, read_mask, write_image
 from core.io.logs import logger
+from core.io.provenance import file_state
 from core.paths import Layout, image_path, stems, web_class
 from core.web.corrections import DECISIONS, MOVE, Decision, add_decision, corrected_names, read_decisions
 
@@ -162,7 +163,7 @@ class Review:
 
     def thumbnail(self, name: str) -> str:
         """Path of a small JPEG with the outline of the mask; made once for each content of image and mask."""
-        key = repr([(path, *_stamp(path)) for path in self._files(name)])
+        key = repr([(path, *file_state(path)) for path in self._files(name) if os.path.exists(path)])
         digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
         path = os.path.join(self._layout.web_review, digest[:24] + ".jpg")
         with self._one_at_a_time:
@@ -205,11 +206,3 @@ def _number(text: Optional[str]) -> Optional[float]:
         return float(text) if text else None
     except ValueError:
         return None
-
-
-def _stamp(path: str) -> List[int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]

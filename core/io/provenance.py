@@ -219,11 +219,6 @@ def content_digests(paths: Iterable[str], cache: str) -> List[str]:
     return [found[path] for path in paths]
 
 
-def content_digest(path: str, cache: str) -> str:
-    """`content_digests` of one file."""
-    return content_digests([path], cache)[0]
-
-
 def file_state(path: str) -> List[int]:
     """What changes whenever a file does: bytes, times of the last change of content and inode in ns, inode.
 

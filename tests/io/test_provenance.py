@@ -8,7 +8,7 @@ import pytest
 from core.errors import UserError
 from core.io import provenance
 from core.io.files import file_digest, write_bytes, write_json
-from core.io.provenance import StageRecord, content_digest, content_digests, difference
+from core.io.provenance import StageRecord, content_digests, difference
 
 ORIGIN = {"snapshot_sha256": "a", "scales": (0.7, 1.0), "crf": None}
 
@@ -141,7 +141,7 @@ def test_content_decides_where_size_and_time_are_the_same(tmp_path, later):
     write_bytes(str(tmp_path / "c"), b"six")
     os.utime(str(tmp_path / "c"), (10 ** 9, 10 ** 9))
     os.replace(str(tmp_path / "c"), first)  # as rsync -t
-    assert content_digest(first, cache) == file_digest(first) != digests[1]
+    assert content_digests([first], cache)[0] == file_digest(first) != digests[1]
 
 
 def test_unchanged_files_are_read_once(tmp_path, later, hashed):
@@ -158,8 +158,8 @@ def test_unchanged_files_are_read_once(tmp_path, later, hashed):
 def test_a_file_changed_a_moment_ago_is_not_trusted(tmp_path, hashed):
     path, cache = str(tmp_path / "a"), str(tmp_path / "cache.json")
     write_bytes(path, b"one")
-    content_digest(path, cache)
-    content_digest(path, cache)
+    content_digests([path], cache)
+    content_digests([path], cache)
     assert hashed == ["a", "a"] and not os.path.exists(cache)
 
 
@@ -168,12 +168,12 @@ def test_a_damaged_cache_of_digests_is_made_again(tmp_path, later, content):
     path, cache = str(tmp_path / "a"), str(tmp_path / "cache.json")
     write_bytes(path, b"one")
     write_bytes(cache, content)
-    assert content_digest(path, cache) == file_digest(path)
+    assert content_digests([path], cache)[0] == file_digest(path)
 
 
 def test_a_missing_file_is_named_and_an_unwritable_cache_costs_time_only(tmp_path, later):
     path = str(tmp_path / "a")
     with pytest.raises(UserError, match="a can't be read: No such file"):
-        content_digest(path, str(tmp_path / "cache.json"))
+        content_digests([path], str(tmp_path / "cache.json"))
     write_bytes(path, b"one")
-    assert content_digest(path, os.path.join(path, "cache.json")) == file_digest(path)
+    assert content_digests([path], os.path.join(path, "cache.json")) == [file_digest(path)]
