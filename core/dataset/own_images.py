@@ -84,14 +84,18 @@ def _from_list(own, config):
 
 
 def _csv_rows(path):
-    """Yield (where it stands, image, labels) for the lines of a file that starts with the header image,labels."""
+    """Yield (where it stands, image, labels) for the lines of a file, with or without the header image,labels."""
     text = read_text(path)
-    header = re.match(r'\s*"?image"?\s*([,;\t])\s*"?labels"?\s*$', text.split("\n")[0], re.IGNORECASE)
-    if not header:
-        raise UserError(f"{path}: the first line must be image,labels")
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=header.group(1), strict=True)
+    first = text.split("\n")[0]
+    header = re.match(r'\s*"?image"?\s*([,;\t])\s*"?labels"?\s*$', first, re.IGNORECASE)
+    separator = header or re.search(r"([,;\t])", first)
+    if not separator:
+        raise UserError(f"{path}: its first line, {first[:60]!r}, is neither the header image,labels nor an image and "
+                        "its classes, such as photo.jpg,cat;dog")
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator.group(1), strict=True)
     try:
-        next(lines)
+        if header:
+            next(lines)
         for row in lines:
             cells = [cell.strip() for cell in row]
             if any(cells):

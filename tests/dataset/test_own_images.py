@@ -76,6 +76,12 @@ def test_images_that_lie_where_they_belong_stay(folder, config, linked, copy):
     assert {path: read_bytes(config.path("dataset", path)) for path in before} == before
 
 
+def test_a_list_needs_no_header(folder, config):
+    (folder / "photos.csv").write_text("a.jpg,mug;key\nc.jpg,\n")
+    create_dataset(config, 1, own=own(folder))
+    assert labels(config) == {"a": [1, 3], "c": []}
+
+
 def test_an_image_is_not_written_over_another(folder, config):
     os.makedirs(config.path("dataset"))
     os.rename(str(folder / "photos"), config.path("dataset", "train_images"))
@@ -307,7 +313,8 @@ WRONG = {
     "negative": (lambda folder: edit(folder, '{"a": [-1]}', "l.json"), "label -1 is out of range"),
     "truth value": (lambda folder: edit(folder, '{"a": [true]}', "l.json"), "the labels of a are a list"),
     "array": (lambda folder: edit(folder, '["a"]', "l.json"), "an object like"),
-    "no header": (lambda folder: edit(folder, "a.jpg,mug\n"), "the first line must be image,labels"),
+    "no table": (lambda folder: edit(folder, "a.jpg\n"), "'a.jpg', is neither the header image,labels nor"),
+    "other header": (lambda folder: edit(folder, "file,classes\na.jpg,mug\n"), "photos/file is missing"),
     "open quote": (lambda folder: edit(folder, 'image,labels\na.jpg,"mug\n'), "photos.csv, line 2"),
     "header alone": (lambda folder: edit(folder, "image,labels\n"), "names no image"),
     "missing image": (lambda folder: edit(folder, "image,labels\nd.jpg,mug\n"), "d.jpg is missing"),
