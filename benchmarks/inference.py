@@ -10,8 +10,9 @@ from measure import alternate, draw, make_parser
 
 from core.config import MODELS, Config
 from core.inference.segmenter import Segmenter, prepare
-from core.network.fcn import inference_symbol, parameter_shapes
+from core.network.fcn import parameter_shapes
 from core.network.snapshots import Snapshot
+from core.network.symbols import inference_symbol
 from core.runtime.hardware import cpu_flags
 from core.runtime.mxnet_backend import mx
 

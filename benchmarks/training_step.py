@@ -5,7 +5,7 @@ from inference import random_parameters
 from measure import alternate, make_parser
 
 from core.config import MODELS, Config
-from core.network.fcn import training_symbol
+from core.network.symbols import training_symbol
 from core.runtime.mxnet_backend import amp, mx
 
 

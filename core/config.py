@@ -91,6 +91,8 @@ class Config:
                                          at_most=1)
 
     # Network
+    backbone: str = _setting("resnet50", "resnet50, the paper's, or efficientnet_lite2, for CPUs: its ImageNet weights "
+                             "come with the packages", choices=("resnet50", "efficientnet_lite2"))
     width: int = _setting(64, "channels of conv1; residual stage k (2 to 5) has width * 2^k outputs", at_least=1,
                           at_most=1024)
     units: Tuple[int, ...] = _setting((3, 4, 6, 3), "residual units in stages 2, 3, 4 and 5", at_least=1, at_most=26)
@@ -116,6 +118,8 @@ class Config:
                                    "published, or center, where the upsampled scores have their samples",
                                    choices=("corner", "center"))
     learning_rate: float = _setting(16e-4, "step size of SGD", above=0, at_most=1000)
+    frozen_stages: int = _setting(0, "first stages of the backbone that training leaves as they are: 1 is conv1, or "
+                                  "EfficientNet's stem and first block", at_least=0, at_most=7)
     learning_rate_decay: str = _setting("none", "none, or poly: (1 - step / last step) ^ 0.9 times learning_rate",
                                         choices=("none", "poly"))
     web_sampling: str = _setting("uniform", "share of a class in the init model's batches: uniform, as in the web "
@@ -177,8 +181,9 @@ class Config:
         if not self.web_user_agent.isprintable() or not self.web_user_agent.isascii():
             raise UserError(f"setting web_user_agent is {self.web_user_agent!r}; one line of ASCII is expected, as it "
                             "goes into the header of a request")
-        if self.crop_size % STRIDE:
-            raise UserError(f"setting crop_size is {self.crop_size}; a multiple of {STRIDE}, the network's stride, is "
+        stride = STRIDE if self.backbone == "resnet50" else 2 * STRIDE
+        if self.crop_size % stride:
+            raise UserError(f"setting crop_size is {self.crop_size}; a multiple of {stride}, the network's stride, is "
                             "expected")
         if not 2 <= len(self.classes) <= IGNORE_LABEL:
             raise UserError(f"setting classes has {len(self.classes)} names; the background and 1 to "
@@ -227,13 +232,13 @@ class Config:
 FIELDS = {field.name: field for field in dataclasses.fields(Config) if "help" in field.metadata}
 
 # What parameters are trained for: with other values they don't fit, or silently give wrong scores.
-NETWORK_SETTINGS = ("classes", "width", "units", "stride_on", "head_channels", "head_dilation", "global_channels",
-                    "mean_rgb")
+NETWORK_SETTINGS = ("classes", "backbone", "width", "units", "stride_on", "head_channels", "head_dilation",
+                    "global_channels", "mean_rgb")
 
 # What decides the course of a training run, besides the network, the samples and the initial weights.
 TRAINING_SETTINGS = ("dropout", "new_layer_deviation", "seed", "batch_size", "crop_size", "scale_range",
                      "flip_probability", "label_sampling", "web_sampling", "learning_rate", "learning_rate_decay",
-                     "momentum", "weight_decay")
+                     "momentum", "weight_decay", "frozen_stages")
 
 
 def network_settings(config: Config, names: Sequence[str] = NETWORK_SETTINGS) -> Dict[str, Any]:

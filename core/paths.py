@@ -40,6 +40,7 @@ class Layout:
         self.val_list = path("dataset", "val_list.txt")
 
         self.base_model = path(config.base_model)
+        self._network = "fcn_" + config.backbone
         self.snapshots = path("snapshots")
         self.outputs = path("outputs")
         self.logs = path("log")
@@ -54,7 +55,7 @@ class Layout:
         return corrected if os.path.exists(corrected) else mask_path(self.web_masks, name)
 
     def snapshot_prefix(self, model):
-        return os.path.join(self.snapshots, "%s_fcn_resnet50" % model)
+        return os.path.join(self.snapshots, f"{model}_{self._network}")
 
     def snapshot(self, model, epoch):
         """Parameters of `model` after `epoch`."""
@@ -87,7 +88,7 @@ class Layout:
 
     def output(self, model, epoch):
         """Folder of an evaluation of `model` after `epoch`."""
-        return os.path.join(self.outputs, "%s_fcn_resnet50_epoch%d" % (model, epoch))
+        return os.path.join(self.outputs, f"{model}_{self._network}_epoch{epoch}")
 
     def test_output(self, model, epoch):
         """Folder of the predictions of `model` after `epoch` on VOC test."""

@@ -84,8 +84,9 @@ def untrained(tiny):
 
 def save_untrained(config):
     """Save a snapshot of epoch 2 of both models whose random weights tell classes apart."""
-    from core.network.fcn import inference_symbol, parameter_shapes
+    from core.network.fcn import parameter_shapes
     from core.network.snapshots import save_snapshot
+    from core.network.symbols import inference_symbol
     from core.paths import Layout
     from core.runtime.mxnet_backend import mx
     rng = np.random.default_rng(3)

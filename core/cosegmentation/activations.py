@@ -13,8 +13,8 @@ from core.io.files import write_array
 from core.io.images import read_image
 from core.io.logs import logger, progress
 from core.io.resize import resize_longest_side
-from core.network.fcn import backbone_symbol, fold_batch_norms
 from core.network.snapshots import adopt_recorded, matching, read_parameters
+from core.network.symbols import backbone_symbol, folded_parameters
 from core.paths import image_path, stems
 
 CHANNELS = 256  # kept of the activations, by a random projection: distances and linear scores survive it
@@ -74,4 +74,4 @@ def load_backbone(config, device):
                                        (found.aux, symbol.list_auxiliary_states(), aux_shapes)):
         parts.append({name: matching(path, values, name, shape, "the ResNet-50 base model")
                       for name, shape in zip(names, part_shapes) if name != "data"})
-    return Backbone(path, config, Network(backbone_symbol(config, folded=True), fold_batch_norms(*parts), device))
+    return Backbone(path, config, Network(backbone_symbol(config, folded=True), folded_parameters(*parts), device))

@@ -14,7 +14,8 @@ from core.inference.segmenter import Network
 from core.io.files import write_bytes
 from core.io.images import read_image
 from core.io.logs import logger, progress
-from core.network import efficientnet_lite
+from core.network import efficientnet_lite, fcn
+from core.network.symbols import SymbolOperations
 from core.paths import image_path, stems
 from core.runtime.mxnet_backend import mx
 
@@ -35,11 +36,12 @@ def load_network(device: mx.Context) -> Network:
     Raises:
         UserError: the package with the weights is missing or damaged.
     """
-    stages = efficientnet_lite.stage_symbols(mx.sym.Variable("data"), CELL)
+    ops = SymbolOperations("folded")
+    stages = efficientnet_lite.stages(ops, ops.input(), CELL)
     third = mx.sym.Pooling(stages[2], kernel=(3, 3), stride=(2, 2), pool_type="avg")
-    others = mx.sym.concat(*stages[3:], efficientnet_lite.class_scores(stages[-1]), dim=1)
+    others = mx.sym.concat(*stages[3:], efficientnet_lite.class_scores(ops, stages[-1]), dim=1)
     others = mx.sym.slice_axis(mx.sym.slice_axis(others, axis=2, begin=0, end=-1), axis=3, begin=0, end=-1)
-    weights = efficientnet_lite.fold_batch_norms(*efficientnet_lite.read_imagenet_weights())
+    weights = fcn.fold_batch_norms(*efficientnet_lite.read_imagenet_weights())
     return Network(mx.sym.concat(third, others, dim=1),
                    {name: mx.nd.array(value) for name, value in weights.items()}, device)
 

@@ -9,8 +9,8 @@ from core.errors import UserError
 from core.inference.upsampling import DOUBLINGS, KERNEL
 from core.io.files import write_bytes
 from core.io.logs import logger
-from core.network.fcn import inference_symbol
 from core.network.snapshots import load_snapshot
+from core.network.symbols import inference_symbol
 from core.runtime.mxnet_backend import mx
 
 try:
@@ -151,7 +151,7 @@ def _literal(value):
 
 def _convolution(graph, name, inputs, attributes):
     return graph.add("Conv", *inputs, name=name, kernel_shape=attributes["kernel"], strides=attributes["stride"],
-                     dilations=attributes["dilate"], pads=attributes["pad"] * 2)
+                     dilations=attributes["dilate"], pads=attributes["pad"] * 2, group=attributes.get("num_group", 1))
 
 
 def _batch_norm(graph, name, inputs, attributes):
@@ -165,13 +165,27 @@ def _pooling(graph, name, inputs, attributes):
                      pads=attributes["pad"] * 2)
 
 
+def _pad(graph, name, inputs, attributes):
+    widths = attributes["pad_width"]  # begin and end of every axis in turn
+    return graph.add("Pad", *inputs, np.array(widths[::2] + widths[1::2]), np.float32(0), name=name)
+
+
+def _resize(graph, name, inputs, attributes):
+    scales = np.array([1, 1, attributes["scale_height"], attributes["scale_width"]], np.float32)
+    return graph.add("Resize", *inputs, "", scales, name=name, mode="linear",
+                     coordinate_transformation_mode="half_pixel")
+
+
 def _add(graph, name, inputs, _):
     return graph.add("Add", *inputs, name=name)
 
 
 _NODES = {  # of the operators in `network.inference_symbol`
     "Convolution": _convolution, "BatchNorm": _batch_norm, "Pooling": _pooling, "elemwise_add": _add,
-    "broadcast_add": _add,
+    "broadcast_add": _add, "Pad": _pad, "_contrib_BilinearResize2D": _resize,
+    "Concat": lambda graph, name, inputs, _: graph.add("Concat", *inputs, name=name, axis=1),
+    "clip": lambda graph, name, inputs, attributes: graph.add("Clip", *inputs, np.float32(attributes["a_min"]),
+                                                              np.float32(attributes["a_max"]), name=name),
     "Activation": lambda graph, name, inputs, _: graph.add("Relu", *inputs, name=name),
     "softmax": lambda graph, name, inputs, attributes: graph.add("Softmax", *inputs, name=name,
                                                                  axis=attributes["axis"])}

@@ -11,8 +11,8 @@ from core.errors import UserError
 from core.inference.postprocess import Scored
 from core.inference.upsampling import combine_scales
 from core.io.images import read_image
-from core.network.fcn import branches_symbol, fold_batch_norms, inference_symbol
 from core.network.precision import convert, unsafe_convolutions
+from core.network.symbols import branches_symbol, folded_parameters, inference_symbol
 from core.paths import image_path
 from core.runtime.hardware import free_memory
 from core.runtime.mxnet_backend import explaining_out_of_memory, mx
@@ -36,7 +36,7 @@ class Segmenter:
         self._config = snapshot.config
         self._on_cpu = any(device.device_type == "cpu" for device in devices)
         symbol = inference_symbol(snapshot.model, snapshot.config, folded=True)
-        args = fold_batch_norms(*snapshot.parameters)
+        args = folded_parameters(*snapshot.parameters)
         self._networks = [Network(symbol, args, device, dtype) for device in devices]
 
     def check_memory(self, path, size, scales):
@@ -149,7 +149,7 @@ def branch_scores(snapshot, image, device):
     size = image.shape[:2]
     data = mx.nd.array(prepare(image, size, snapshot.config.mean_rgb)[None])
     executor = branches_symbol(snapshot.config, folded=True).bind(
-        device, dict(fold_batch_norms(*snapshot.parameters), data=data), grad_req="null")
+        device, dict(folded_parameters(*snapshot.parameters), data=data), grad_req="null")
     cells, image_level = (output.asnumpy()[0] for output in executor.forward(is_train=False))
     return combine_scales([cells], [size], size), image_level.ravel()
 

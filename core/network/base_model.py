@@ -6,6 +6,7 @@ into conv1 and its batch norm. Every stage then puts out what it puts out in the
 Names don't tell what a network does to its input. PyTorch's names also cover networks converted from Caffe, whose
 input is BGR in 0..255: folded batch norms, and the size of conv1's weights, give them away (`_preprocessing`).
 """
+import dataclasses
 import re
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -14,7 +15,8 @@ import numpy as np
 from core.config import Config, network_settings
 from core.errors import UserError
 from core.io.logs import logger
-from core.network.fcn import BN_EPSILON, is_base_parameter, parameter_shapes
+from core.network.fcn import is_base_parameter, parameter_shapes
+from core.network.resnet import BN_EPSILON
 from core.network.snapshots import Parameters, adopt_recorded, read_parameters, write_parameters
 from core.network.weight_files import READ_ERRORS, Arrays, file_kind, read_keras, read_state_dict
 from core.runtime.mxnet_backend import mx
@@ -175,7 +177,7 @@ def convert_base_model(config: Config, source: str, output: str, *, preprocessin
     kind, arrays, recorded = _read(source)
     family, prefix = _find_network(source, kind, arrays, prefix)
     weights = _Weights(source, arrays, prefix, family)
-    arg_shapes, aux_shapes = parameter_shapes("init", config)
+    arg_shapes, aux_shapes = parameter_shapes("init", dataclasses.replace(config, backbone="resnet50"))
     shapes = {name: shape for name, shape in {**arg_shapes, **aux_shapes}.items() if is_base_parameter(name)}
     layers = _take_layers(family, weights, shapes)
     left_over = weights.left_over()

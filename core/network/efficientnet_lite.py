@@ -1,70 +1,119 @@
-"""EfficientNet-Lite2 (Tan and Le, "EfficientNet", ICML 2019; Google's Lite variant of 2020) as MXNet symbols, and its
-ImageNet weights.
+"""EfficientNet-Lite2 (Tan and Le, "EfficientNet", ICML 2019; Google's Lite variant of 2020): the backbone for CPUs, and
+its ImageNet weights.
 
-Inverted residual blocks without squeeze-and-excitation, ReLU6, TensorFlow's "SAME" padding. Input: (RGB - 127) / 128,
-(b, 3, h, w) float32, h and w multiples of the output stride, so that the padding is the same for all sizes.
+Inverted residual blocks without squeeze-and-excitation, ReLU6, TensorFlow's "SAME" padding. Input as it was trained:
+(RGB - 127) / 128, (b, 3, h, w) float32, h and w multiples of the output stride, so that the padding is the same for all
+sizes.
 
 Layers are `stem`, `block<N>_expand`, `block<N>_depthwise`, `block<N>_project`, `head` and `fc`, N from 0 to 20; the
 batch norm of a layer is `<layer>_bn`.
 """
 import collections
+import itertools
 
 import numpy as np
 
 from core.errors import UserError
 from core.network.imagenet_weights import read_tensors, weights_path
-from core.runtime.mxnet_backend import mx
+from core.network.shapes import ShapeRecorder
 
+NAME = "EfficientNet-Lite2"
 MEAN, SCALE = 127.0, 128.0
 BN_EPSILON = 1e-3
+OUTPUT_STRIDE = 16  # of the dense branch
 IMAGENET_CLASSES = 1000
 
 Stage = collections.namedtuple("Stage", "blocks kernel stride expansion channels")
 STAGES = (Stage(1, 3, 1, 1, 16), Stage(3, 3, 2, 6, 24), Stage(3, 5, 2, 6, 48), Stage(4, 3, 2, 6, 88),
           Stage(4, 5, 1, 6, 120), Stage(5, 5, 2, 6, 208), Stage(1, 3, 1, 6, 352))
 _STEM, _HEAD = 32, 1280  # channels
+_FIRST_BLOCK = (0,) + tuple(itertools.accumulate(stage.blocks for stage in STAGES))  # of stages 1 to 7
+_SHARED = 5  # stages up to the one from which the branches differ in stride
 
 
-def stage_symbols(data, output_stride=32, norm="folded"):
+def stem(ops, data):
+    """The first layer, (b, 32, h / 2, w / 2)."""
+    return _layer(ops, data, "stem", _STEM, kernel=3, stride=2, relu=True)
+
+
+def stage(ops, data, number, stride, dilation=1, first_dilation=None, same=True, suffix=""):
+    """Stage 1 to 7 after the one before it.
+
+    Args:
+        stride: of its first block; `STAGES` holds those of the trained network.
+        dilation: of the depthwise convolutions. first_dilation: of the first block's one; None: as the others.
+        same: whether a stride of 2 pads as TensorFlow does, so that output cell i is centred on input 2 i + 1;
+            otherwise on input 2 i.
+    """
+    for block in range(_FIRST_BLOCK[number - 1], _FIRST_BLOCK[number]):
+        first = block == _FIRST_BLOCK[number - 1]
+        data = _block(ops, data, block, number, stride if first else 1,
+                      first_dilation if first and first_dilation else dilation, same, suffix)
+    return data
+
+
+def stages(ops, data, output_stride=32):
     """Outputs of the seven stages, at strides 2, 4, 8, 16, 16, 32 and 32 as the network was trained.
 
     Args:
-        data: mxnet Symbol of the input.
         output_stride: 8, 16 or 32: from this stride on, convolutions are dilated instead of strided.
-        norm: statistics of the batch norms, "stored" or "batch"; "folded": there are none, see `fold_batch_norms`.
 
     Returns:
-        list of Symbols (b, channels, h / stride, w / stride).
+        list of (b, channels, h / stride, w / stride).
     """
-    data = _layer(data, "stem", _STEM, norm, kernel=3, stride=2, relu=True)
-    found, number, reached, dilation = [], 0, 2, 1
-    for stage in STAGES:
-        stride = stage.stride
-        if reached * stride > output_stride:
-            stride = 1
-        reached *= stride
-        for index in range(stage.blocks):
-            data = _block(data, number, stage, stride if index == 0 else 1, dilation, norm, shortcut=index > 0)
-            number += 1
-            if index == 0 and stride < stage.stride:
-                dilation *= stage.stride
+    data = stem(ops, data)
+    found, reached, dilation = [], 2, 1
+    for number, (_, _, stride, _, _) in enumerate(STAGES, 1):
+        strided = reached * stride <= output_stride
+        before, dilation = dilation, dilation * (1 if strided else stride)
+        reached *= stride if strided else 1
+        data = stage(ops, data, number, stride if strided else 1, dilation, first_dilation=before)
         found.append(data)
     return found
 
 
-def class_scores(stage, norm="folded"):
+def class_scores(ops, last_stage):
     """ImageNet logits (b, 1000, h, w) of every cell of the last stage; their mean over the cells is the network's
     logit of the image, so they are its class activation maps (Zhou et al., CVPR 2016)."""
-    head = _layer(stage, "head", _HEAD, norm, relu=True)
-    return _convolution(head, "fc", IMAGENET_CLASSES, bias=True)
+    return ops.convolution(_layer(ops, last_stage, "head", _HEAD, relu=True), "fc", IMAGENET_CLASSES)
 
 
-def parameter_shapes(symbol):
-    """Names and shapes of all parameters: (dict of arguments, dict of auxiliary states), each from name to tuple."""
-    args, _, aux = symbol.infer_shape(data=(1, 3, 64, 64))
-    arg_shapes = dict(zip(symbol.list_arguments(), args))
-    del arg_shapes["data"]
-    return arg_shapes, dict(zip(symbol.list_auxiliary_states(), aux))
+def shared_stages(ops, config, data):
+    """Outputs of stages 4 and 5, which both branches start from: (b, 88, h / 16, w / 16) and 120 channels.
+
+    Stage 4 pads evenly: cell i is centred on pixel 16 i + 7.
+    """
+    data = stem(ops, data)
+    for number in range(1, _SHARED - 1):
+        data = stage(ops, data, number, STAGES[number - 1].stride)
+    fourth = stage(ops, data, _SHARED - 1, STAGES[_SHARED - 2].stride, same=False)
+    return fourth, stage(ops, fourth, _SHARED, STAGES[_SHARED - 1].stride)
+
+
+def dense_stages(ops, config, shared):
+    """Stages 4 to 7 side by side, the last two dilated: (b, 768, h / 16, w / 16)."""
+    sixth = stage(ops, shared[1], 6, stride=1, dilation=2, first_dilation=1)
+    return ops.concat([*shared, sixth, stage(ops, sixth, 7, stride=1, dilation=2)])
+
+
+def global_stages(ops, config, shared, suffix):
+    """Stages 6 and 7 of the global branch: (b, 352, h / 32, w / 32). Even padding also serves an input of one cell."""
+    return stage(ops, stage(ops, shared[1], 6, stride=2, same=False, suffix=suffix), 7, stride=1, suffix=suffix)
+
+
+def stage_of(name):
+    """Stage 1 to 7 that a parameter belongs to, the stem to the first; None for those of other layers."""
+    if name.startswith("stem_"):
+        return 1
+    if not name.startswith("block"):
+        return None
+    block = int(name[len("block"):name.index("_")])
+    return next(number for number in range(1, len(_FIRST_BLOCK)) if block < _FIRST_BLOCK[number])
+
+
+def convolution_of(norm):
+    """Name of the convolution before a batch norm."""
+    return norm[:-len("_bn")]
 
 
 def read_imagenet_weights(path=None):
@@ -88,9 +137,10 @@ def from_torch(tensors, path):
     Raises:
         UserError: a tensor is missing or has another shape; `path` is named.
     """
-    symbol = class_scores(stage_symbols(mx.sym.Variable("data"), norm="stored")[-1], "stored")
+    recorder = ShapeRecorder()
+    class_scores(recorder, stages(recorder, recorder.input())[-1])
     found = []
-    for shapes in parameter_shapes(symbol):
+    for shapes in (recorder.args, recorder.aux):
         values = {}
         for name, shape in shapes.items():
             source = _torch_name(name)
@@ -102,26 +152,6 @@ def from_torch(tensors, path):
     return tuple(found)
 
 
-def fold_batch_norms(args, aux):
-    """Parameters of the "folded" network: scale and shift of each batch norm go into the convolution before it.
-
-    Args:
-        args, aux: dicts from name to float32 array.
-
-    Returns:
-        dict from name to float32 array; there are no auxiliary states.
-    """
-    folded = {name: value for name, value in args.items() if not name.endswith(("_gamma", "_beta"))}
-    for name, gamma in args.items():
-        if name.endswith("_bn_gamma"):
-            layer = name[:-len("_bn_gamma")]
-            mean, variance = aux[layer + "_bn_moving_mean"], aux[layer + "_bn_moving_var"]
-            slope = gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + BN_EPSILON)
-            folded[layer + "_weight"] = (args[layer + "_weight"] * slope[:, None, None, None]).astype(np.float32)
-            folded[layer + "_bias"] = (args[layer + "_bn_beta"] - mean * slope).astype(np.float32)
-    return folded
-
-
 def network_input(image, multiple=32):
     """(3, H, W) float32 input of an (h, w, 3) uint8 RGB image; zeros fill it up to multiples of `multiple` pixels."""
     height, width = image.shape[:2]
@@ -130,45 +160,20 @@ def network_input(image, multiple=32):
     return padded
 
 
-def _block(data, number, stage, stride, dilation, norm, shortcut):
-    name, inputs = f"block{number}_", data
-    if stage.expansion > 1:
-        data = _layer(data, name + "expand", _expanded(number), norm, relu=True)
-    data = _layer(data, name + "depthwise", _expanded(number), norm, kernel=stage.kernel, stride=stride,
-                  dilation=dilation, depthwise=True, relu=True)
-    data = _layer(data, name + "project", stage.channels, norm)
-    return data + inputs if shortcut else data
+def _block(ops, data, block, number, stride, dilation, same, suffix):
+    name, inputs, (_, kernel, _, expansion, channels) = f"block{block}_", data, STAGES[number - 1]
+    incoming = channels if block > _FIRST_BLOCK[number - 1] else STAGES[number - 2].channels if number > 1 else _STEM
+    if expansion > 1:
+        data = _layer(ops, data, name + "expand" + suffix, incoming * expansion, relu=True)
+    data = _layer(ops, data, name + "depthwise" + suffix, incoming * expansion, relu=True, kernel=kernel, stride=stride,
+                  dilation=dilation, same=same, depthwise=True)
+    data = _layer(ops, data, name + "project" + suffix, channels)
+    return data + inputs if block > _FIRST_BLOCK[number - 1] else data
 
 
-def _expanded(number):
-    """Channels inside a block: those that come in, times the stage's expansion."""
-    incoming = _STEM
-    for stage in STAGES:
-        for _ in range(stage.blocks):
-            if number == 0:
-                return incoming * stage.expansion
-            number -= 1
-            incoming = stage.channels
-    raise IndexError(number)
-
-
-def _layer(data, name, channels, norm, relu=False, **shape):
-    data = _convolution(data, name, channels, bias=norm == "folded", **shape)
-    if norm != "folded":
-        data = mx.sym.BatchNorm(data, name=name + "_bn", fix_gamma=False, eps=BN_EPSILON,
-                                use_global_stats=norm == "stored", momentum=0.9 if norm == "stored" else 0.0)
-    return mx.sym.clip(data, 0, 6) if relu else data
-
-
-def _convolution(data, name, channels, bias, kernel=1, stride=1, dilation=1, depthwise=False):
-    pad = dilation * (kernel // 2)
-    if stride == 2:  # TensorFlow's SAME for even sizes: one row and column less at the top and left
-        before, after = kernel // 2 - 1, kernel // 2
-        data = mx.sym.Pad(data, mode="constant", pad_width=(0, 0, 0, 0, before, after, before, after))
-        pad = 0
-    return mx.sym.Convolution(data, name=name, num_filter=channels, kernel=(kernel, kernel), stride=(stride, stride),
-                              dilate=(dilation, dilation), pad=(pad, pad), no_bias=not bias,
-                              num_group=channels if depthwise else 1)
+def _layer(ops, data, name, channels, relu=False, same=True, **shape):
+    data = ops.normalized(data, name, name + "_bn", channels, BN_EPSILON, same=same, **shape)
+    return ops.relu6(data) if relu else data
 
 
 def _torch_name(name):

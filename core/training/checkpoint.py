@@ -28,6 +28,7 @@ from core.network.snapshots import (
 )
 from core.paths import Layout
 from core.runtime.mxnet_backend import mx
+from core.training.initialization import base_file
 
 _STATES_KEPT = 2  # the last one, and one more in case that its snapshot gets damaged
 
@@ -129,9 +130,9 @@ def find_checkpoint(layout: Layout, model: str, config: Config, *, data: Dict[st
     return config, None
 
 
-def start_file(layout, model, start_epoch):
+def start_file(config, model, start_epoch):
     """Path of the parameters that a run starts from."""
-    return layout.snapshot(model, start_epoch) if start_epoch else layout.base_model
+    return Layout(config).snapshot(model, start_epoch) if start_epoch else base_file(config)
 
 
 def _other_ways(epoch):
@@ -141,7 +142,7 @@ def _other_ways(epoch):
 
 def _check_record(layout, model, epoch, *, record, config, data, devices):
     path = layout.state(model, epoch)
-    start = start_file(layout, model, record["start_epoch"])
+    start = start_file(config, model, record["start_epoch"])
     now = run_record(model, config, data=data, start_epoch=record["start_epoch"], start_file=start, devices=devices)
     remedy = f"bring those back; {_other_ways(epoch)}"
     folders = (layout.web_images, layout.web_masks) if model == "init" else (layout.train_images, layout.train_masks)

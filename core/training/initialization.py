@@ -1,23 +1,34 @@
 """Parameters that a run starts from: those of a base model, or random ones."""
-from typing import Dict, Tuple
+from typing import Dict, Optional, Tuple
 
 import numpy as np
 
 from core.config import Config
 from core.errors import UserError
 from core.io.logs import logger
-from core.network.fcn import base_layer_name, is_base_parameter, parameter_shapes, training_inputs, training_symbol
-from core.network.snapshots import adopt_recorded, read_parameters
+from core.network import efficientnet_lite, imagenet_weights
+from core.network.fcn import BACKBONES, base_layer_name, is_base_parameter, parameter_shapes
+from core.network.snapshots import Parameters, adopt_recorded, read_parameters
+from core.network.symbols import training_inputs, training_symbol
+from core.paths import Layout
 from core.runtime.mxnet_backend import mx
 from core.training.batches import Batch
 
-_BASE_SETTINGS = ("stride_on", "mean_rgb")  # what the ResNet stages fit beside their shapes
+_BASE_SETTINGS = ("stride_on", "mean_rgb")  # what the backbone fits beside its shapes
 
-Parameters = Tuple[Dict[str, mx.nd.NDArray], Dict[str, mx.nd.NDArray]]
+Parts = Tuple[Dict[str, mx.nd.NDArray], Dict[str, mx.nd.NDArray]]  # (args, aux)
 
 
-def from_base_model(config: Config, model: str, path: str) -> Tuple[Config, Parameters]:
-    """The base model's parameters for the ResNet stages, in the global branch too, and random ones for new layers.
+def base_file(config: Config) -> Optional[str]:
+    """Path of the parameters that the backbone starts from: the setting `base_model`; unless that is set,
+    EfficientNet-Lite2 starts from the file of the package with its ImageNet weights, None where it is not installed."""
+    if config.backbone == "efficientnet_lite2" and not config.is_set("base_model"):
+        return imagenet_weights.weights_path()
+    return Layout(config).base_model
+
+
+def from_base_model(config: Config, model: str) -> Tuple[Config, Parts]:
+    """The parameters of `base_file` for the backbone, in the global branch too, and random ones for new layers.
 
     A layer of the head that the file has in the right shape is taken too, so any snapshot can be a base model.
 
@@ -27,10 +38,11 @@ def from_base_model(config: Config, model: str, path: str) -> Tuple[Config, Para
 
     Raises:
         UserError: the base model is damaged, lacks a parameter of the stages, has one of another shape, or records
-            another value of a setting than a flag or the --config file gave.
+            another value of a setting than a flag or the --config file gave; the package with the weights is missing.
     """
     rng = np.random.default_rng((config.seed, 2))
-    found = read_parameters(path)
+    path = base_file(config)
+    found = _imagenet_parameters() if path == imagenet_weights.weights_path() else read_parameters(path)
     config = adopt_recorded(config, path, {name: found.settings[name] for name in _BASE_SETTINGS
                                            if name in found.settings})
     parts = {}, {}
@@ -42,14 +54,15 @@ def from_base_model(config: Config, model: str, path: str) -> Tuple[Config, Para
             elif not is_base_parameter(name):
                 part[name] = _random(rng, name, shape, config)
             elif source not in base:
-                raise UserError(f"{path} lacks the parameter {source}: it is no ResNet-50 base model")
+                raise UserError(f"{path} lacks the parameter {source}: it is no base model with the backbone "
+                                f"{BACKBONES[config.backbone].NAME}")
             else:
                 raise UserError(f"{path}: {source} has shape {base[source].shape}, the network wants {shape}")
-    logger.info("the ResNet stages start from %s", path)
+    logger.info("%s starts from %s", BACKBONES[config.backbone].NAME, path)
     return config, parts
 
 
-def from_scratch(config: Config, model: str, device: mx.Context, batch: Batch) -> Parameters:
+def from_scratch(config: Config, model: str, device: mx.Context, batch: Batch) -> Parts:
     """Random parameters, and batch norms that store the statistics of a batch.
 
     Returns:
@@ -67,6 +80,14 @@ def from_scratch(config: Config, model: str, device: mx.Context, batch: Batch) -
     executor.forward(is_train=True, data=mx.nd.array(batch.data))
     executor.backward()  # it is this that stores the statistics
     return args, {name: executor.aux_dict[name].as_in_context(mx.cpu()) for name in aux_shapes}
+
+
+def _imagenet_parameters():
+    """ImageNet's EfficientNet-Lite2 for an input that is not scaled, RGB - 127."""
+    args, aux = efficientnet_lite.read_imagenet_weights()
+    args["stem_weight"] = args["stem_weight"] / np.float32(efficientnet_lite.SCALE)
+    return Parameters(*({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux)),
+                      {"mean_rgb": 3 * [efficientnet_lite.MEAN]})
 
 
 def _random(rng, name, shape, config):

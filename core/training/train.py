@@ -117,14 +117,14 @@ def _start(config, model, *, devices, samples, data, epoch, total):
                        "eval_loop.py use them too; move them away", layout.snapshots, ", ".join(map(str, later)))
     if snapshot:
         config, parameters = snapshot.config, snapshot.parameters
-    elif os.path.exists(layout.base_model) or "base_model" in config.changed():
-        config, parameters = from_base_model(config, model, layout.base_model)
+    elif os.path.exists(layout.base_model) or config.backbone != "resnet50" or "base_model" in config.changed():
+        config, parameters = from_base_model(config, model)
     else:
         logger.warning("%s is missing: training starts from scratch", layout.base_model)
         batches = _loader(config, model, samples).batches(0)
         parameters = from_scratch(config, model, devices[0], next(batches))
         batches.close()
-    record = run_record(model, config, data=data, start_epoch=epoch, start_file=start_file(layout, model, epoch),
+    record = run_record(model, config, data=data, start_epoch=epoch, start_file=start_file(config, model, epoch),
                         devices=total)
     return config, Checkpoint(epoch, parameters, {}, record)
 

@@ -9,10 +9,11 @@ from core.classes import IGNORE_LABEL
 from core.config import Config
 from core.errors import UserError
 from core.io.logs import logger, progress
-from core.network.fcn import training_inputs, training_symbol
+from core.network.fcn import frozen_parameters
+from core.network.symbols import training_inputs, training_symbol
 from core.runtime.mxnet_backend import mx
 from core.training.batches import Batch
-from core.training.initialization import Parameters
+from core.training.initialization import Parts
 from core.training.metrics_log import MetricsLog
 
 _LINES_PER_EPOCH = 4
@@ -27,7 +28,7 @@ class Trainer:
         epoch_size: batches in an epoch.
     """
 
-    def __init__(self, config: Config, model: str, *, devices: List[mx.Context], parameters: Parameters,
+    def __init__(self, config: Config, model: str, *, devices: List[mx.Context], parameters: Parts,
                  start_epoch: int = 0, momentum: Optional[Dict[str, mx.nd.NDArray]] = None, store=None,
                  metrics: Optional[MetricsLog] = None):
         """
@@ -47,7 +48,7 @@ class Trainer:
         self.symbol = training_symbol(model, config, config.batch_size // total)
         inputs, labels = training_inputs(model, config, config.batch_size // workers)
         self._module = mx.mod.Module(self.symbol, [name for name, _ in inputs], [name for name, _ in labels],
-                                     context=devices)
+                                     context=devices, fixed_param_names=frozen_parameters(model, config))
         self._module.bind(inputs, labels)
         self._module.init_params(arg_params=parameters[0], aux_params=parameters[1])
         settings = {"learning_rate": config.learning_rate, "momentum": config.momentum, "wd": config.weight_decay,
@@ -59,7 +60,7 @@ class Trainer:
         self._module.init_optimizer(store or config.kv_store, "sgd", settings)
         self._set_momentum(momentum or {})
 
-    def parameters(self) -> Parameters:
+    def parameters(self) -> Parts:
         """(args, aux): dicts from parameter name to mxnet.nd.NDArray on the CPU."""
         # Those of the first device: the mean over equal devices, which get_params returns, may differ in the last bit.
         group = self._module._exec_group

@@ -697,7 +697,7 @@ def start_dask(code, *arguments, environment=None):
 
 def test_activations_of_random_weights_replace_hog(web, tmp_path):
     mx = pytest.importorskip("core.runtime.mxnet_backend").mx
-    from core.network.fcn import backbone_symbol
+    from core.network.symbols import backbone_symbol
     config = Config(root=web.root, **dict(SETTINGS, **TINY))
     symbol = backbone_symbol(config)
     shapes, _, aux = symbol.infer_shape(data=(1, 3, 64, 64))

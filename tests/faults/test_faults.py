@@ -38,8 +38,9 @@ from core.inference.estimate_masks import estimate_train_masks
 from core.io.files import read_json, read_list, write_json, write_lines, write_text
 from core.io.images import read_image, read_mask, write_mask
 from core.io.logs import logger, start_log
-from core.network.fcn import parameter_shapes, training_symbol
+from core.network.fcn import parameter_shapes
 from core.network.snapshots import load_snapshot, read_parameters, save_snapshot
+from core.network.symbols import training_symbol
 from core.paths import Layout, image_path, mask_path
 from core.runtime.mxnet_backend import mx
 from core.training.batches import BatchLoader

@@ -1,4 +1,5 @@
 """export_onnx.py: the same masks without MXNet."""
+import dataclasses
 import json
 import os
 import re
@@ -9,13 +10,14 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from conftest import ROOT, run_script
+from conftest import ROOT, run_script, save_untrained
 from make_sample import make_voc
 from PIL import Image
 
 from core.inference.onnx_export import OPSET, agreement, export, open_session
 from core.inference.segmenter import Segmenter
 from core.io.images import read_image
+from core.network.fcn import BACKBONES
 from core.network.snapshots import load_snapshot
 from core.paths import Layout
 from core.runtime.mxnet_backend import mx
@@ -27,8 +29,12 @@ def segmenter(config, model):
     return Segmenter(load_snapshot(config, model, 2), [mx.cpu()])
 
 
+@pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("model", ["init", "final"])
-def test_any_size_gives_the_scores_and_masks_of_mxnet(untrained, tmp_path, rng, model):
+def test_any_size_gives_the_scores_and_masks_of_mxnet(untrained, tmp_path, rng, model, backbone):
+    if backbone != untrained.backbone:
+        untrained = dataclasses.replace(untrained, backbone=backbone)
+        save_untrained(untrained)
     export(untrained, model, epoch=2, path=str(tmp_path / "out.onnx"))
     session = open_session(str(tmp_path / "out.onnx"))
     network = segmenter(untrained, model)

@@ -1,4 +1,5 @@
 """Base models from other frameworks' files. golden/make.py tells how the expected features were made."""
+import dataclasses
 import io
 import json
 import os
@@ -24,8 +25,8 @@ from core.config import Config, make_config
 from core.errors import UserError
 from core.network import base_model
 from core.network.base_model import convert_base_model
-from core.network.fcn import inference_symbol
 from core.network.snapshots import read_parameters
+from core.network.symbols import inference_symbol
 from core.network.torch_files import read_torch
 from core.runtime.mxnet_backend import mx
 from core.training.initialization import from_base_model
@@ -106,7 +107,7 @@ def convert(source, tmp_path, config=None, **options):
 
 def features(path, config=None):
     """What stages 2 to 5, with the strides of the classification network, put out for the picture."""
-    config, (args, aux) = from_base_model(config or Config(**SMALL), "final", path)
+    config, (args, aux) = from_base_model(dataclasses.replace(config or Config(**SMALL), base_model=path), "final")
     internals = inference_symbol("final", config).get_internals()
     names = internals.list_outputs()
     ends = [names[names.index(name) - 1] for name in (

@@ -5,6 +5,8 @@ import pytest
 from core.errors import UserError
 from core.network import efficientnet_lite as lite
 from core.network import imagenet_weights
+from core.network.fcn import fold_batch_norms
+from core.network.symbols import SymbolOperations
 from core.runtime.mxnet_backend import mx
 
 # (channels out, kernel, stride, expansion) of the 21 blocks, written out.
@@ -88,10 +90,11 @@ def run(symbol, args, aux, data):
 def test_every_stage_and_the_logits_are_those_of_an_independent_implementation(tensors, norm):
     args, aux = lite.from_torch(tensors, "weights")
     if norm == "folded":
-        args, aux = lite.fold_batch_norms(args, aux), {}
+        args, aux = fold_batch_norms(args, aux), {}
     data = np.random.default_rng(1).normal(0, 1, (3, 64, 96)).astype(np.float32)
-    stages = lite.stage_symbols(mx.sym.Variable("data"), norm=norm)
-    *found, maps = run(mx.sym.Group([*stages, lite.class_scores(stages[-1], norm)]), args, aux, data)
+    ops = SymbolOperations(norm)
+    stages = lite.stages(ops, ops.input())
+    *found, maps = run(mx.sym.Group([*stages, lite.class_scores(ops, stages[-1])]), args, aux, data)
     expected, logits = by_hand(tensors, data)
     for own, other in zip(found, expected):
         assert own.shape == other.shape
@@ -102,16 +105,17 @@ def test_every_stage_and_the_logits_are_those_of_an_independent_implementation(t
 @pytest.mark.parametrize("stride, sizes", [(32, (32, 16, 8, 4, 4, 2, 2)), (16, (32, 16, 8, 4, 4, 4, 4)),
                                            (8, (32, 16, 8, 8, 8, 8, 8))])
 def test_dilation_keeps_the_output_stride(stride, sizes):
-    symbol = mx.sym.Group(lite.stage_symbols(mx.sym.Variable("data"), stride))
+    symbol = mx.sym.Group(lite.stages(SymbolOperations("folded"), mx.sym.Variable("data"), stride))
     _, shapes, _ = symbol.infer_shape(data=(1, 3, 64, 64))
     assert [shape[2:] for shape in shapes] == [(size, size) for size in sizes]
 
 
 def test_dilated_cells_are_those_of_the_strided_network_between_them(tensors):
     args, aux = lite.from_torch(tensors, "weights")
-    args = lite.fold_batch_norms(args, aux)
+    args = fold_batch_norms(args, aux)
     data = np.random.default_rng(1).normal(0, 1, (3, 512, 32)).astype(np.float32)
-    strided, dilated = (run(lite.stage_symbols(mx.sym.Variable("data"), stride)[5], args, {}, data)[0]
+    ops = SymbolOperations("folded")
+    strided, dilated = (run(lite.stages(ops, ops.input(), stride)[5], args, {}, data)[0]
                         for stride in (32, 16))
     middle = slice(6, 10)  # far from the borders, where the two pad at other places
     np.testing.assert_allclose(dilated[:, 1::2][:, middle, 1], strided[:, middle, 0], atol=1e-3 * np.abs(strided).max())

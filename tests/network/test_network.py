@@ -5,7 +5,8 @@ import pytest
 import reference
 
 from core.config import Config
-from core.network.fcn import base_layer_name, fold_batch_norms, inference_symbol, parameter_shapes, training_symbol
+from core.network.fcn import base_layer_name, fold_batch_norms, parameter_shapes
+from core.network.symbols import inference_symbol, training_symbol
 from core.runtime.mxnet_backend import mx
 
 SMALL = {"width": 2, "units": (2, 1, 1, 1), "head_channels": 3, "global_channels": 5, "dropout": 0.0,
@@ -135,8 +136,7 @@ def test_folded_batch_norms_change_no_probability(model, rng):
     config = Config(**SMALL)
     args, aux = random_parameters(model, config, rng)
     data = rng.normal(0, 1, (1, 3, 64, 72))
-    arrays = ({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
-    folded = {name: value.asnumpy() for name, value in fold_batch_norms(*arrays).items()}
+    folded = fold_batch_norms(args, aux)
     symbol = inference_symbol(model, config, folded=True)
     assert not symbol.list_auxiliary_states() and set(symbol.list_arguments()) == {"data", *folded}
     found = bind(symbol, folded, {}, "null", data=data).forward(is_train=False)[0].asnumpy()

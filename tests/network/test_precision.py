@@ -11,8 +11,8 @@ from test_network import random_parameters
 
 from core.config import Config
 from core.inference import segmenter
-from core.network.fcn import fold_batch_norms, inference_symbol
 from core.network.precision import unsafe_convolutions
+from core.network.symbols import folded_parameters, inference_symbol
 from core.runtime.hardware import available_cpus, cpu_flags
 from core.runtime.mxnet_backend import mx
 
@@ -54,7 +54,7 @@ def test_a_network_bound_for_an_unsafe_size_computes_in_float32(rng, monkeypatch
     config = Config(**SMALL)
     args, aux = ({name: mx.nd.array(value) for name, value in part.items()}
                  for part in random_parameters("final", config, rng))
-    network = segmenter.Network(inference_symbol("final", config, folded=True), fold_batch_norms(args, aux), mx.cpu(),
+    network = segmenter.Network(inference_symbol("final", config, folded=True), folded_parameters(args, aux), mx.cpu(),
                                 dtype)
     for size, in_float32 in zip([(48, 48), (64, 64), (192, 256), (192, 224), (200, 200)], computed_in_float32):
         total = network.forward(np.zeros((3,) + size, np.float32)).asnumpy().sum(1)

