@@ -25,7 +25,7 @@ def runs_parser(description, name):
     """Parser with --config, --root, --seed, --gpu and --jobs; the runs go into demo/work/`name` by default."""
     parser = make_parser(description)
     demo = os.path.join(ROOT, "demo")
-    parser.set_defaults(config=os.path.join(demo, "sample.yaml"), root=os.path.join(demo, "work", name))
+    parser.set_defaults(config=[os.path.join(demo, "sample.yaml")], root=os.path.join(demo, "work", name))
     parser.add_argument("--gpu", default="cpu", metavar="DEVICES", help="device of all runs (default: %(default)s)")
     parser.add_argument("--jobs", type=positive, default=available_cpus(), metavar="N",
                         help="runs at once, each on its share of the CPUs (default: one for each CPU: %(default)s)")
@@ -42,7 +42,9 @@ class Runs:
             seed: of the drawing and of all trainings.
             name: folder below --root that holds those of the runs.
         """
-        self._flags = ["--config", os.path.abspath(args.config), "--seed", str(seed)]
+        self._flags = ["--seed", str(seed)]
+        for path in args.config:
+            self._flags += ["--config", os.path.abspath(path)]
         self._device = args.gpu
         self._last = config.max_epoch - 1
         self._base = os.path.abspath(config.path(name))

@@ -47,7 +47,8 @@ def make_parser(description: str, settings: Sequence[str] = ()) -> Parser:
     from core.config import FIELDS, item_type
     parser = Parser(description=description, allow_abbrev=False)
     group = parser.add_argument_group("settings", "Flags win over the --config file, which wins over the defaults.")
-    group.add_argument("--config", metavar="FILE", help="YAML file with any of the settings in docs/configuration.md")
+    group.add_argument("--config", metavar="FILE", action="append", default=[],
+                       help="YAML file with any of the settings in docs/configuration.md; of several the last wins")
     for name in ("root", "seed") + tuple(settings):
         field = FIELDS[name]
         kind, many = item_type(field)
@@ -129,7 +130,7 @@ def _list_of(kind):
 def parse_config(args: argparse.Namespace, **overrides: Any) -> "Config":
     """Config from the flags of `make_parser`, and from overrides that are not None."""
     from core.config import FIELDS, make_config
-    return make_config(args.config, **{**{name: getattr(args, name, None) for name in FIELDS}, **overrides})
+    return make_config(*args.config, **{**{name: getattr(args, name, None) for name in FIELDS}, **overrides})
 
 
 def run(main: Callable[[], Optional[int]], way_on: str = "the same command continues from here") -> None:

@@ -12,7 +12,7 @@ import operator
 import os
 import reprlib
 import unicodedata
-from typing import Any, Dict, FrozenSet, Optional, Sequence, Tuple, get_args
+from typing import Any, Dict, FrozenSet, Sequence, Tuple, get_args
 
 from core.classes import IGNORE_LABEL, VOC_CLASSES
 from core.errors import UserError
@@ -138,6 +138,9 @@ class Config:
     # Inference
     scales: Tuple[float, ...] = _setting((0.7, 1.0, 1.3), "scales whose scores --ms and mask estimation sum", above=0,
                                          at_most=8)
+    logit_adjustment: float = _setting(0.0, "power to which mask estimation divides the init model's scores by the "
+                                       "share of each class in the masks that it was trained on; 1 takes the training "
+                                       "set's prior out of them", at_least=0, at_most=4)
     dtype: str = _setting("auto", "type the network computes in, except in training: float32, bfloat16 (CPUs), float16 "
                           "(GPUs), or auto: bfloat16 in predict.py on a CPU with AMX, else float32",
                           choices=("auto", "float32", "bfloat16", "float16"))
@@ -341,8 +344,10 @@ def check_setting_name(key: Any, source: str) -> None:
         raise UserError(f"{source}: there is no setting {key!r}{hint}")
 
 
-def make_config(config_file: Optional[str] = None, **overrides: Any) -> Config:
-    """Config from the defaults, then a YAML file, then the overrides that are not None."""
-    values = read_config_file(config_file) if config_file else {}
+def make_config(*config_files: str, **overrides: Any) -> Config:
+    """Config from the defaults, then YAML files, one after the other, then the overrides that are not None."""
+    values: Dict[str, Any] = {}
+    for path in config_files:
+        values.update(read_config_file(path))
     values.update((name, value) for name, value in overrides.items() if value is not None)
     return Config(given=frozenset(values), **values)

@@ -4,7 +4,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from core.cli import make_parser, parse_config, run  # noqa: E402
+from core.cli import add_epoch, make_parser, parse_config, run  # noqa: E402
 from core.errors import UserError  # noqa: E402
 from core.evaluation.results import ResultFolder  # noqa: E402
 from core.io.drawing import colour_mask, side_by_side  # noqa: E402
@@ -19,11 +19,12 @@ ROWS = (("init", "init", 1, False), ("final", "final", 1, False), ("final + ms",
 TITLES = ("image", "ground truth", "init", "final", "final + ms + crf")  # of the pictures
 
 
-def picture_rows(config, count):
-    """Pictures of the first val images, their ground truth and the masks of the best epochs.
+def picture_rows(config, count, epoch="best"):
+    """Pictures of the first val images, their ground truth and the masks of both models.
 
     Args:
         count: number of images.
+        epoch: of both models, as --epoch takes it.
 
     Returns:
         list of lists of (h, w, 3) uint8 RGB, in the order of TITLES.
@@ -36,9 +37,9 @@ def picture_rows(config, count):
     from core.network.snapshots import load_snapshot
     from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
     layout = Layout(config)
-    segmenters = [Segmenter(load_snapshot(config, model, find_epoch(config, model, "best")), resolve_devices("cpu"))
+    segmenters = [Segmenter(load_snapshot(config, model, find_epoch(config, model, epoch)), resolve_devices("cpu"))
                   for model in ("init", "final")]
-    refined = os.path.join(layout.output("final", find_epoch(config, "final", "best")), "masks")
+    refined = os.path.join(layout.output("final", find_epoch(config, "final", epoch)), "masks")
     rows = []
     for name in read_list(layout.val_list)[:count]:
         image = read_image(image_path(layout.val_images, name))
@@ -52,17 +53,18 @@ def picture_rows(config, count):
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("--images", type=int, default=6, metavar="N", help="val images shown (default: %(default)s)")
+    add_epoch(parser, "best")
     args = parser.parse_args()
     config = parse_config(args)
     from core.evaluation.ranking import find_epoch  # after the flags: importing mxnet takes seconds
     layout = Layout(config)
     print(f"\n{'model':<18s} {'epoch':>5s}  mean IoU on {len(read_list(layout.val_list))} val images")
     for title, model, scales, crf in ROWS:
-        epoch = find_epoch(config, model, "best")
+        epoch = find_epoch(config, model, args.epoch)
         print(f"{title:<18s} {epoch:5d}  {100 * mean_iou(layout, model, epoch, scales, crf):.1f}")
 
     path = config.path("outputs", "results.png")
-    write_image(path, side_by_side(picture_rows(config, args.images), TITLES))
+    write_image(path, side_by_side(picture_rows(config, args.images, args.epoch), TITLES))
     print(f"\nimage, ground truth, init and final model side by side: {path}")
 
 

@@ -29,8 +29,9 @@ def find_run(config_file=None):
         config_file: of the run; None takes the one in the project's folder if there is a final model, else the
             sample's.
     """
-    files = [config_file] if config_file else [None, "demo/sample.yaml"]
-    for config in map(make_config, files):
+    runs = [[config_file]] if config_file else [[], ["demo/sample.yaml"]]
+    for files in runs:
+        config = make_config(*files)
         if Layout(config).epochs("final"):
             return config
     raise SystemExit(f"there is no final model in {Layout(config).snapshots}: run demo/run.sh (about ten minutes), or "

@@ -12,6 +12,15 @@ def write(tmp_path, text):
     return str(path)
 
 
+def test_the_later_of_several_files_wins(tmp_path):
+    one, other = write(tmp_path, "batch_size: 4\ncrop_size: 64\n"), str(tmp_path / "other.yaml")
+    with open(other, "w") as file:
+        file.write("batch_size: 6\n")
+    config = make_config(one, other, seed=3)
+    assert (config.batch_size, config.crop_size, config.seed) == (6, 64, 3)
+    assert config.given == {"batch_size", "crop_size", "seed"}
+
+
 def test_defaults_are_the_published_settings():
     config = Config()
     assert (config.batch_size, config.crop_size, config.max_epoch) == (16, 320, 40)

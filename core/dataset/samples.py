@@ -7,9 +7,13 @@ import json
 import os
 from typing import Dict, List, NamedTuple
 
+import numpy as np
+
+from core.classes import IGNORE_LABEL
 from core.config import Config
 from core.errors import UserError
 from core.io.files import read_json, read_list
+from core.io.images import read_mask
 from core.io.logs import logger
 from core.io.provenance import StageRecord, check_classes, content_digests
 from core.paths import Layout, check_pairs, image_path, mask_path, web_class
@@ -129,6 +133,22 @@ def samples_record(samples: List[Sample], layout: Layout) -> Dict[str, str]:
         masks.append(json.dumps(estimation_record(layout.train_masks).origin, sort_keys=True))
     return {"list_sha256": combined(sample.name for sample in samples), "images_sha256": combined(digests[::2]),
             "masks_sha256": combined(masks)}
+
+
+def label_shares(samples: List[Sample], config: Config) -> np.ndarray:
+    """Share of each class among the labelled pixels that the init model is trained on: (classes,).
+
+    Args:
+        samples: as `web_samples` gives them.
+    """
+    shares: Dict[int, List[np.ndarray]] = {}
+    for name, _, path in samples:
+        counts = np.bincount(read_mask(path, config.num_classes).ravel(), minlength=IGNORE_LABEL + 1)
+        counts = counts[:config.num_classes]
+        shares.setdefault(web_class(name, config.num_classes), []).append(counts / max(counts.sum(), 1))
+    groups = [np.mean(values, 0) for values in shares.values()]
+    weights = None if config.web_sampling == "balanced" else [len(values) for values in shares.values()]
+    return np.average(groups, 0, weights)
 
 
 def read_labels(path, names, config):

@@ -5,8 +5,10 @@ import functools
 import os
 from typing import Optional
 
+import numpy as np
+
 from core.config import Config, network_settings
-from core.dataset.samples import estimation_record, read_labels
+from core.dataset.samples import estimation_record, label_shares, read_labels, web_samples
 from core.errors import UserError
 from core.inference.crf import crf_settings
 from core.inference.options import InferenceOptions
@@ -60,12 +62,13 @@ def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool
     inputs = {name: {"image": image, "labels": labels[name]} for name, image in zip(names, images)}
     with locked(folder_lock(folder), f"mask estimation into {folder}"):
         remove_leftovers(folder)
-        record, done = _claim(folder, _origin(snapshot, options), inputs, overwrite)
+        priors = _priors(layout, config, model)
+        record, done = _claim(folder, _origin(snapshot, options, priors), inputs, overwrite)
         rest = [name for name in names if name not in done]
         logger.info("%d masks to estimate, %d there already", len(rest), len(names) - len(rest))
 
         segmenter = Segmenter(snapshot, devices, options.dtype)
-        work = functools.partial(estimate, config=config, crf=crf, labels=labels, folder=folder)
+        work = functools.partial(estimate, config=config, crf=crf, labels=labels, folder=folder, priors=priors)
         with record, process_pool(jobs) if crf and jobs > 1 else contextlib.nullcontext() as pool:
             scored = scored_images(segmenter, rest, folder=layout.train_images, options=options)
             made = progress(ordered_map(work, scored, pool, 2 * jobs), len(rest), "mask estimation")
@@ -78,8 +81,22 @@ def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool
     _log_shown(shown, collections.Counter(label for values in labels.values() for label in values), config)
 
 
-def _origin(snapshot, options):
-    """What all masks depend on; float32 and no flip go without saying."""
+def _priors(layout, config, model):
+    """(classes,) array that the init model's scores are divided by, or None.
+
+    Menon et al., "Long-tail learning via logit adjustment" (ICLR 2021), equation 9. Most pixels of web images are
+    background, so where the network is unsure it says background; that an image's labels are known makes it too timid.
+    """
+    if not config.logit_adjustment or model != "init":
+        return None
+    shares = label_shares(web_samples(layout, config), config)
+    logger.info("shares of the classes in the masks of the web images: %s",
+                ", ".join(f"{name} {100 * share:.2f} %" for name, share in zip(config.classes, shares)))
+    return np.where(shares > 0, shares / shares.max(), 1) ** config.logit_adjustment
+
+
+def _origin(snapshot, options, priors):
+    """What all masks depend on; float32, no flip and no priors go without saying."""
     origin = {"model": snapshot.model, "epoch": snapshot.epoch, "snapshot_sha256": snapshot.digest,
               "scales": options.scales, "network": network_settings(snapshot.config),
               "crf": crf_settings(snapshot.config) if options.crf else None}
@@ -87,6 +104,8 @@ def _origin(snapshot, options):
         origin["dtype"] = options.dtype
     if options.flip:
         origin["flip"] = True
+    if priors is not None:
+        origin["priors"] = [float(f"{prior:.6g}") for prior in priors]
     return origin
 
 

@@ -69,16 +69,19 @@ def compare(scored, config, options):
     return confusion_matrix(truth, mask, config.num_classes)
 
 
-def estimate(scored, config, *, crf, labels, folder):
+def estimate(scored, config, *, crf, labels, folder, priors=None):
     """Predict an image with its image-level labels only and write its mask.
 
     Args:
         labels: dict from id to class indices.
+        priors: (classes,) array that the scores are divided by; None leaves them as they are.
         folder: where the mask goes.
 
     Returns:
         those of the labels that the mask shows, a list.
     """
+    if priors is not None:
+        scored = scored._replace(scores=scored.scores / priors.astype(np.float32)[:, None, None])
     mask, _ = predict(scored, config, crf, labels[scored.name])
     write_mask(mask_path(folder, scored.name), mask)
     return shown_labels(mask, labels[scored.name])

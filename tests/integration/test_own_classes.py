@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -214,3 +215,39 @@ def test_web_images_of_the_fortieth_class_have_a_contact_sheet(tmp_path):
 def test_names_that_can_not_be_files_are_refused(name):
     with pytest.raises(UserError, match="part of a file name"):
         Config(classes=("background", name))
+
+
+SMALL_RUN = ("classes: [background, mug, spoon, key]\nweb_shortest_side: 90\nweb_hash_distance: 20\n"
+             "init_epoch_size: 1\nfinal_epoch_size: 1\nbatch_size: 2\ncrop_size: 64\nhead_channels: 8\n"
+             "global_channels: 8\n")
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_the_script_for_photographs_runs_the_chain_on_a_folder(tmp_path, masks):
+    for name in os.listdir(ROOT):
+        if name.endswith(".py") or name == "demo":
+            (tmp_path / name).symlink_to(os.path.abspath(os.path.join(ROOT, name)))
+    (tmp_path / "environment.sh").write_text("make_environment() { :; }\nDEPENDENCIES=\n")
+    own = tmp_path / "own photos"
+    shell(tmp_path, "python demo/draw_kitchen.py 'own photos' --web 5 --photos 4 --val 2\n"
+                    "cd 'own photos'; mkdir train; mv photos train/images; mv photos.csv train/labels.csv\n"
+                    "mkdir new; mv val new/images; mv val_masks new/masks; mv new val")
+    if not masks:
+        shutil.rmtree(str(own / "val"))
+    (own / "photographs.yaml").write_text(SMALL_RUN)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    (tmp_path / "bin" / "python").chmod(0o755)
+    text = shell(tmp_path, "PATH=$PWD/bin:$PATH\nbash demo/photographs.sh 'own photos'")
+    assert (own / "work" / "snapshots" / "final_fcn_efficientnet_lite2-3.params").exists()
+    if masks:
+        assert re.search(r"final \+ ms \+ crf +3 +\d", text) and (own / "work" / "outputs" / "results.png").exists()
+    else:
+        assert len(os.listdir(str(own / "work" / "outputs" / "predictions" / "overlays"))) == 4
+    again = shell(tmp_path, "PATH=$PWD/bin:$PATH\nbash demo/photographs.sh 'own photos'")
+    assert again.count("epoch 3, the last before max_epoch 4, is trained already") == 2
+
+
+def test_the_script_for_photographs_names_what_it_lacks(tmp_path):
+    text = shell(tmp_path, f"bash {os.path.abspath(os.path.join(ROOT, 'demo', 'photographs.sh'))} nowhere", 2)
+    assert "FOLDER/photographs.yaml lists the classes" in text

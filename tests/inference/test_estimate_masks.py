@@ -1,0 +1,45 @@
+"""Mask estimation by the init model's scores."""
+import dataclasses
+
+import numpy as np
+import pytest
+
+from core.dataset.create import create_dataset
+from core.dataset.samples import label_shares, read_labels, web_samples
+from core.errors import UserError
+from core.inference.estimate_masks import estimate_train_masks
+from core.inference.options import InferenceOptions
+from core.inference.segmenter import Segmenter, scored_images
+from core.io.files import read_list
+from core.io.images import read_mask
+from core.network.snapshots import load_snapshot
+from core.paths import Layout, mask_path
+from core.runtime.mxnet_backend import mx
+
+pytestmark = pytest.mark.slow
+
+CPU = [mx.cpu()]
+
+
+def test_logit_adjustment_divides_the_scores_by_the_shares_of_the_web_masks(untrained, sample):
+    create_dataset(untrained, 1)
+    layout = Layout(untrained)
+    adjusted = dataclasses.replace(untrained, logit_adjustment=2.0)
+    shares = label_shares(web_samples(layout, untrained), untrained)
+    priors = (shares / shares[0]) ** 2
+    priors[shares == 0] = 1  # nothing is known of a class that no web mask shows
+    assert shares[0] == shares.max() and (shares == 0).any()
+    expected = {}
+    for scored in scored_images(Segmenter(load_snapshot(untrained, "init", 2), CPU), read_list(layout.train_list),
+                                folder=layout.train_images, options=InferenceOptions(untrained.scales)):
+        allowed = sorted({0, *read_labels(layout.train_labels, [scored.name], untrained)[scored.name]})
+        odds = scored.scores[allowed] / priors[allowed, None, None]
+        expected[scored.name] = np.array(allowed)[odds.argmax(0)]
+    estimate_train_masks(adjusted, 2, devices=CPU, overwrite=True)
+    masks = {name: read_mask(mask_path(layout.train_masks, name), untrained.num_classes) for name in expected}
+    assert all((masks[name] == expected[name]).mean() > 0.999 for name in expected)
+    with pytest.raises(UserError, match="priors"):
+        estimate_train_masks(untrained, 2, devices=CPU)
+    estimate_train_masks(untrained, 2, devices=CPU, overwrite=True)
+    plain = {name: read_mask(mask_path(layout.train_masks, name), untrained.num_classes) for name in expected}
+    assert sum((mask > 0).sum() for mask in masks.values()) > sum((mask > 0).sum() for mask in plain.values())
