@@ -2,6 +2,7 @@
 #
 #   PYTHON=/usr/bin/python3.11 bash demo/run.sh              chooses the interpreter: Python 3.8 to 3.14
 #   DEPENDENCIES=dependencies-gpu.txt bash demo/run.sh       MXNet for NVIDIA's GPUs
+#   DEPENDENCIES=dependencies-torch.txt bash demo/run.sh     torch in place of MXNet
 
 DEPENDENCIES=${DEPENDENCIES:-dependencies.txt}
 
@@ -47,7 +48,7 @@ check_platform() {
     case "$(uname -s) $(uname -m)" in
         "Linux x86_64" | "Linux aarch64" | "Darwin x86_64") ;;
         *) stop "MXNet 1.9.1 has no package for $(uname -s) on $(uname -m), only for Linux (x86_64, aarch64) and macOS" \
-            "on Intel; use Docker (see Dockerfile), or WSL 2 on Windows" ;;
+            "on Intel; use torch (DEPENDENCIES=dependencies-torch.txt), Docker (see Dockerfile), or WSL 2" ;;
     esac
 }
 
@@ -88,7 +89,9 @@ create_venv() {
 # make_environment REQUIREMENTS...: .venv in the current folder, installed once for each content of the files
 make_environment() {
     local python stamp file mxnet
-    check_platform
+    if grep -q '^mxnet' "$@"; then
+        check_platform
+    fi
     python=$(choose_python) || exit 2
     create_venv "$python"
     stamp=$(cat dependencies-common.txt "$@" | cksum | tr -d ' ')
@@ -106,7 +109,7 @@ make_environment() {
                 install "$mxnet" --no-deps "$mxnet"  # Python 3.13 and later; see dependencies.txt
             fi
         done
-        if [ "$(uname -s) $(uname -m)" = "Linux x86_64" ]; then
+        if [ "$(uname -s) $(uname -m)" = "Linux x86_64" ] && grep -q '^mxnet' "$@"; then
             .venv/bin/python -c 'import ctypes; [ctypes.CDLL(name) for name in ("libgomp.so.1", "libquadmath.so.0")]' \
                 2>/dev/null || stop "MXNet needs two libraries of GCC; on Debian and Ubuntu: apt-get install libgomp1" \
                 "libquadmath0, and run the same command again"

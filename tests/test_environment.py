@@ -25,7 +25,8 @@ esac
 class Machine:
     def __init__(self, folder):
         self.folder = folder
-        for name in ("environment.sh", "dependencies.txt", "dependencies-gpu.txt", "dependencies-common.txt"):
+        for name in ("environment.sh", "dependencies.txt", "dependencies-gpu.txt", "dependencies-common.txt",
+                     "dependencies-torch.txt"):
             shutil.copy(os.path.join(ROOT, name), str(folder))
         (folder / "log").write_text("")
         self.system = "Linux x86_64"
@@ -86,7 +87,9 @@ def test_an_unsuited_interpreter_is_named_with_a_suited_one(machine, version):
 @pytest.mark.parametrize("system", ["Darwin arm64", "MINGW64_NT-10.0 x86_64"])
 def test_a_platform_without_a_package_of_mxnet_is_named(machine, system):
     machine.system = system
-    assert "use Docker" in machine.run(status=2)[1]
+    assert "use torch (DEPENDENCIES=dependencies-torch.txt), Docker" in machine.run(status=2)[1]
+    machine.run(file="dependencies-torch.txt")
+    assert machine.installed()[0].endswith("-r dependencies-torch.txt")
 
 
 @pytest.mark.parametrize("log, words", [
