@@ -8,7 +8,7 @@ from core.cli import add_jobs, make_parser, parse_config, run
 def main():
     from core.io.logs import start_log
     from core.paths import Layout
-    parser = make_parser(__doc__, ("web_rounds", "web_threshold", "web_min_score", "web_min_likeness"))
+    parser = make_parser(__doc__, ("web_rounds", "web_threshold", "web_min_score", "web_min_likeness", "engine"))
     add_jobs(parser)
     parser.add_argument("--scheduler", metavar="ADDRESS",
                         help="Dask scheduler, such as tcp://host:8786; its workers replace the --jobs processes")
@@ -23,12 +23,13 @@ def main():
     start_log(Layout(config).log("create_web_masks"), config)
 
     from core.cosegmentation.cosegment import cosegment  # after the flags: importing scikit-learn takes a second
-    cosegment(config, args.jobs, args.scheduler, args.features, functools.partial(_device, args.gpu), args.overwrite)
+    cosegment(config, args.jobs, args.scheduler, args.features, functools.partial(_device, args.gpu, config.engine),
+              args.overwrite)
 
 
-def _device(text):
-    from core.runtime.mxnet_backend import resolve_devices
-    return resolve_devices(text)[0]
+def _device(text, engine):
+    from core.runtime.engines import resolve_devices
+    return resolve_devices(text, engine)[0]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ def main():
     from core.config import MODELS
     from core.io.logs import start_log
     from core.paths import Layout
-    parser = make_parser(__doc__, ("scales", "dtype", "crf_engine"))
+    parser = make_parser(__doc__, ("scales", "engine", "dtype", "crf_engine"))
     parser.add_argument("--model", choices=MODELS, default="init", help="model that estimates the masks; final "
                         "is for another round of training (default: %(default)s)")
     add_devices(parser)
@@ -24,10 +24,10 @@ def main():
 
     from core.evaluation.ranking import find_epoch
     from core.inference.estimate_masks import estimate_train_masks
-    from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
+    from core.runtime.engines import resolve_devices
     epoch = find_epoch(config, args.model, args.epoch)
-    estimate_train_masks(config, epoch, devices=resolve_devices(args.gpu), crf=args.crf, overwrite=args.overwrite,
-                         jobs=args.jobs, model=args.model, flip=args.flip, output=args.output)
+    estimate_train_masks(config, epoch, devices=resolve_devices(args.gpu, config.engine), crf=args.crf,
+                         overwrite=args.overwrite, jobs=args.jobs, model=args.model, flip=args.flip, output=args.output)
 
 
 if __name__ == "__main__":

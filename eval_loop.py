@@ -18,7 +18,7 @@ def main():
     from core.config import MODELS
     from core.io.logs import start_log
     from core.paths import Layout
-    parser = make_parser(__doc__, ("scales", "dtype", "crf_engine"))
+    parser = make_parser(__doc__, ("scales", "engine", "dtype", "crf_engine"))
     parser.add_argument("--model", choices=MODELS, required=True, help="model to evaluate")
     add_devices(parser)
     add_ms(parser)
@@ -34,8 +34,8 @@ def main():
     start_log(Layout(config).log("eval_model"), config)
 
     from core.evaluation.ranking import evaluate_all
-    from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
-    evaluate_all(config, args.model, devices=resolve_devices(args.gpu), ms=args.ms, crf=args.crf,
+    from core.runtime.engines import resolve_devices
+    evaluate_all(config, args.model, devices=resolve_devices(args.gpu, config.engine), ms=args.ms, crf=args.crf,
                  wait_hours=None if args.once else args.wait, jobs=args.jobs, flip=args.flip)
 
 

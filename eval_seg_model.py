@@ -24,7 +24,7 @@ def main():
     from core.io.files import read_list
     from core.io.logs import start_log
     from core.paths import Layout
-    parser = make_parser(__doc__, ("scales", "dtype", "crf_engine", "voc_dir"))
+    parser = make_parser(__doc__, ("scales", "engine", "dtype", "crf_engine", "voc_dir"))
     parser.add_argument("--model", choices=MODELS, required=True, help="model to evaluate")
     add_devices(parser)
     add_epoch(parser)
@@ -60,7 +60,7 @@ def main():
     from core.evaluation.evaluate import NO_MASKS, evaluate, evaluation_options
     from core.evaluation.ranking import find_epoch
     from core.network.snapshots import load_snapshot
-    from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
+    from core.runtime.engines import resolve_devices
     epoch = find_epoch(config, args.model, args.epoch)
     places = {"list": args.list, "images": args.images, "masks": args.masks, "output": args.output}
     if args.voc_test:
@@ -72,7 +72,8 @@ def main():
                                  **places)
     if args.submission:
         check_submission(args.submission, load_snapshot(config, args.model, epoch).config)  # with its classes
-    evaluate(config, args.model, epoch=epoch, devices=resolve_devices(args.gpu), options=options, jobs=args.jobs)
+    evaluate(config, args.model, epoch=epoch, devices=resolve_devices(args.gpu, config.engine), options=options,
+             jobs=args.jobs)
     if args.submission:
         pack_submission(args.submission, read_list(options.list), masks_folder(options.output), options.images)
 

@@ -28,13 +28,13 @@ def main():
     from core.inference.segmenter import Segmenter
     from core.io.images import read_image
     from core.network.snapshots import load_snapshot
-    from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
+    from core.runtime.engines import resolve_devices
     epoch = find_epoch(config, args.model, args.epoch)
     pictures = {path: read_image(path) for path in args.check}  # so that errors in them come first
     export(config, args.model, epoch=epoch, path=args.output)
     if pictures:
         session = open_session(args.output)
-        segmenter = Segmenter(load_snapshot(config, args.model, epoch), resolve_devices("cpu"))
+        segmenter = Segmenter(load_snapshot(config, args.model, epoch), resolve_devices("cpu", "mxnet"))
     for path, picture in pictures.items():
         same, difference = agreement(session, segmenter, picture)
         logger.info("%s: %.4f %% of the pixels agree, scores differ by %.1e at most", path, 100 * same, difference)

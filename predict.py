@@ -18,7 +18,7 @@ def main():
     from core.config import MODELS
     from core.io.logs import start_log
     from core.paths import Layout
-    parser = make_parser(__doc__, ("scales", "dtype", "crf_engine"))
+    parser = make_parser(__doc__, ("scales", "engine", "dtype", "crf_engine"))
     parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, video, folder that is searched for "
                         "both, or quoted pattern such as 'holiday/**/*.jpg'")
     parser.add_argument("--model", choices=MODELS, default="final", help="model to use (default: %(default)s)")
@@ -41,16 +41,16 @@ def main():
     layout = Layout(config)
     start_log(layout.log("predict"), config)
 
-    # After the flags, as importing mxnet takes seconds.
+    # After the flags, as these take seconds.
     from core.evaluation.ranking import find_epoch
     from core.inference.media import find_media
     from core.inference.options import InferenceOptions, SegmentationOptions
     from core.inference.predict_media import segment_media
-    from core.runtime.mxnet_backend import resolve_devices, resolve_dtype
+    from core.runtime.engines import resolve_devices, resolve_dtype
     output = args.output or layout.predictions
     media = find_media(args.paths, leave_out=[output])
     epoch = find_epoch(config, args.model, args.epoch)
-    devices = resolve_devices(args.gpu)
+    devices = resolve_devices(args.gpu, config.engine)
     inference = InferenceOptions(config.scales if args.ms else (1.0,), crf=args.crf,
                                  dtype=resolve_dtype(config.dtype, devices, fastest=True))
     options = SegmentationOptions(inference, output, save_scores=args.savescoremap, allowed=args.labels,

@@ -3,6 +3,7 @@
 import os
 
 from core.cli import make_parser, parse_config, positive, run
+from core.errors import UserError
 
 
 def main():
@@ -10,7 +11,7 @@ def main():
     from core.io.logs import start_log
     from core.paths import Layout
     parser = make_parser(__doc__, ("batch_size", "crop_size", "max_epoch", "workers", "kv_store", "web_sampling",
-                                   "learning_rate_decay"))
+                                   "learning_rate_decay", "engine", "dtype"))
     parser.add_argument("--model", choices=MODELS, required=True, help="init: on dataset/web_train_list.txt; final: "
                         "on dataset/train_list.txt with the masks of est_voc_train_masks.py")
     parser.add_argument("--gpus", default="0", metavar="DEVICES", help="devices that share every batch: GPU numbers "
@@ -30,16 +31,17 @@ def main():
     args = parser.parse_args()
     config = parse_config(args, **{f"{args.model}_epoch_size": args.epoch_size})
 
-    from core.runtime.mxnet_backend import (  # after the flags: importing mxnet takes seconds
-        joined_cluster,
-        resolve_devices,
-    )
+    from core.runtime.engines import resolve_devices
     from core.training.train import train
-    with joined_cluster(config.kv_store) as store:
+    from core.training.workers import joined_workers
+    with joined_workers(config, args.gpus) as store:
         if store is None or store.rank == 0:
             start_log(Layout(config).log(f"train_{args.model}_model"), config)
-        train(config, args.model, devices=resolve_devices(args.gpus), start_epoch=args.epoch, resume=args.resume,
-              keep=args.keep, store=store)
+        devices = resolve_devices(args.gpus, config.engine)
+        if args.dtype not in (None, "auto", "float32") and devices[0].engine == "mxnet":
+            raise UserError(f"--dtype {args.dtype} is for --engine torch: MXNet trains in float32")
+        train(config, args.model, devices=devices, start_epoch=args.epoch, resume=args.resume, keep=args.keep,
+              store=store)
 
 
 if __name__ == "__main__":

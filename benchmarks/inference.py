@@ -2,7 +2,7 @@
 """Compare scoring by core/inference/segmenter.py with the plain way.
 
 The plain way is Module.reshape for every image and scale, batch norms as layers, upsampling in the network and resizing
-class by class. Weights are random, and MXNet uses the same threads in both.
+class by class. Weights are random, and MXNet uses the same threads in both. --engine torch is timed by itself.
 """
 import cv2
 import numpy as np
@@ -12,18 +12,21 @@ from core.config import MODELS, Config
 from core.inference.segmenter import Segmenter, prepare
 from core.network.fcn import parameter_shapes
 from core.network.snapshots import Snapshot
-from core.network.symbols import inference_symbol
+from core.runtime.engines import resolve_devices
 from core.runtime.hardware import cpu_flags
-from core.runtime.mxnet_backend import mx
 
 
 class PlainSegmenter:
     """One image and one scale at a time."""
 
     def __init__(self, config, model, parameters):
+        from core.network.symbols import inference_symbol
+        from core.runtime.mxnet_backend import mx
+        self._mx = mx
         self._config = config
         symbol = inference_symbol(model, config)
-        args, classes = dict(parameters[0]), config.num_classes
+        args, aux = ({name: mx.nd.array(value) for name, value in part.items()} for part in parameters)
+        classes = config.num_classes
         for name in ("up1", "up2", "up3"):
             symbol = mx.sym.Deconvolution(symbol, kernel=(4, 4), stride=(2, 2), pad=(1, 1), num_filter=classes,
                                           num_group=classes, no_bias=True, name=name)
@@ -31,7 +34,7 @@ class PlainSegmenter:
             args[name + "_weight"] = mx.nd.array(np.tile(kernel, (classes, 1, 1, 1)))
         self._module = mx.mod.Module(symbol, ["data"], None, context=mx.cpu())
         self._module.bind([("data", (1, 3, 64, 64))], for_training=False)
-        self._module.set_params(args, parameters[1])
+        self._module.set_params(args, aux)
 
     def scores(self, image, scales):
         size, total = image.shape[:2], 0
@@ -39,7 +42,7 @@ class PlainSegmenter:
             scaled = int(size[0] * scale), int(size[1] * scale)
             data = prepare(image, scaled, self._config.mean_rgb)[None]
             self._module.reshape([("data", data.shape)])
-            self._module.forward(mx.io.DataBatch([mx.nd.array(data)]), is_train=False)
+            self._module.forward(self._mx.io.DataBatch([self._mx.nd.array(data)]), is_train=False)
             output = self._module.get_outputs()[0].asnumpy()[0, :, :scaled[0], :scaled[1]]
             total = total + np.stack([cv2.resize(part, size[::-1]) for part in output])
         return total
@@ -53,21 +56,24 @@ def random_parameters(model, config):
         if name.endswith("weight"):
             return rng.normal(0, np.sqrt(1 / np.prod(shape[1:])), shape)
         return rng.normal(0, 0.1, shape) + name.endswith(("gamma", "var"))
-    return tuple({name: mx.nd.array(value(name, shape)) for name, shape in part.items()}
+    return tuple({name: value(name, shape).astype(np.float32) for name, shape in part.items()}
                  for part in parameter_shapes(model, config))
 
 
 def main():
     parser = make_parser(__doc__, repeats=3)
     parser.add_argument("--model", choices=MODELS, default="final", help="network (default: %(default)s)")
+    parser.add_argument("--engine", choices=("mxnet", "torch"), default="mxnet", help="default: %(default)s")
+    parser.add_argument("--gpu", default="cpu", metavar="DEVICE", help="GPU number, or cpu (default: %(default)s)")
     parser.add_argument("--ms", action="store_true", help="three scales")
     args = parser.parse_args()
     config = Config()
     scales = config.scales if args.ms else (1.0,)
     parameters = random_parameters(args.model, config)
-    dtypes = ["float32"] + ["bfloat16"] * ("avx512bw" in cpu_flags())
+    devices = resolve_devices(args.gpu, args.engine)
+    dtypes = ["float32"] + ["bfloat16"] * (args.engine == "torch" or "avx512bw" in cpu_flags())
     snapshot = Snapshot(config, args.model, 0, parameters, "")
-    ours = {dtype: Segmenter(snapshot, [mx.cpu()], dtype) for dtype in dtypes}
+    ours = {dtype: Segmenter(snapshot, devices, dtype) for dtype in dtypes}
     rng = np.random.default_rng(0)
     if args.growth:
         for factor in (0.5, 1, 1.5):
@@ -80,14 +86,16 @@ def main():
                       args.repeats, "an image", count)
         return
     images = [draw(rng, size)[0] for size in [args.size] * 3 + [args.size[::-1]]]
-    plain = PlainSegmenter(config, args.model, parameters)
-    ways = {"plain": lambda: [plain.scores(image, scales) for image in images]}
+    ways = {}
+    if args.engine == "mxnet":
+        plain = PlainSegmenter(config, args.model, parameters)
+        ways["plain"] = lambda: [plain.scores(image, scales) for image in images]
     ways.update(("core/inference/segmenter.py, %s" % dtype, lambda one=one: list(one.scores_of(images, scales)))
                 for dtype, one in ours.items())
     alternate(ways, args.repeats, "an image", len(images))
-    expected = ways.pop("plain")()
+    expected = ways.pop(min(ways, key=lambda name: name != "plain"))()
     for name, function in ways.items():
-        print("%s: %.4f %% of the pixels as the plain way" % (name, 100 * np.mean(
+        print("%s: %.4f %% of the pixels as the first way" % (name, 100 * np.mean(
             [np.mean(a.argmax(0) == b.argmax(0)) for a, b in zip(expected, function())])))
 
 

@@ -18,7 +18,7 @@ def run(way, args, pipe):
     from core.config import Config
     from core.inference.segmenter import Segmenter
     from core.network.snapshots import Snapshot
-    from core.runtime.mxnet_backend import mx
+    from core.runtime.devices import Device
     config = Config(width=args.width)
     parameters = random_parameters("final", config)
     rng = np.random.default_rng(0)
@@ -32,7 +32,7 @@ def run(way, args, pipe):
         scored = (segmenter.scores(image, scales) for image in images)
     else:
         snapshot = Snapshot(config, "final", 0, parameters, "")
-        scored = Segmenter(snapshot, [mx.cpu()], args.dtype).scores_of(images, scales)
+        scored = Segmenter(snapshot, [Device("mxnet")], args.dtype).scores_of(images, scales)
     for number, _ in enumerate(scored, 1):
         if number % max(1, args.images // 10) == 0:
             pipe.send((number, _resident()))

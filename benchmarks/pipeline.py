@@ -40,8 +40,8 @@ def main():
 
     from core.inference.segmenter import Segmenter, scored_images
     from core.network.snapshots import Snapshot
+    from core.runtime.devices import Device
     from core.runtime.hardware import cpu_flags
-    from core.runtime.mxnet_backend import mx
 
     config, model = Config(), "init" if args.estimate else "final"
     if args.plain_threads:  # MXNet has read the variable in this process
@@ -65,7 +65,7 @@ def main():
             ways["plain"] = lambda: other.submit(plain, folder, model).result()
         for dtype in ["float32"] + ["bfloat16"] * ("avx512bw" in cpu_flags()):
             snapshot = Snapshot(config, model, 0, random_parameters(model, config), "")
-            segmenter = Segmenter(snapshot, [mx.cpu()], dtype)
+            segmenter = Segmenter(snapshot, [Device("mxnet")], dtype)
             ways["core/, %s" % dtype] = functools.partial(ours, segmenter)
         alternate(ways, args.repeats, "an image", len(names))
 

@@ -1,19 +1,24 @@
 #!/usr/bin/env python3
-"""Compare a float32 training step, as core/training/train.py runs it, with one with bfloat16 convolutions."""
+"""Compare a float32 training step with one with bfloat16 convolutions."""
 import numpy as np
 from inference import random_parameters
 from measure import alternate, make_parser
 
 from core.config import MODELS, Config
-from core.network.symbols import training_symbol
-from core.runtime.mxnet_backend import amp, mx
+from core.runtime.engines import resolve_devices
 
 
 def main():
     parser = make_parser(__doc__, repeats=5, size="320x320")
     parser.add_argument("--model", choices=MODELS, default="init", help="network (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, metavar="INT", help="images (default: %(default)s)")
+    parser.add_argument("--engine", choices=("mxnet", "torch"), default="mxnet", help="default: %(default)s")
+    parser.add_argument("--gpu", default="cpu", metavar="DEVICE", help="GPU number, or cpu (default: %(default)s)")
     args = parser.parse_args()
+    if args.engine == "torch":
+        return time_torch(args)
+    from core.network.symbols import training_symbol
+    from core.runtime.mxnet_backend import amp, mx
     rng, config = np.random.default_rng(0), Config()
     parameters = random_parameters(args.model, config)
     batches = (1, 2, 4, 8, 16) if args.growth else (args.batch_size,)
@@ -33,11 +38,30 @@ def main():
         alternate(ways, args.repeats, "an image", count)
 
 
+def time_torch(args):
+    from core.training.batches import Batch
+    from core.training.torch_steps import Steps
+    devices, rng = resolve_devices(args.gpu, "torch"), np.random.default_rng(0)
+    for count in (1, 2, 4, 8, 16) if args.growth else (args.batch_size,):
+        batch = Batch([], rng.normal(0, 50, (count, 3) + args.size).astype(np.float32),
+                      rng.integers(0, 21, (count, args.size[0] // 8 * (args.size[1] // 8))).astype(np.float32),
+                      rng.integers(0, 2, (count, 21, 1, 1)).astype(np.float32))
+        ways = {}
+        for dtype in ("float32", "bfloat16"):
+            config = Config(dtype=dtype, learning_rate=1e-6, batch_size=count)
+            steps = Steps(config, args.model, devices=devices, parameters=random_parameters(args.model, config),
+                          momentum={}, first=0, last=1)
+            ways["torch, %s, batch %d" % (dtype, count)] = lambda steps=steps: steps.step(batch)()
+        alternate(ways, args.repeats, "an image", count)
+
+
 def _step(symbol, model, parameters, batch):
+    from core.runtime.mxnet_backend import mx
     names = ["softmax_label"] + ["g_logistic_label"] * (model == "final")
     module = mx.mod.Module(symbol, ["data"], names, context=mx.cpu())
     module.bind([("data", batch.data[0].shape)], [(name, value.shape) for name, value in zip(names, batch.label)])
-    module.init_params(arg_params=parameters[0], aux_params=parameters[1])
+    args, aux = ({name: mx.nd.array(value) for name, value in part.items()} for part in parameters)
+    module.init_params(arg_params=args, aux_params=aux)
     module.init_optimizer("local", "sgd", {"learning_rate": 1e-6, "momentum": 0.9, "wd": 5e-4})
 
     def step():

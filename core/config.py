@@ -20,6 +20,7 @@ from core.io.files import read_yaml
 
 STRIDE = 8  # input pixels per cell of the network's score maps
 MODELS = ("init", "final")
+POLY_POWER = 0.9  # of learning_rate_decay: Chen et al., "DeepLab" (PAMI 2018), section 4.1
 _NAME_BYTES = 200  # of a class's name: files are called after it, and file systems allow 255 with all that is added
 CLUSTER_STORES = ("dist_sync", "dist_device_sync")  # values of kv_store for several processes
 
@@ -135,15 +136,19 @@ class Config:
                              "device, on the devices; dist_sync and dist_device_sync, the same and then over all "
                              "workers that launch.py starts", choices=("local", "device") + CLUSTER_STORES)
 
+    # Computing
+    engine: str = _setting("auto", "what computes the networks: mxnet; torch; or auto: MXNet where it is installed and "
+                           "can use the device, else torch", choices=("auto", "mxnet", "torch"))
+    dtype: str = _setting("auto", "type the network computes in, in training by torch only: float32; bfloat16 (MXNet: "
+                          "on CPUs); float16 (GPUs); tf32 (torch, GPUs); or auto: bfloat16 in predict.py on a "
+                          "CPU with AMX, else float32", choices=("auto", "float32", "tf32", "bfloat16", "float16"))
+
     # Inference
     scales: Tuple[float, ...] = _setting((0.7, 1.0, 1.3), "scales whose scores --ms and mask estimation sum", above=0,
                                          at_most=8)
     logit_adjustment: float = _setting(0.0, "power to which mask estimation divides the init model's scores by the "
                                        "share of each class in the masks that it was trained on; 1 takes the training "
                                        "set's prior out of them", at_least=0, at_most=4)
-    dtype: str = _setting("auto", "type the network computes in, except in training: float32, bfloat16 (CPUs), float16 "
-                          "(GPUs), or auto: bfloat16 in predict.py on a CPU with AMX, else float32",
-                          choices=("auto", "float32", "bfloat16", "float16"))
     crf_engine: str = _setting("own", "implementation of the dense CRF: own, or the published pydensecrf, if it is "
                                "installed", choices=("own", "pydensecrf"))
     crf_iterations: int = _setting(10, "mean-field iterations of the dense CRF", at_least=1, at_most=10000)

@@ -35,7 +35,7 @@ def picture_rows(config, count, epoch="best"):
     from core.evaluation.ranking import find_epoch
     from core.inference.segmenter import Segmenter
     from core.network.snapshots import load_snapshot
-    from core.runtime.mxnet_backend import resolve_devices  # after the flags: importing mxnet takes seconds
+    from core.runtime.engines import resolve_devices
     layout = Layout(config)
     segmenters = [Segmenter(load_snapshot(config, model, find_epoch(config, model, epoch)), resolve_devices("cpu"))
                   for model in ("init", "final")]

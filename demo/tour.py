@@ -19,7 +19,7 @@ from core.io.files import read_text
 from core.io.images import encode_image, read_image, read_mask
 from core.network.snapshots import load_snapshot
 from core.paths import Layout, image_path, mask_path
-from core.runtime.mxnet_backend import resolve_devices
+from core.runtime.engines import resolve_devices
 
 
 def find_run(config_file=None):
@@ -62,7 +62,7 @@ class Model:
     """A trained model of the run.
 
     Attributes:
-        snapshot: snapshots.Snapshot. path: of its file. device: mxnet.Context.
+        snapshot: snapshots.Snapshot. path: of its file. device: Device.
         segmenter: inference.Segmenter.
     """
 

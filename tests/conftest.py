@@ -17,6 +17,9 @@ import make_sample  # noqa: E402
 
 from core.config import Config  # noqa: E402
 from core.io.logs import logger  # noqa: E402
+from core.runtime.devices import Device  # noqa: E402
+
+CPUS = [Device("mxnet", "cpu", number) for number in range(3)]
 
 TINY = {"width": 4, "units": (1, 1, 1, 1), "head_channels": 8, "head_dilation": 2, "global_channels": 8, "dropout": 0.0,
         "crop_size": 32, "batch_size": 4, "init_epoch_size": 3, "final_epoch_size": 3, "max_epoch": 3,
@@ -88,12 +91,12 @@ def save_untrained(config):
     from core.network.snapshots import save_snapshot
     from core.network.symbols import inference_symbol
     from core.paths import Layout
-    from core.runtime.mxnet_backend import mx
     rng = np.random.default_rng(3)
     for model in ("init", "final"):
         parts = parameter_shapes(model, config)
-        values = [{name: mx.nd.array(_untrained(rng, name, shape)) for name, shape in part.items()} for part in parts]
-        save_snapshot(Layout(config), model, 2, config, inference_symbol(model, config), *values)
+        values = [{name: _untrained(rng, name, shape).astype(np.float32) for name, shape in part.items()}
+                  for part in parts]
+        save_snapshot(Layout(config), model, 2, config, inference_symbol(model, config).tojson(), *values)
 
 
 def _untrained(rng, name, shape):

@@ -1,6 +1,6 @@
 """Activations of the ImageNet ResNet-50 in models/: the "resnet" feature set of the co-segmentation.
 
-Runs in the main process, the only one that may import mxnet; what the workers need they read from files.
+Runs in the main process, the only one that may import mxnet or torch; what the workers need they read from files.
 """
 import collections
 import os
@@ -8,13 +8,16 @@ import os
 import numpy as np
 
 from core.errors import UserError
-from core.inference.segmenter import Network, prepare
+from core.inference.networks import make_network
+from core.inference.segmenter import prepare
 from core.io.files import write_array
 from core.io.images import read_image
 from core.io.logs import logger, progress
 from core.io.resize import resize_longest_side
+from core.network import resnet
+from core.network.fcn import fold_batch_norms
+from core.network.shapes import ShapeRecorder
 from core.network.snapshots import adopt_recorded, matching, read_parameters
-from core.network.symbols import backbone_symbol, folded_parameters
 from core.paths import image_path, stems
 
 CHANNELS = 256  # kept of the activations, by a random projection: distances and linear scores survive it
@@ -23,7 +26,7 @@ CHANNELS = 256  # kept of the activations, by a random projection: distances and
 Backbone = collections.namedtuple("Backbone", "path config network")
 Backbone.__doc__ = """The base model's stages 1 to 4.
 
-config: with the mean that its file records. network: inference.Network.
+config: with the mean that its file records. network: what `networks.make_network` gives.
 """
 
 
@@ -51,7 +54,7 @@ def cache_activations(backbone, names, images, folder):
             image = resize_longest_side(read_image(image_path(images, name)), config.web_side, smallest=8)
         except UserError:
             continue  # the analysis of the image tells why
-        maps = network.forward(prepare(image, image.shape[:2], config.mean_rgb)).asnumpy()[0]
+        maps = network.forward(prepare(image, image.shape[:2], config.mean_rgb))()[0]
         maps = maps[:, :-(-image.shape[0] // 8), :-(-image.shape[1] // 8)]
         for part in (maps[:third], maps[third:]):
             part /= np.maximum(np.linalg.norm(part, axis=0), 1e-6)
@@ -59,7 +62,7 @@ def cache_activations(backbone, names, images, folder):
 
 
 def load_backbone(config, device):
-    """Backbone of the base model, on an mxnet.Context.
+    """Backbone of the base model, on a Device.
 
     Raises:
         UserError: the base model is missing, damaged or of another architecture.
@@ -67,11 +70,9 @@ def load_backbone(config, device):
     path = config.path(config.base_model)
     found = read_parameters(path)
     config = adopt_recorded(config, path, found.settings)
-    symbol = backbone_symbol(config)
-    shapes, _, aux_shapes = symbol.infer_shape(data=(1, 3, 64, 64))
-    parts = []
-    for values, names, part_shapes in ((found.args, symbol.list_arguments(), shapes),
-                                       (found.aux, symbol.list_auxiliary_states(), aux_shapes)):
-        parts.append({name: matching(path, values, name, shape, "the ResNet-50 base model")
-                      for name, shape in zip(names, part_shapes) if name != "data"})
-    return Backbone(path, config, Network(backbone_symbol(config, folded=True), folded_parameters(*parts), device))
+    recorder = ShapeRecorder()
+    resnet.activations(recorder, config)
+    parts = [{name: matching(path, values, name, shape, "the ResNet-50 base model") for name, shape in shapes.items()}
+             for values, shapes in ((found.args, recorder.args), (found.aux, recorder.aux))]
+    return Backbone(path, config, make_network(lambda ops: [resnet.activations(ops, config)],
+                                               fold_batch_norms(*parts), device))

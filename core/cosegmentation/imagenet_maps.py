@@ -1,6 +1,6 @@
 """Maps of an ImageNet network over each web image: the "imagenet" feature set of the co-segmentation.
 
-Runs in the main process, the only one that may import mxnet; what the workers need they read from files.
+Runs in the main process, the only one that may import mxnet or torch; what the workers need they read from files.
 """
 import io
 import os
@@ -10,14 +10,13 @@ import cv2
 import numpy as np
 
 from core.errors import UserError
-from core.inference.segmenter import Network
+from core.inference.networks import make_network
 from core.io.files import write_bytes
 from core.io.images import read_image
 from core.io.logs import logger, progress
 from core.network import efficientnet_lite, fcn
-from core.network.symbols import SymbolOperations
 from core.paths import image_path, stems
-from core.runtime.mxnet_backend import mx
+from core.runtime.devices import Device
 
 CHANNELS = 256  # kept of the maps, by a random projection: angles and linear scores survive it
 CELL = 16       # pixels
@@ -25,9 +24,9 @@ _SIDE = 576     # longest side at which the network sees an image, pixels
 _PARTS = np.cumsum([efficientnet_lite.STAGES[2].channels] + [stage.channels for stage in efficientnet_lite.STAGES[3:]])
 
 
-def load_network(device: mx.Context) -> Network:
-    """EfficientNet-Lite2 that maps (3, 16 h + 16, 16 w + 16) float32 to its last five stages' channels and the
-    ImageNet logits, (816 + 1000, h, w).
+def load_network(device: Device):
+    """EfficientNet-Lite2 that maps (3, 16 h + 16, 16 w + 16) float32 to its third stage, averaged at the cells,
+    (48, h, w), and to its last four stages' channels and the ImageNet logits, (768 + 1000, h + 1, w + 1).
 
     "SAME" padding of a strided convolution centres the last cell's field on the image's last pixels: cell i of stride
     16 sees what lies around pixel 16 i + 15. With 8 pixels before the image, as `network_view` adds them, that is the
@@ -36,17 +35,16 @@ def load_network(device: mx.Context) -> Network:
     Raises:
         UserError: the package with the weights is missing or damaged.
     """
-    ops = SymbolOperations("folded")
-    stages = efficientnet_lite.stages(ops, ops.input(), CELL)
-    third = mx.sym.Pooling(stages[2], kernel=(3, 3), stride=(2, 2), pool_type="avg")
-    others = mx.sym.concat(*stages[3:], efficientnet_lite.class_scores(ops, stages[-1]), dim=1)
-    others = mx.sym.slice_axis(mx.sym.slice_axis(others, axis=2, begin=0, end=-1), axis=3, begin=0, end=-1)
+    def build(ops):
+        stages = efficientnet_lite.stages(ops, ops.input(), CELL)
+        others = ops.concat([*stages[3:], efficientnet_lite.class_scores(ops, stages[-1])])
+        return [ops.average_pool(stages[2], kernel=3, stride=2), others]
+
     weights = fcn.fold_batch_norms(*efficientnet_lite.read_imagenet_weights())
-    return Network(mx.sym.concat(third, others, dim=1),
-                   {name: mx.nd.array(value) for name, value in weights.items()}, device)
+    return make_network(build, weights, device)
 
 
-def cache_maps(network: Network, names: List[str], images: str, folder: str, seed: int) -> None:
+def cache_maps(network, names: List[str], images: str, folder: str, seed: int) -> None:
     """Write <folder>/<name>.npz for every image that has none; unreadable ones are left out. O(1) per image.
 
     maps: (256, h, w) float16, the stages, each of unit length in every cell, all projected by one random matrix.
@@ -54,6 +52,7 @@ def cache_maps(network: Network, names: List[str], images: str, folder: str, see
     sees anything that it knows, and low on background. logits: (1000,) float16, their mean over the image.
 
     Args:
+        network: what `load_network` gives.
         names: ids of the images. images: folder of <id>.jpg.
         seed: of the projection.
     """
@@ -69,7 +68,8 @@ def cache_maps(network: Network, names: List[str], images: str, folder: str, see
             image = read_image(image_path(images, name))
         except UserError:
             continue  # the segmentation of the image says why
-        found = network.forward(network_view(image)).asnumpy()[0]
+        third, others = network.forward(network_view(image))()
+        found = np.concatenate([third, others[:, :-1, :-1]])
         maps, logits = found[:_PARTS[-1]], found[_PARTS[-1]:]
         for part in np.split(maps, _PARTS[:-1]):
             part /= np.maximum(np.linalg.norm(part, axis=0), 1e-6)

@@ -25,7 +25,7 @@ from core.io.logs import logger, progress, versions
 from core.io.provenance import check_classes
 from core.network.snapshots import load_snapshot
 from core.paths import Layout, check_no_true_mask, check_pairs, image_path, mask_path
-from core.runtime.mxnet_backend import resolve_dtype
+from core.runtime.engines import resolve_dtype
 from core.runtime.parallel import ordered_map, process_pool
 
 NO_MASKS = "none"  # stands for the folder of masks where there are none
@@ -61,7 +61,7 @@ def evaluate(config: Config, model: str, *, epoch: int, devices: list, options: 
     the end. What is there already counts only for the content that snapshot, images and masks have now.
 
     Args:
-        devices: list of mxnet.Context.
+        devices: list of Device, of one engine.
         options: what `evaluation_options` gives; the setting dtype decides in what type the network computes.
         jobs: processes that run the CRF.
 

@@ -21,7 +21,7 @@ from core.io.logs import logger, progress
 from core.io.provenance import check_classes, content_digests
 from core.network.snapshots import load_snapshot
 from core.paths import Layout, check_no_true_mask, check_pairs, folder_lock, image_path, mask_path, stems
-from core.runtime.mxnet_backend import resolve_dtype
+from core.runtime.engines import resolve_dtype
 from core.runtime.parallel import ordered_map, process_pool
 
 
@@ -34,7 +34,7 @@ def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool
 
     Args:
         epoch: snapshot of `model` to use.
-        devices: list of mxnet.Context.
+        devices: list of Device, of one engine.
         crf: refine the scores with the dense CRF.
         overwrite: make all masks again, unless the same was begun before and has not come to its end.
         jobs: processes that run the CRF.

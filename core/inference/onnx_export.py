@@ -37,7 +37,7 @@ def export(config, model, *, epoch, path):
     """
     snapshot = load_snapshot(config, model, epoch)
     config, (args, aux) = snapshot.config, snapshot.parameters
-    values = {name: value.asnumpy() for name, value in {**args, **aux}.items()}
+    values = {**args, **aux}
     with mx.name.NameManager():  # counts unnamed layers from 0: the same snapshot gives the same file
         symbol = inference_symbol(model, config)
     network = _Graph()

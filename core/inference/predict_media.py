@@ -35,7 +35,7 @@ def segment_media(config, model, *, epoch, devices, media, options, jobs=1):
     A file that can't be decoded is reported, and the others follow. A killed run continues after the last finished one.
 
     Args:
-        devices: list of mxnet.Context.
+        devices: list of Device, of one engine.
         media: list of `media.Medium`.
         options: `options.SegmentationOptions`.
         jobs: processes that run the CRF.

@@ -8,14 +8,14 @@ import numpy as np
 from core.config import STRIDE
 from core.dataset.preprocessing import subtract_mean
 from core.errors import UserError
+from core.inference.networks import make_network
 from core.inference.postprocess import Scored
 from core.inference.upsampling import combine_scales
 from core.io.images import read_image
-from core.network.precision import convert, unsafe_convolutions
-from core.network.symbols import branches_symbol, folded_parameters, inference_symbol
+from core.network import fcn
 from core.paths import image_path
+from core.runtime.devices import explaining_out_of_memory
 from core.runtime.hardware import free_memory
-from core.runtime.mxnet_backend import explaining_out_of_memory, mx
 
 _TOGETHER, _PIXELS_TOGETHER = 8, 1 << 22  # images for each device, and their pixels, scored shape by shape
 _BYTES_PER_CHANNEL = 20  # of memory, for each pixel and channel of conv1: measured, 1300 bytes with 64 channels
@@ -30,14 +30,14 @@ class Segmenter:
         """
         Args:
             snapshot: `snapshots.Snapshot`.
-            devices: list of mxnet.Context; images go to them in turn.
-            dtype: what `mxnet_backend.resolve_dtype` gives; scores are float32 in any case.
+            devices: list of Device; images go to them in turn.
+            dtype: what `engines.resolve_dtype` gives; scores are float32 in any case.
         """
         self._config = snapshot.config
-        self._on_cpu = any(device.device_type == "cpu" for device in devices)
-        symbol = inference_symbol(snapshot.model, snapshot.config, folded=True)
-        args = folded_parameters(*snapshot.parameters)
-        self._networks = [Network(symbol, args, device, dtype) for device in devices]
+        self._on_cpu = any(device.kind == "cpu" for device in devices)
+        args = fcn.fold_batch_norms(*snapshot.parameters)
+        self._networks = [make_network(lambda ops: [fcn.probabilities(ops, snapshot.model, snapshot.config)], args,
+                                       device, dtype) for device in devices]
 
     def check_memory(self, path, size, scales):
         """Raise UserError, naming `path`, if the scores of an image of (h, w) pixels exceed the free memory.
@@ -96,7 +96,7 @@ class Segmenter:
     @staticmethod
     @explaining_out_of_memory(_LESS_MEMORY)
     def _finish(outputs, scaled_sizes, size):
-        plain, *mirrored = (combine_scales([output.asnumpy()[0] for output in view], scaled_sizes, size)
+        plain, *mirrored = (combine_scales([output()[0] for output in view], scaled_sizes, size)
                             for view in outputs)
         for scores in mirrored:  # after the upsampling, as the padding lies on the right in both views
             plain += scores[:, :, ::-1]
@@ -140,17 +140,16 @@ def branch_scores(snapshot, image, device):
     Args:
         snapshot: `snapshots.Snapshot` of the final model.
         image: (h, w, 3) uint8 RGB.
-        device: mxnet.Context.
+        device: Device.
 
     Returns:
         (classes, h, w) float32 class probabilities of the pixels without the image-level scores, and (classes,) float32
         probabilities that the image shows each class.
     """
     size = image.shape[:2]
-    data = mx.nd.array(prepare(image, size, snapshot.config.mean_rgb)[None])
-    executor = branches_symbol(snapshot.config, folded=True).bind(
-        device, dict(folded_parameters(*snapshot.parameters), data=data), grad_req="null")
-    cells, image_level = (output.asnumpy()[0] for output in executor.forward(is_train=False))
+    network = make_network(lambda ops: fcn.branch_probabilities(ops, snapshot.config),
+                           fcn.fold_batch_norms(*snapshot.parameters), device)
+    cells, image_level = network.forward(prepare(image, size, snapshot.config.mean_rgb))()
     return combine_scales([cells], [size], size), image_level.ravel()
 
 
@@ -184,43 +183,3 @@ def _groups(images, devices):
     except Exception as caught:  # the images before it have their results first
         error = caught
     yield group, error
-
-
-class Network:
-    """The network on one device, bound for the last input shape.
-
-    Binding takes 20 to 80 ms. On the CPU every bound shape has its own copy of all weights, as oneDNN orders them:
-    more than one would take more memory than the published way.
-    """
-
-    def __init__(self, symbol, args, device, dtype="float32"):
-        """
-        Args:
-            symbol, args: the network and its parameters, in float32.
-            device: mxnet.Context.
-            dtype: what it computes in: "float32", "bfloat16" or "float16". Shapes that are not safe in bfloat16 are
-                computed in float32.
-        """
-        self._float32 = symbol
-        self._fast = convert(symbol, dtype) if dtype != "float32" else symbol
-        self._dtype = dtype
-        self._device = device
-        self._args = {name: value.as_in_context(device) for name, value in args.items()}
-        self._shape = self._bound = self._executor = None
-
-    def forward(self, data):
-        """Start the network on (3, h, w) float32; returns an NDArray (1, classes, h/8, w/8) to come."""
-        if data.shape != self._shape:
-            self._bind(data.shape)
-        self._executor.forward(is_train=False, data=mx.nd.array(data[None], ctx=self._device))
-        return self._executor.outputs[0].copy()
-
-    def _bind(self, shape):
-        if self._executor is not None:  # what is still to run would keep its copy of the weights
-            self._executor.outputs[0].wait_to_read()
-        unsafe = self._dtype == "bfloat16" and unsafe_convolutions(self._float32, (1,) + shape)
-        symbol = self._float32 if unsafe else self._fast
-        memory = self._executor if symbol is self._bound else None  # to be used again
-        self._executor = symbol.bind(self._device, dict(self._args, data=mx.nd.empty((1,) + shape, self._device)),
-                                     grad_req="null", shared_exec=memory)
-        self._bound, self._shape = symbol, shape

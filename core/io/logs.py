@@ -13,8 +13,9 @@ from core.errors import UserError, printable
 
 logger = logging.getLogger("segmentation")
 _LINE_EVERY = 30  # seconds between progress lines where there is no terminal
-_PACKAGES = ("mxnet", "mxnet-cu117", "mxnet-cu112", "numpy", "opencv-contrib-python-headless", "pillow", "simplejpeg",
-             "scipy", "scikit-learn", "distributed", "numba", "requests", "urllib3", "ImageHash", "icrawler")
+_PACKAGES = ("mxnet", "mxnet-cu117", "mxnet-cu112", "torch", "numpy", "opencv-contrib-python-headless", "pillow",
+             "simplejpeg", "scipy", "scikit-learn", "distributed", "numba", "requests", "urllib3", "ImageHash",
+             "icrawler")
 
 
 class _LosesNoRun:

@@ -19,7 +19,6 @@ from core.network.fcn import is_base_parameter, parameter_shapes
 from core.network.resnet import BN_EPSILON
 from core.network.snapshots import Parameters, adopt_recorded, read_parameters, write_parameters
 from core.network.weight_files import READ_ERRORS, Arrays, file_kind, read_keras, read_state_dict
-from core.runtime.mxnet_backend import mx
 
 _BASE_SETTINGS = ("width", "units", "stride_on", "mean_rgb")
 
@@ -204,9 +203,9 @@ def convert_base_model(config: Config, source: str, output: str, *, preprocessin
         logger.info("%-15s %-19s from %s, %s", name, shapes[name + "_weight"], *family.names(name))
     logger.info("left over: %s", left_over)
     values = _convert(layers, of_input, config.mean_rgb, epsilon)
-    write_parameters(output, Parameters(
-        *({name: mx.nd.array(values[name]) for name in part if name in values} for part in (arg_shapes, aux_shapes)),
-        settings=network_settings(config, _BASE_SETTINGS)))
+    parts = ({name: values[name].astype(np.float32) for name in shapes if name in values}
+             for shapes in (arg_shapes, aux_shapes))
+    write_parameters(output, Parameters(*parts, settings=network_settings(config, _BASE_SETTINGS)))
     logger.info("%s holds %d parameters; it goes with %s", output, len(values), "; ".join(
         f"{name}={getattr(config, name)}" for name in _BASE_SETTINGS))
 
@@ -302,7 +301,7 @@ class _Weights:
             raise UserError(f"{self.source}: {part} of layer {layer} has shape {found}, the network wants "
                             f"{tuple(shape)}: another network, or other settings width and units")
         try:  # the numbers are read only now
-            values = array.asnumpy() if isinstance(array, mx.nd.NDArray) else np.asarray(array)
+            values = np.asarray(array)
         except READ_ERRORS as error:
             raise UserError(f"{self.source} is damaged: {part} of layer {layer} can't be read: {error}") from error
         if values.dtype.kind != "f" or not np.isfinite(values).all():

@@ -10,7 +10,7 @@ so snapshots interchange with the published ones.
 A new backbone is a module as `resnet` and `efficientnet_lite`, and a line in BACKBONES. A new engine is a class as
 `symbols.SymbolOperations`.
 """
-from typing import Dict, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -59,6 +59,18 @@ def branches(ops, model: str, config: Config, dropout: float = 0.0):
     for name in ("g_multi_fc1", "g_multi_fc2"):
         whole = ops.dropout(ops.relu(ops.convolution(whole, name, config.global_channels)), dropout)
     return cells, ops.convolution(whole, "g_score", config.num_classes)
+
+
+def probabilities(ops, model: str, config: Config):
+    """Class probabilities (b, classes, h/8, w/8)."""
+    return ops.softmax(scores(ops, model, config)[0], "softmax")
+
+
+def branch_probabilities(ops, config: Config) -> List:
+    """The final model's branches apart: class probabilities (b, classes, h/8, w/8) of the cells by themselves, without
+    the image-level scores; and the image-level probabilities (b, classes, 1, 1), each class by itself."""
+    cells, whole = branches(ops, "final", config)
+    return [ops.softmax(cells, "cells"), ops.sigmoid(whole, "image_level")]
 
 
 def parameter_shapes(model: str, config: Config) -> Tuple[Shapes, Shapes]:

@@ -25,6 +25,12 @@ def global_stages(ops, config, shared, suffix):
     return stage(ops, config, stage(ops, config, shared, 4, stride=2, suffix=suffix), 5, stride=2, suffix=suffix)
 
 
+def activations(ops, config):
+    """Outputs of stages 3 and 4 for the images: (b, 24 * width, h / 8, w / 8)."""
+    third = shared_stages(ops, config, ops.input())
+    return ops.concat([third, stage(ops, config, third, 4, stride=1, dilation=2)])
+
+
 def stage(ops, config, data, number, stride, dilation=1, suffix=""):
     """Residual stage 2 to 5, with 2^number * width channels."""
     channels = config.width * 2 ** (number - 2)

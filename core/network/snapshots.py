@@ -20,12 +20,12 @@ from core.io.logs import logger
 from core.network.fcn import parameter_shapes
 from core.network.params_files import read_params, write_params
 from core.paths import Layout
-from core.runtime.mxnet_backend import mx
 
+Parts = Tuple[Dict[str, np.ndarray], Dict[str, np.ndarray]]  # (args, aux): float32 arrays by the parameters' names
 Parameters = collections.namedtuple("Parameters", "args aux settings")
 Parameters.__doc__ = """Content of a .params file.
 
-args, aux: dicts from parameter name to mxnet.nd.NDArray on the CPU.
+args, aux: dicts from parameter name to float32 array.
 settings: dict from the name of a setting to its value, as the file records them; empty where it records none.
 """
 
@@ -37,13 +37,13 @@ class Snapshot:
     Attributes:
         config: with the settings that the snapshot records.
         model: "init" or "final".
-        parameters: (args, aux), dicts from parameter name to mxnet.nd.NDArray on the CPU; just those of the network.
+        parameters: (args, aux), dicts from parameter name to float32 array; just those of the network.
         digest: SHA-256 of its file, as hexadecimal text.
     """
     config: Config
     model: str
     epoch: int
-    parameters: Tuple[Dict[str, mx.nd.NDArray], Dict[str, mx.nd.NDArray]]
+    parameters: Parts
     digest: str
 
 
@@ -51,12 +51,14 @@ def save_snapshot(layout, model, epoch, config, symbol, args, aux):
     """Write the parameters after `epoch`, and the network beside them.
 
     Args:
-        args, aux: dicts from parameter name to mxnet.nd.NDArray.
+        symbol: JSON of the network, as MXNet's users load it; None keeps the file that is there.
+        args, aux: dicts from parameter name to float32 array.
 
     Returns:
         path of the parameters.
     """
-    write_text(layout.symbol(model), symbol.tojson())
+    if symbol:
+        write_text(layout.symbol(model), symbol)
     path = layout.snapshot(model, epoch)
     write_parameters(path, Parameters(args, aux, network_settings(config)))
     return path
@@ -70,17 +72,8 @@ def write_parameters(path, parameters):
     """
     values = {"arg:" + name: value for name, value in parameters.args.items()}
     values.update(("aux:" + name, value) for name, value in parameters.aux.items())
-    values["settings:" + json.dumps(parameters.settings)] = mx.nd.zeros(1)  # an empty array can't be saved
-    write_arrays(path, values)
-
-
-def write_arrays(path, values):
-    """Write a dict from name to mxnet.nd.NDArray in MXNet's format, whole or not at all.
-
-    Raises:
-        UserError: the folder can't be written to, or the disk is full.
-    """
-    write_params(path, {name: value.asnumpy() for name, value in values.items()})
+    values["settings:" + json.dumps(parameters.settings)] = np.zeros(1, np.float32)  # an empty array can't be saved
+    write_params(path, values)
 
 
 def read_parameters(path):
@@ -90,31 +83,19 @@ def read_parameters(path):
         UserError: the file is missing, damaged, holds no named parameters, or some that are not finite, which a ReLU
             turns into zeros that nobody notices.
     """
-    values = read_arrays(path)
+    values = read_params(path)
     parts = {"arg": {}, "aux": {}}
     settings = {}
     for key, value in values.items():
         kind, _, name = key.partition(":")
         if kind in parts:
-            if not np.isfinite(value.asnumpy()).all():
+            if not np.isfinite(value).all():
                 raise UserError("%s: %s holds numbers that are not finite: the file is damaged, or its training had "
                                 "diverged" % (path, name))
             parts[kind][name] = value
         elif kind == "settings":
             settings = read_record(name, path)
     return Parameters(parts["arg"], parts["aux"], settings)
-
-
-def read_arrays(path):
-    """Content of a file in MXNet's format.
-
-    Returns:
-        dict from name to mxnet.nd.NDArray on the CPU.
-
-    Raises:
-        UserError: the file is missing, damaged, or its arrays have no names.
-    """
-    return {name: mx.nd.array(value, dtype=value.dtype) for name, value in read_params(path).items()}
 
 
 def read_record(text, path):
@@ -136,13 +117,13 @@ def parameters_digest(args, aux):
     """SHA-256 of parameters, whatever file they are in, as hexadecimal text.
 
     Args:
-        args, aux: dicts from parameter name to mxnet.nd.NDArray.
+        args, aux: dicts from parameter name to float32 array.
     """
     digest = hashlib.sha256()
     for part in (args, aux):
         for name in sorted(part):
             digest.update(name.encode("utf-8"))
-            digest.update(part[name].asnumpy().tobytes())
+            digest.update(part[name].tobytes())
     return digest.hexdigest()
 
 
@@ -194,8 +175,8 @@ def _read_snapshot(config, model, epoch):
         for found, shapes in zip((parameters.args, parameters.aux), parameter_shapes(model, config)))
 
 
-def matching(path: str, found: Dict[str, mx.nd.NDArray], name: str, shape: Tuple[int, ...], network: str
-             ) -> mx.nd.NDArray:
+def matching(path: str, found: Dict[str, np.ndarray], name: str, shape: Tuple[int, ...], network: str
+             ) -> np.ndarray:
     """The parameter `name` of a file, checked.
 
     Args:

@@ -1,7 +1,7 @@
 """The networks as MXNet symbols."""
 from core.classes import IGNORE_LABEL
 from core.config import STRIDE
-from core.network import fcn, resnet
+from core.network import fcn
 from core.runtime.mxnet_backend import mx
 
 
@@ -58,6 +58,9 @@ class SymbolOperations:
         """(b, channels, 1, 1)."""
         return mx.sym.Pooling(data, kernel=(1, 1), global_pool=True, pool_type="max", name=name)
 
+    def average_pool(self, data, kernel, stride):
+        return mx.sym.Pooling(data, kernel=(kernel, kernel), stride=(stride, stride), pool_type="avg")
+
     def dropout(self, data, share):
         return mx.sym.Dropout(data, p=share) if share else data
 
@@ -70,6 +73,12 @@ class SymbolOperations:
 
     def broadcast_add(self, data, scores):
         return mx.sym.broadcast_add(data, scores)
+
+    def softmax(self, scores, name):
+        return mx.sym.softmax(scores, axis=1, name=name)
+
+    def sigmoid(self, scores, name):
+        return mx.sym.sigmoid(scores, name=name)
 
 
 def training_symbol(model, config, device_batch, stored_statistics=True):
@@ -120,35 +129,4 @@ def inference_symbol(model, config, folded=False):
     Args:
         folded: the network of `fcn.fold_batch_norms`, with biases in place of batch norms.
     """
-    scores, _ = fcn.scores(SymbolOperations("folded" if folded else "stored"), model, config)
-    return mx.sym.softmax(scores, axis=1, name="softmax")
-
-
-def branches_symbol(config, folded=False):
-    """The final model's branches apart, for data (b, 3, h, w).
-
-    Outputs: class probabilities (b, classes, h/8, w/8) of the cells by themselves, without the image-level scores; and
-    the image-level probabilities (b, classes, 1, 1), each class by itself.
-
-    Args:
-        folded: as in `inference_symbol`.
-    """
-    cells, whole = fcn.branches(SymbolOperations("folded" if folded else "stored"), "final", config)
-    return mx.sym.Group([mx.sym.softmax(cells, axis=1, name="cells"), mx.sym.sigmoid(whole, name="image_level")])
-
-
-def backbone_symbol(config, folded=False):
-    """Network that maps data (b, 3, h, w) to the activations of ResNet-50's stages 3 and 4: (b, 24 * width, h/8, w/8).
-
-    Args:
-        folded: as in `inference_symbol`.
-    """
-    ops = SymbolOperations("folded" if folded else "stored")
-    third = resnet.shared_stages(ops, config, ops.input())
-    return mx.sym.concat(third, resnet.stage(ops, config, third, 4, stride=1, dilation=2), dim=1, name="activations")
-
-
-def folded_parameters(args, aux):
-    """`fcn.fold_batch_norms` for a network of mxnet.nd.NDArray: dict from name to mxnet.nd.NDArray."""
-    parts = ({name: value.asnumpy() for name, value in part.items()} for part in (args, aux))
-    return {name: mx.nd.array(value) for name, value in fcn.fold_batch_norms(*parts).items()}
+    return fcn.probabilities(SymbolOperations("folded" if folded else "stored"), model, config)

@@ -102,6 +102,15 @@ def check_capabilities(numbers):
                             % (number, major.value, minor.value, _CAPABILITIES[0], _CAPABILITIES[-1]))
 
 
+def serves(numbers):
+    """Whether the installed build of MXNet can use these GPUs, as far as the driver knows them."""
+    try:
+        check_capabilities(numbers)
+    except UserError:
+        return False
+    return has_gpu() and any("-cu" in name for name in installed_builds())
+
+
 def has_gpu():
     """Whether the driver knows a GPU, be MXNet's build for GPUs or not."""
     driver, count = _driver(), ctypes.c_int()

@@ -1,4 +1,4 @@
-"""The one module that imports mxnet; and the choice of devices and of number formats.
+"""The one module that imports mxnet, and its devices and number formats.
 
 MXNet 1.9.1, the last release, was written for older numpy and Python: see `core.runtime.old_names`. Only one thread may
 call MXNet.
@@ -7,13 +7,13 @@ import atexit
 import contextlib
 import ctypes
 import os
-import re
 import sys
 from typing import List, Set
 
 from core.config import CLUSTER_STORES
 from core.errors import UserError
 from core.io.logs import logger
+from core.runtime.devices import Device, check_numbers, leave
 from core.runtime.gpu_libraries import check_capabilities, has_gpu, prepare_gpu_build
 from core.runtime.hardware import cpu_flags, physical_cores
 from core.runtime.old_names import old_names
@@ -86,83 +86,38 @@ def joined_cluster(kv_store):
         yield store
     except BaseException as error:
         # To close the store would be to wait for the others. The argument keeps it open until then.
-        atexit.register(_leave, store, 2 if isinstance(error, UserError) else 1)
+        atexit.register(leave, 2 if isinstance(error, UserError) else 1, store)
         raise
 
 
-def _leave(_, status):
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+def context(device: Device) -> mx.Context:
+    return mx.gpu(device.number) if device.kind == "gpu" else mx.cpu(device.number)
 
 
-def resolve_devices(text):
-    """MXNet contexts for a device flag.
+def own_devices(kind: str, numbers: List[int]) -> List[Device]:
+    """Devices of this process, as `engines.resolve_devices` gives them.
 
     Args:
-        text: GPU numbers such as "0" or "0,1,2,3"; "cpu"; or "cpu:N" for N data-parallel CPU contexts.
-
-    Returns:
-        list of mxnet.Context. Where MXNet has no usable GPU, GPU numbers become the CPU, which is logged.
-
-    Raises:
-        UserError: the text is none of these, or names a GPU that this machine lacks.
+        kind: "cpu" or "gpu".
     """
-    devices = _parse_devices(text.strip())
-    logger.info("device: %s", ", ".join(map(str, devices)))
-    return devices
-
-
-def _parse_devices(text):
-    cpus = re.fullmatch(r"cpu(?::([1-9][0-9]?))?", text)
-    if cpus:
-        return [mx.cpu(i) for i in range(int(cpus.group(1) or 1))]
-    if not re.fullmatch(r"[0-9]+(,[0-9]+)*", text):
-        raise UserError("device %r: expected GPU numbers such as 0 or 0,1,2,3, or cpu, or cpu:2" % text)
-    numbers = [int(number) for number in text.split(",")]
-    if len(set(numbers)) < len(numbers):
-        raise UserError("device %r names a GPU twice" % text)
+    if kind == "cpu":
+        return [Device("mxnet", "cpu", number) for number in numbers]
     available = _gpus()
     if not available:
-        hint = " (the GPU of this machine needs the build of dependencies-gpu.txt)" if has_gpu() else ""
+        hint = (" (the GPU of this machine needs the build of dependencies-gpu.txt, or torch: dependencies-torch.txt)"
+                if has_gpu() else "")
         logger.info("no usable GPU for this build of MXNet: using the CPU%s", hint)
-        return [mx.cpu()]
-    missing = [number for number in numbers if number >= available]
-    if missing:
-        raise UserError("there is no GPU %d; this machine has %d, numbered from 0" % (missing[0], available))
+        return [Device("mxnet")]
+    check_numbers(numbers, available)
     check_capabilities(numbers)
-    return [mx.gpu(number) for number in numbers]
+    return [Device("mxnet", "gpu", number) for number in numbers]
 
 
-@contextlib.contextmanager
-def explaining_out_of_memory(remedy: str):
-    """Raise UserError where MXNet runs out of memory in the block: its own errors are pages of C++ calls.
-
-    Args:
-        remedy: what needs less memory, for the message.
-    """
-    try:
-        yield
-    except RuntimeError as error:  # MXNetError is one, and simple_bind raises a plain one in its place
-        if re.search("out of memory|Failed to allocate|could not create a primitive", str(error), re.IGNORECASE):
-            raise UserError(f"the memory of the device ran out: {remedy}") from error
-        raise
-
-
-def resolve_dtype(text: str, devices: List[mx.Context], fastest: bool = False) -> str:
-    """Type that the network computes in, for a setting "auto", "float32", "bfloat16" or "float16"; it is logged.
-
-    Args:
-        fastest: auto is bfloat16 on CPUs with AMX, where it is several times as fast; otherwise it is float32
-            everywhere, so that results do not depend on the machine.
-
-    Returns:
-        "float32", "bfloat16" or "float16".
-
-    Raises:
-        UserError: MXNet can't compute in that type on these devices.
-    """
-    on_cpu = any(device.device_type == "cpu" for device in devices)
+def resolve_dtype(text: str, devices: List[Device], fastest: bool = False) -> str:
+    """As `engines.resolve_dtype`."""
+    on_cpu = any(device.kind == "cpu" for device in devices)
+    if text == "tf32":
+        raise UserError("--dtype tf32 is for --engine torch; choose float32 or another type")
     if text == "float16" and on_cpu:
         raise UserError("--dtype float16 is for GPUs; on a CPU choose float32 or bfloat16")
     if text == "bfloat16" and not on_cpu:

@@ -13,21 +13,21 @@ import json
 import os
 from typing import Any, Dict, Optional, Tuple
 
+import numpy as np
+
 from core.config import TRAINING_SETTINGS, Config, network_settings
 from core.errors import UserError
 from core.io.files import file_digest, read_json, remove
 from core.io.logs import logger
+from core.network.params_files import read_params, write_params
 from core.network.snapshots import (
     adopt_recorded,
     load_snapshot,
     parameters_digest,
-    read_arrays,
     read_record,
     save_snapshot,
-    write_arrays,
 )
 from core.paths import Layout
-from core.runtime.mxnet_backend import mx
 from core.training.initialization import base_file
 
 _STATES_KEPT = 2  # the last one, and one more in case that its snapshot gets damaged
@@ -36,8 +36,8 @@ Checkpoint = collections.namedtuple("Checkpoint", "epoch parameters momentum rec
 Checkpoint.__doc__ = """Where a run stands.
 
 epoch: the last finished one.
-parameters: (args, aux), dicts from name to mxnet.nd.NDArray on the CPU.
-momentum: dict from parameter name to mxnet.nd.NDArray; empty without momentum.
+parameters: (args, aux), dicts from name to float32 array.
+momentum: dict from parameter name to float32 array; empty without momentum.
 record: dict, as `run_record` makes it.
 """
 
@@ -63,6 +63,7 @@ def save_checkpoint(layout, model, config, symbol, checkpoint, keep=None):
     """Write state and snapshot, then remove what is no longer needed.
 
     Args:
+        symbol: JSON of the network, as MXNet's users load it; None keeps the file that is there.
         checkpoint: Checkpoint.
         keep: number of the run's last snapshots that stay, beside the best one of eval_loop.py's ranking; None: all.
 
@@ -75,8 +76,8 @@ def save_checkpoint(layout, model, config, symbol, checkpoint, keep=None):
             remove(layout.state(model, later), missing_ok=True)
     record = dict(checkpoint.record, parameters_sha256=parameters_digest(args, aux))
     values = {"momentum:" + name: value for name, value in checkpoint.momentum.items()}
-    values["record:" + json.dumps(record)] = mx.nd.zeros(1)  # an empty array can't be saved
-    write_arrays(layout.state(model, epoch), values)
+    values["record:" + json.dumps(record)] = np.zeros(1, np.float32)  # an empty array can't be saved
+    write_params(layout.state(model, epoch), values)
     path = save_snapshot(layout, model, epoch, config, symbol, args, aux)
 
     for earlier in layout.epochs(model, "states"):
@@ -111,7 +112,7 @@ def find_checkpoint(layout: Layout, model: str, config: Config, *, data: Dict[st
         path = layout.state(model, epoch)
         with _naming_the_way_on(model, epoch, states[-position - 1:-position]):
             momentum, record = _read_state(path)
-            read_arrays(layout.snapshot(model, epoch))
+            read_params(layout.snapshot(model, epoch))
         if start_epoch is not None and record["start_epoch"] != start_epoch:
             continue
         if not {"images_sha256", "masks_sha256"} <= set(record):
@@ -160,7 +161,7 @@ def _check_record(layout, model, epoch, *, record, config, data, devices):
 
 
 def _read_state(path):
-    values = read_arrays(path)
+    values = read_params(path)
     momentum, record = {}, None
     for key, value in values.items():
         kind, _, name = key.partition(":")

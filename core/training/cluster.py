@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from typing import List, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional
 
 from core.errors import UserError
 from core.io.files import read_text
@@ -63,7 +63,7 @@ def launch(command, hosts_file=None, slurm=False, workers=1, servers=1, address=
         hosts = [Host(name) for name in (_slurm_hosts() if slurm else ["localhost"])]
     alone = not (hosts_file or slurm)
     address = address or ("127.0.0.1" if alone else _address_towards(hosts[0].name))
-    environment = {"DMLC_PS_ROOT_URI": address, "DMLC_PS_ROOT_PORT": str(_free_port()),
+    environment = {"DMLC_PS_ROOT_URI": address, "DMLC_PS_ROOT_PORT": str(free_port()),
                    "DMLC_NUM_WORKER": str(workers * len(hosts)), "DMLC_NUM_SERVER": str(servers * len(hosts))}
     if alone:
         environment["DMLC_LOCAL"] = "1"  # sockets in the file system instead of the network
@@ -82,6 +82,18 @@ def launch(command, hosts_file=None, slurm=False, workers=1, servers=1, address=
                 port = ["-p", str(host.port)] if host.port else []
                 below = [*_SSH, *port, host.name, " ".join(map(shlex.quote, below))]
             processes.start(f"the part of the job on {host.name}", below, {}, tied=True)
+        processes.watch()
+
+
+def run_here(command: List[str], environments: List[Dict[str, str]]) -> None:
+    """Run a command as workers on this machine, to its end, each with variables of its own.
+
+    Raises:
+        UserError: one failed or died; then all are ended.
+    """
+    with _Processes() as processes:
+        for number, environment in enumerate(environments):
+            processes.start(f"worker {number}", command, environment)
         processes.watch()
 
 
@@ -230,9 +242,9 @@ class _Processes:
                 self._sign()
                 signed = time.monotonic()
             states = [(name, process.poll(), essential) for name, process, essential in self._running]
-            for name, status, _ in states:
-                if status:
-                    raise UserError("%s %s: the job is ended" % (name, _words(status)))
+            failed = min(((status, name) for name, status, _ in states if status), default=None)
+            if failed:  # a killed one rather than those that miss it
+                raise UserError(f"{failed[1]} {_words(failed[0])}: the job is ended")
             late = [name for name, status, _ in states if status is None]
             if not late:
                 return
@@ -300,7 +312,8 @@ def _address_towards(host):
                         % (host, error.strerror or error)) from error
 
 
-def _free_port():
+def free_port():
+    """Number of a port that no one uses."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]

@@ -1,5 +1,5 @@
 """Parameters that a run starts from: those of a base model, or random ones."""
-from typing import Dict, Optional, Tuple
+from typing import Optional, Tuple
 
 import numpy as np
 
@@ -8,15 +8,13 @@ from core.errors import UserError
 from core.io.logs import logger
 from core.network import efficientnet_lite, imagenet_weights
 from core.network.fcn import BACKBONES, base_layer_name, is_base_parameter, parameter_shapes
-from core.network.snapshots import Parameters, adopt_recorded, read_parameters
-from core.network.symbols import training_inputs, training_symbol
+from core.network.snapshots import Parameters, Parts, adopt_recorded, read_parameters
 from core.paths import Layout
-from core.runtime.mxnet_backend import mx
+from core.runtime.devices import Device
 from core.training.batches import Batch
+from core.training.engines import steps_on
 
 _BASE_SETTINGS = ("stride_on", "mean_rgb")  # what the backbone fits beside its shapes
-
-Parts = Tuple[Dict[str, mx.nd.NDArray], Dict[str, mx.nd.NDArray]]  # (args, aux)
 
 
 def base_file(config: Config) -> Optional[str]:
@@ -34,7 +32,7 @@ def from_base_model(config: Config, model: str) -> Tuple[Config, Parts]:
 
     Returns:
         (config, (args, aux)): config with the stride placement and the mean that the base model records; dicts from
-        parameter name to mxnet.nd.NDArray on the CPU.
+        parameter name to float32 array.
 
     Raises:
         UserError: the base model is damaged, lacks a parameter of the stages, has one of another shape, or records
@@ -62,32 +60,24 @@ def from_base_model(config: Config, model: str) -> Tuple[Config, Parts]:
     return config, parts
 
 
-def from_scratch(config: Config, model: str, device: mx.Context, batch: Batch) -> Parts:
+def from_scratch(config: Config, model: str, device: Device, batch: Batch) -> Parts:
     """Random parameters, and batch norms that store the statistics of a batch.
 
     Returns:
-        (args, aux), dicts from parameter name to mxnet.nd.NDArray on the CPU.
+        (args, aux), dicts from parameter name to float32 array.
     """
     rng = np.random.default_rng((config.seed, 2))
     arg_shapes, aux_shapes = parameter_shapes(model, config)
     args = {name: _random(rng, name, shape, config) for name, shape in arg_shapes.items()}
-
-    inputs, labels = training_inputs(model, config, config.batch_size)
-    symbol = training_symbol(model, config, config.batch_size, stored_statistics=False)
-    mx.random.seed(config.seed)
-    executor = symbol.simple_bind(device, grad_req="write", **dict(inputs + labels))
-    executor.copy_params_from(args)
-    executor.forward(is_train=True, data=mx.nd.array(batch.data))
-    executor.backward()  # it is this that stores the statistics
-    return args, {name: executor.aux_dict[name].as_in_context(mx.cpu()) for name in aux_shapes}
+    aux = steps_on(device).batch_statistics(config, model, device, args, batch)
+    return args, {name: aux[name] for name in aux_shapes}
 
 
 def _imagenet_parameters():
     """ImageNet's EfficientNet-Lite2 for an input that is not scaled, RGB - 127."""
     args, aux = efficientnet_lite.read_imagenet_weights()
     args["stem_weight"] = args["stem_weight"] / np.float32(efficientnet_lite.SCALE)
-    return Parameters(*({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux)),
-                      {"mean_rgb": 3 * [efficientnet_lite.MEAN]})
+    return Parameters(args, aux, {"mean_rgb": 3 * [efficientnet_lite.MEAN]})
 
 
 def _random(rng, name, shape, config):
@@ -97,10 +87,10 @@ def _random(rng, name, shape, config):
     stages (He et al., "Delving Deep into Rectifiers", ICCV 2015, equation 10), new_layer_deviation in new layers.
     """
     if name.endswith(("_gamma", "_moving_var")):
-        return mx.nd.ones(shape)
+        return np.ones(shape, np.float32)
     if name.endswith(("_beta", "_bias", "_moving_mean")):
-        return mx.nd.zeros(shape)
+        return np.zeros(shape, np.float32)
     deviation = 0 if is_base_parameter(name) else config.new_layer_deviation
     if name in ("score_weight", "g_score_weight"):
         deviation = 0.01  # the first softmax is nearly uniform, however wide the layers are
-    return mx.nd.array(rng.normal(0, deviation or np.sqrt(2 / np.prod(shape[1:])), shape))
+    return rng.normal(0, deviation or np.sqrt(2 / np.prod(shape[1:])), shape).astype(np.float32)

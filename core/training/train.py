@@ -13,15 +13,16 @@ from core.io.locks import locked
 from core.io.logs import logger
 from core.network.snapshots import load_snapshot
 from core.paths import Layout
-from core.runtime.mxnet_backend import explaining_out_of_memory, mx
+from core.runtime.devices import Device, explaining_out_of_memory
 from core.training.batches import BatchLoader
 from core.training.checkpoint import Checkpoint, find_checkpoint, run_record, save_checkpoint, start_file
+from core.training.engines import steps_on
 from core.training.initialization import from_base_model, from_scratch
 from core.training.metrics_log import MetricsLog
 from core.training.trainer import Trainer
 
 
-def train(config: Config, model: str, *, devices: List[mx.Context], start_epoch: Optional[int] = None,
+def train(config: Config, model: str, *, devices: List[Device], start_epoch: Optional[int] = None,
           resume: bool = False, keep: Optional[int] = None, store=None) -> None:
     """Train `model` up to `config.max_epoch`, with a snapshot after every epoch.
 
@@ -32,7 +33,8 @@ def train(config: Config, model: str, *, devices: List[mx.Context], start_epoch:
         resume: continue the interrupted run of this start (of any start, if it is None), exactly as if it had not been
             interrupted; without such a run, start one.
         keep: number of the run's last snapshots that stay, beside the best one of eval_loop.py's ranking; None: all.
-        store: mxnet.kvstore.KVStore of the workers that share every batch; only the one of rank 0 logs and saves.
+        store: what `workers.joined_workers` gives for the workers that share every batch; only the one of rank 0 logs
+            and saves.
 
     Raises:
         UserError: samples, base model or snapshot are missing or wrong, the run to resume had other settings, another
@@ -73,7 +75,7 @@ def _train(config, model, *, devices, start_epoch, resume, keep, store):
                                     epoch=start_epoch or 0, total=total)
 
     if store:
-        _check_agreement(store, checkpoint)
+        _check_agreement(devices[0], store, checkpoint)
     metrics = MetricsLog(layout.metrics(model), checkpoint.epoch) if not rank else None
     trainer = Trainer(config, model, devices=devices, parameters=checkpoint.parameters, start_epoch=checkpoint.epoch,
                       momentum=checkpoint.momentum, store=store, metrics=metrics)
@@ -90,14 +92,11 @@ def _train(config, model, *, devices, start_epoch, resume, keep, store):
         batches.close()
 
 
-def _check_agreement(store, checkpoint):
+def _check_agreement(device, store, checkpoint):
     """Raise UserError if this worker starts from other files or settings than the one of rank 0."""
     text = json.dumps([checkpoint.epoch, checkpoint.record], sort_keys=True)
     mine = np.frombuffer(hashlib.sha256(text.encode("utf-8")).digest(), np.uint8).astype(np.float32)
-    first = mx.nd.zeros(mine.shape)
-    store.init("agreement", mx.nd.array(mine))  # the value of rank 0 counts
-    store.pull("agreement", first)
-    if (first.asnumpy() != mine).any():
+    if (steps_on(device).of_first_worker(store, mine) != mine).any():
         raise UserError(f"worker {store.rank} starts from another epoch, list, base model or number of devices, or "
                         "with other images, masks or settings, than worker 0: all hosts need the same files, as in a "
                         "shared folder")

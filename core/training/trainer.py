@@ -9,78 +9,43 @@ from core.classes import IGNORE_LABEL
 from core.config import Config
 from core.errors import UserError
 from core.io.logs import logger, progress
-from core.network.fcn import frozen_parameters
-from core.network.symbols import training_inputs, training_symbol
-from core.runtime.mxnet_backend import mx
+from core.network.snapshots import Parts
+from core.runtime.devices import Device
 from core.training.batches import Batch
-from core.training.initialization import Parts
+from core.training.engines import steps_on
 from core.training.metrics_log import MetricsLog
 
 _LINES_PER_EPOCH = 4
-_POLY_POWER = 0.9  # Chen et al., "DeepLab" (PAMI 2018), section 4.1
 
 
 class Trainer:
-    """A bound network with its optimizer, and the epoch loop.
+    """The epoch loop around an engine's training steps.
 
     Attributes:
-        symbol: the network with its losses.
+        symbol, parameters, momentum: those of `mxnet_steps.Steps`; symbol is None with torch.
         epoch_size: batches in an epoch.
     """
 
-    def __init__(self, config: Config, model: str, *, devices: List[mx.Context], parameters: Parts,
-                 start_epoch: int = 0, momentum: Optional[Dict[str, mx.nd.NDArray]] = None, store=None,
+    def __init__(self, config: Config, model: str, *, devices: List[Device], parameters: Parts,
+                 start_epoch: int = 0, momentum: Optional[Dict[str, np.ndarray]] = None, store=None,
                  metrics: Optional[MetricsLog] = None):
         """
         Args:
             parameters: (args, aux) to start from.
             start_epoch: the last finished epoch.
             momentum: as `momentum` returns it; None starts from zeros.
-            store: mxnet.kvstore.KVStore of the workers that share every batch, or None.
+            store: what `workers.joined_workers` gives: the workers that share every batch, or None.
             metrics: receives what is logged too.
         """
         self._config = config
         self._model = model
         self._metrics = metrics
         self.epoch_size = config.init_epoch_size if model == "init" else config.final_epoch_size
-        self._rank, workers = (store.rank, store.num_workers) if store else (0, 1)
-        total = len(devices) * workers
-        self.symbol = training_symbol(model, config, config.batch_size // total)
-        inputs, labels = training_inputs(model, config, config.batch_size // workers)
-        self._module = mx.mod.Module(self.symbol, [name for name, _ in inputs], [name for name, _ in labels],
-                                     context=devices, fixed_param_names=frozen_parameters(model, config))
-        self._module.bind(inputs, labels)
-        self._module.init_params(arg_params=parameters[0], aux_params=parameters[1])
-        settings = {"learning_rate": config.learning_rate, "momentum": config.momentum, "wd": config.weight_decay,
-                    "rescale_grad": 1.0 / total}
-        if config.learning_rate_decay == "poly":
-            settings["lr_scheduler"] = mx.lr_scheduler.PolyScheduler(
-                (config.max_epoch - 1) * self.epoch_size, config.learning_rate, _POLY_POWER)
-            settings["begin_num_update"] = start_epoch * self.epoch_size
-        self._module.init_optimizer(store or config.kv_store, "sgd", settings)
-        self._set_momentum(momentum or {})
-
-    def parameters(self) -> Parts:
-        """(args, aux): dicts from parameter name to mxnet.nd.NDArray on the CPU."""
-        # Those of the first device: the mean over equal devices, which get_params returns, may differ in the last bit.
-        group = self._module._exec_group
-        return tuple({name: arrays[0].copyto(mx.cpu()) for name, arrays in zip(*part)}
-                     for part in ((group.param_names, group.param_arrays), (group.aux_names, group.aux_arrays)))
-
-    def momentum(self) -> Dict[str, mx.nd.NDArray]:
-        """dict from parameter name to mxnet.nd.NDArray; empty without momentum."""
-        states = self._module._updater.states
-        first = {name: states.get(index * len(self._module._context))
-                 for index, name in enumerate(self._module._exec_group.param_names)}
-        return {name: value for name, value in first.items() if value is not None}
-
-    def _set_momentum(self, momentum):
-        """Start from what `momentum` returned; every device has its own copy."""
-        updater, devices = self._module._updater, self._module._context
-        for index, name in enumerate(self._module._exec_group.param_names):
-            for number, device in enumerate(devices if name in momentum else ()):
-                updater.states[index * len(devices) + number] = momentum[name].copyto(device)
-                updater.states_synced[index * len(devices) + number] = True
+        self._rank = store.rank if store else 0
+        self._steps = steps_on(devices[0]).Steps(
+            config, model, devices=devices, parameters=parameters, momentum=momentum or {}, store=store,
+            first=start_epoch * self.epoch_size, last=(config.max_epoch - 1) * self.epoch_size)
+        self.symbol, self.parameters, self.momentum = self._steps.symbol, self._steps.parameters, self._steps.momentum
 
     def train_epoch(self, epoch: int, batches: Iterator[Batch]) -> None:
         """Train on the next `epoch_size` batches.
@@ -89,7 +54,7 @@ class Trainer:
             UserError: the loss of a batch is not finite; its images are named.
         """
         # Dropout: the same in a run that resumes here, another one in every epoch and every worker.
-        mx.random.seed(self._config.seed * 100003 + epoch + 1009 * self._rank)
+        self._steps.seed(self._config.seed * 100003 + epoch + 1009 * self._rank)
         meter = _Meter(self._config, epoch, self.epoch_size)
         waiting = None
         steps = range(self.epoch_size)
@@ -98,24 +63,18 @@ class Trainer:
         for _ in steps:
             with meter.waiting_for_data():
                 batch = next(batches)
-            labels = [mx.nd.array(batch.labels)]
-            if self._model == "final":
-                labels.append(mx.nd.array(batch.image_labels))
-            self._module.forward_backward(mx.io.DataBatch([mx.nd.array(batch.data)], labels))
-            self._module.update()
-            # Copies, for the next step writes over the outputs; read then, so that the devices never wait for Python.
-            outputs = [output.copy() for output in self._module.get_outputs()]
-            if waiting:
+            outputs = self._steps.step(batch)
+            if waiting:  # one step later, so that the devices never wait for Python
                 self._count(meter, *waiting)
             waiting = batch, outputs
         self._count(meter, *waiting)
 
     def _count(self, meter, batch, outputs):
-        meter.add(batch, outputs)
+        meter.add(batch, outputs())
         if meter.is_due():
             row = meter.report()
             if self._metrics:
-                self._metrics.add(lr=self._module._optimizer.learning_rate, **row)
+                self._metrics.add(lr=self._steps.learning_rate, **row)
 
 
 class _Meter:
@@ -149,11 +108,11 @@ class _Meter:
         self._batches += 1
         valid = batch.labels != IGNORE_LABEL
         truth = np.where(valid, batch.labels, 0).astype(np.intp)
-        probabilities = outputs[0].asnumpy().reshape(len(truth), -1, truth.shape[1])
+        probabilities = outputs[0].reshape(len(truth), -1, truth.shape[1])
         loss = _cross_entropy(np.take_along_axis(probabilities, truth[:, None], axis=1)[:, 0][valid]).sum()
         label_loss = 0.0
         if len(outputs) > 1:
-            present = outputs[1].asnumpy()
+            present = outputs[1]
             label_loss = _cross_entropy(np.where(batch.image_labels > 0, present, 1 - present)).mean()
             self._has_label_loss = True
         if not np.isfinite(loss + label_loss):

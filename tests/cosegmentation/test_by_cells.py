@@ -7,7 +7,7 @@ import sys
 import make_sample
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import CPUS, ROOT
 
 from core.classes import VOC_CLASSES
 from core.config import Config
@@ -22,12 +22,12 @@ from core.io.images import write_image, write_mask
 from core.network import imagenet_weights
 from core.paths import Layout
 
-mx = pytest.importorskip("core.runtime.mxnet_backend").mx
+pytest.importorskip("core.runtime.mxnet_backend")
 SETTINGS = {"web_side": 96, "web_rounds": 2, "web_min_score": 0.0, "web_min_likeness": 0.0}
 
 
 def cosegment(config, **options):
-    return stage.cosegment(config, features="imagenet", device=lambda: mx.cpu(), **options)
+    return stage.cosegment(config, features="imagenet", device=lambda: CPUS[0], **options)
 
 
 @pytest.fixture(autouse=True)
@@ -206,7 +206,7 @@ def test_a_killed_run_resumes_to_the_same_masks(web):
     program = ("import os, signal, sys\n"
                "from core.config import Config\n"
                "from core.cosegmentation import cosegment as stage, imagenet_maps\n"
-               "from core.runtime.mxnet_backend import mx\n"
+               "from core.runtime.devices import Device\n"
                "imagenet_maps._SIDE = 160\n"
                "left = [int(sys.argv[2])]\n"
                "replace = os.replace\n"
@@ -216,7 +216,7 @@ def test_a_killed_run_resumes_to_the_same_masks(web):
                "    replace(*paths)\n"
                "os.replace = last\n"
                f"config = Config(root=sys.argv[1], **{SETTINGS!r})\n"
-               "stage.cosegment(config, features='imagenet', device=lambda: mx.cpu())")
+               "stage.cosegment(config, features='imagenet', device=lambda: Device('mxnet'))")
     for writes in (9, 35):
         done = subprocess.run([sys.executable, "-c", program, web.root, str(writes)], cwd=ROOT,
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -14,7 +14,7 @@ import make_sample
 import numpy as np
 import pytest
 import scipy.linalg
-from conftest import ROOT, TINY
+from conftest import CPUS, ROOT, TINY
 
 from core.classes import VOC_CLASSES
 from core.config import Config
@@ -697,9 +697,10 @@ def start_dask(code, *arguments, environment=None):
 
 def test_activations_of_random_weights_replace_hog(web, tmp_path):
     mx = pytest.importorskip("core.runtime.mxnet_backend").mx
-    from core.network.symbols import backbone_symbol
+    from core.network import resnet
+    from core.network.symbols import SymbolOperations
     config = Config(root=web.root, **dict(SETTINGS, **TINY))
-    symbol = backbone_symbol(config)
+    symbol = resnet.activations(SymbolOperations(), config)
     shapes, _, aux = symbol.infer_shape(data=(1, 3, 64, 64))
     values = {"arg:" + name: mx.nd.random.normal(0, 0.1, shape) for name, shape in
               zip(symbol.list_arguments(), shapes) if name != "data"}
@@ -707,7 +708,7 @@ def test_activations_of_random_weights_replace_hog(web, tmp_path):
     os.makedirs(config.path("models"))
     mx.nd.save(config.path("models", "resnet50.params"), values)
     assert stage.feature_set(config)[0] == "resnet"
-    stage.cosegment(config, device=lambda: mx.cpu())
+    stage.cosegment(config, device=lambda: CPUS[0])
     folder = config.path("cache", "web_masks", "activations")
     image, _ = make_sample.web_picture(np.random.default_rng((9, 6, 0)), "bus")
     scale = 96 / max(image.shape[:2])
@@ -724,7 +725,7 @@ def test_a_base_model_of_another_network_is_refused(web):
     os.makedirs(web.path("models"))
     mx.nd.save(web.path("models", "resnet50.params"), {"arg:conv1_weight": mx.nd.ones((2, 2))})
     with pytest.raises(UserError, match="conv1_weight has shape .*, the ResNet-50 base model wants"):
-        stage.cosegment(web, device=lambda: mx.cpu())
+        stage.cosegment(web, device=lambda: CPUS[0])
 
 
 def test_evaluation_names_a_missing_mask(web):

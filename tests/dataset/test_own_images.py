@@ -15,7 +15,7 @@ from core.errors import UserError
 from core.inference.estimate_masks import estimate_train_masks
 from core.io.files import read_bytes
 from core.io.images import read_image, read_mask, write_image, write_mask
-from core.runtime.mxnet_backend import resolve_devices
+from core.runtime.engines import resolve_devices
 
 CLASSES = ("background", "mug", "wooden spoon", "key")
 

@@ -40,7 +40,7 @@ def main():
         try:
             for part in read_parameters(path)[:2]:
                 for value in part.values():
-                    value.asnumpy()
+                    value.sum()
         except UserError as error:
             assert os.path.basename(path) in str(error)
             refused += 1

@@ -2,16 +2,20 @@ import cv2
 import numpy as np
 import pytest
 import reference
+from conftest import CPUS
 from test_network import random_parameters
 
 from core.config import Config
 from core.errors import UserError
-from core.inference.segmenter import Network, Segmenter, branch_scores, prepare
+from core.inference.mxnet_network import Network
+from core.inference.segmenter import Segmenter, branch_scores, prepare
 from core.inference.upsampling import combine_scales, upsampling_matrix
 from core.network.snapshots import Snapshot
 from core.runtime import mxnet_backend as backend
+from core.runtime.devices import Device
+from core.runtime.engines import resolve_dtype
 from core.runtime.hardware import cpu_flags
-from core.runtime.mxnet_backend import mx, resolve_dtype
+from core.runtime.mxnet_backend import mx
 
 SMALL = {"width": 2, "units": (1, 1, 1, 1), "head_channels": 3, "global_channels": 5, "classes": ("bk", "a", "b", "c")}
 
@@ -75,8 +79,8 @@ def test_scores_equal_the_published_steps(rng, model, scales):
     args, aux = random_parameters(model, config, rng)
     args["conv1_weight"] /= 50
     image = cv2.resize(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8), (61, 45), interpolation=cv2.INTER_CUBIC)
-    arrays = tuple({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
-    segmenter = Segmenter(Snapshot(config, model, 0, arrays, ""), [mx.cpu()])
+    arrays = tuple({name: value.astype(np.float32) for name, value in part.items()} for part in (args, aux))
+    segmenter = Segmenter(Snapshot(config, model, 0, arrays, ""), CPUS[:1])
     expected = segment(reference.Network(args, aux), image, scales, model)
     assert expected.std() > 0.05
     np.testing.assert_allclose(segmenter.scores(image, scales), expected, atol=1e-4)
@@ -86,12 +90,12 @@ def test_the_branches_of_the_final_model_together_give_its_scores(rng):
     config = Config(**SMALL)
     args, aux = random_parameters("final", config, rng)
     args["conv1_weight"] /= 50
-    parameters = tuple({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
+    parameters = tuple({name: value.astype(np.float32) for name, value in part.items()} for part in (args, aux))
     image = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)  # one cell
-    cells, image_level = branch_scores(Snapshot(config, "final", 0, parameters, ""), image, mx.cpu())
+    cells, image_level = branch_scores(Snapshot(config, "final", 0, parameters, ""), image, CPUS[0])
     assert cells.shape == (config.num_classes, 8, 8) and image_level.shape == (config.num_classes,)
     joint = cells * (image_level / (1 - image_level))[:, None, None]  # exp(cell score + image-level score)
-    scores = Segmenter(Snapshot(config, "final", 0, parameters, ""), [mx.cpu()]).scores(image)
+    scores = Segmenter(Snapshot(config, "final", 0, parameters, ""), CPUS[:1]).scores(image)
     np.testing.assert_allclose(joint / joint.sum(0), scores / scores.sum(0), rtol=1e-3)  # upsampling fades the border
     assert np.abs(cells / cells.sum(0) - scores / scores.sum(0)).max() > 0.01
 
@@ -103,9 +107,9 @@ def test_flip_adds_the_scores_of_the_mirrored_image_mirrored_back(rng, scales):
     config = Config(**SMALL)
     args, aux = random_parameters("init", config, rng)
     args["conv1_weight"] /= 50
-    arrays = tuple({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
+    arrays = tuple({name: value.astype(np.float32) for name, value in part.items()} for part in (args, aux))
     image = cv2.resize(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8), (61, 45), interpolation=cv2.INTER_CUBIC)
-    segmenter = Segmenter(Snapshot(config, "init", 0, arrays, ""), [mx.cpu()])
+    segmenter = Segmenter(Snapshot(config, "init", 0, arrays, ""), CPUS[:1])
     plain, mirrored = segmenter.scores(image, scales), segmenter.scores(np.ascontiguousarray(image[:, ::-1]), scales)
     assert np.abs(plain - mirrored[:, :, ::-1]).max() > 0.05
     found = segmenter.scores(image, scales, flip=True)
@@ -116,11 +120,11 @@ def test_flip_adds_the_scores_of_the_mirrored_image_mirrored_back(rng, scales):
 def test_several_devices_and_shapes_give_scores_in_order(rng):
     config = Config(**SMALL)
     args, aux = random_parameters("init", config, rng)
-    arrays = tuple({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
+    arrays = tuple({name: value.astype(np.float32) for name, value in part.items()} for part in (args, aux))
     images = [rng.integers(0, 255, (20 + 8 * (k % 3), 30 + 7 * k, 3), dtype=np.uint8) for k in range(12)]
-    alone = Segmenter(Snapshot(config, "init", 0, arrays, ""), [mx.cpu()])
+    alone = Segmenter(Snapshot(config, "init", 0, arrays, ""), CPUS[:1])
     expected = [alone.scores(image) for image in images]
-    found = list(Segmenter(Snapshot(config, "init", 0, arrays, ""), [mx.cpu(0), mx.cpu(1)]).scores_of(images))
+    found = list(Segmenter(Snapshot(config, "init", 0, arrays, ""), CPUS[:2]).scores_of(images))
     assert len(found) == 12
     for a, b in zip(expected, found):
         np.testing.assert_allclose(a, b, atol=1e-4)
@@ -133,8 +137,8 @@ def test_bfloat16_scores_are_those_of_float32_but_for_rounding(rng, model):
     args, aux = random_parameters(model, config, rng)
     args["conv1_weight"] /= 50
     image = cv2.resize(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8), (61, 45), interpolation=cv2.INTER_CUBIC)
-    arrays = tuple({name: mx.nd.array(value) for name, value in part.items()} for part in (args, aux))
-    plain, low = (Segmenter(Snapshot(config, model, 0, arrays, ""), [mx.cpu()], dtype).scores(image)
+    arrays = tuple({name: value.astype(np.float32) for name, value in part.items()} for part in (args, aux))
+    plain, low = (Segmenter(Snapshot(config, model, 0, arrays, ""), CPUS[:1], dtype).scores(image)
                   for dtype in ("float32", "bfloat16"))
     assert plain.std() > 0.05 and low.dtype == np.float32
     difference = np.abs(plain - low)
@@ -143,7 +147,7 @@ def test_bfloat16_scores_are_those_of_float32_but_for_rounding(rng, model):
 
 
 def test_types_that_a_device_lacks_are_refused_and_auto_is_float32(monkeypatch):
-    cpu, gpu = [mx.cpu()], [mx.gpu(0)]
+    cpu, gpu = CPUS[:1], [Device("mxnet", "gpu")]
     assert resolve_dtype("auto", cpu) == resolve_dtype("auto", gpu) == resolve_dtype("float32", cpu) == "float32"
     assert resolve_dtype("float16", gpu) == "float16"
     for dtype, devices in (("float16", cpu), ("bfloat16", gpu)):
@@ -162,11 +166,11 @@ def test_only_prediction_on_a_cpu_with_amx_chooses_bfloat16_by_itself(monkeypatc
     caplog.set_level("INFO", backend.logger.name)
     monkeypatch.setattr(backend, "cpu_flags", lambda: {"avx512bw", "avx512_bf16"})
     monkeypatch.setattr(backend, "_HAS_AMX", has_amx)
-    cpu = [mx.cpu()]
+    cpu = CPUS[:1]
     assert resolve_dtype("auto", cpu) == resolve_dtype("float32", cpu, fastest=True) == "float32"
     assert ("--dtype bfloat16 is more than twice as fast" in caplog.text) == has_amx
     assert resolve_dtype("auto", cpu, fastest=True) == ("bfloat16" if has_amx else "float32")
-    assert resolve_dtype("auto", [mx.gpu(0)], fastest=True) == "float32"
+    assert resolve_dtype("auto", [Device("mxnet", "gpu")], fastest=True) == "float32"
     resolve_dtype("bfloat16", cpu)
     assert "float32 is faster" not in caplog.text
     monkeypatch.setattr(backend, "cpu_flags", lambda: {"avx512bw"})
@@ -199,21 +203,21 @@ def test_tile_registers_are_used_only_where_they_are_there_and_granted(monkeypat
     "avx512bw" not in cpu_flags(), reason="MXNet computes in bfloat16 on CPUs with AVX-512"))])
 def test_shapes_that_share_memory_do_not_disturb_one_another(rng, dtype):
     config = Config(**SMALL)
-    parameters = tuple({name: mx.nd.array(value) for name, value in part.items()}
+    parameters = tuple({name: value.astype(np.float32) for name, value in part.items()}
                        for part in random_parameters("final", config, rng))
     images = [rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
               for height, width in ((40, 56), (90, 30), (16, 16), (64, 120), (33, 47), (40, 56), (90, 30))]
-    together = Segmenter(Snapshot(config, "final", 0, parameters, ""), [mx.cpu()], dtype)
+    together = Segmenter(Snapshot(config, "final", 0, parameters, ""), CPUS[:1], dtype)
     for image, scores in zip(images + images, together.scores_of(images + images, (0.7, 1.0))):
-        np.testing.assert_array_equal(scores, Segmenter(Snapshot(config, "final", 0, parameters, ""), [mx.cpu()], dtype)
+        np.testing.assert_array_equal(scores, Segmenter(Snapshot(config, "final", 0, parameters, ""), CPUS[:1], dtype)
                                       .scores(image, (0.7, 1.0)))
 
 
 def test_images_are_read_a_few_ahead_and_bound_shape_by_shape(rng, monkeypatch):
     config = Config(**SMALL)
-    parameters = tuple({name: mx.nd.array(value) for name, value in part.items()}
+    parameters = tuple({name: value.astype(np.float32) for name, value in part.items()}
                        for part in random_parameters("init", config, rng))
-    segmenter = Segmenter(Snapshot(config, "init", 0, parameters, ""), [mx.cpu()])
+    segmenter = Segmenter(Snapshot(config, "init", 0, parameters, ""), CPUS[:1])
     bound, read = [], []
     bind = Network._bind
     monkeypatch.setattr(Network, "_bind", lambda self, shape: (bound.append(shape), bind(self, shape)))
@@ -233,9 +237,9 @@ def test_images_are_read_a_few_ahead_and_bound_shape_by_shape(rng, monkeypatch):
 
 def test_memory_that_runs_out_is_told_with_what_needs_less(rng, monkeypatch):
     config = Config(**SMALL)
-    parameters = tuple({name: mx.nd.array(value) for name, value in part.items()}
+    parameters = tuple({name: value.astype(np.float32) for name, value in part.items()}
                        for part in random_parameters("init", config, rng))
-    segmenter = Segmenter(Snapshot(config, "init", 0, parameters, ""), [mx.cpu()])
+    segmenter = Segmenter(Snapshot(config, "init", 0, parameters, ""), CPUS[:1])
 
     def forward(self, data):
         raise mx.MXNetError("cudaMalloc retry failed: out of memory")

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from conftest import ROOT, run_script, save_untrained
+from conftest import CPUS, ROOT, run_script, save_untrained
 from make_sample import make_voc
 from PIL import Image
 
@@ -20,13 +20,12 @@ from core.io.images import read_image
 from core.network.fcn import BACKBONES
 from core.network.snapshots import load_snapshot
 from core.paths import Layout
-from core.runtime.mxnet_backend import mx
 
 SIZES = [(48, 64), (45, 61), (1, 1), (9, 200), (130, 97)]  # (h, w)
 
 
 def segmenter(config, model):
-    return Segmenter(load_snapshot(config, model, 2), [mx.cpu()])
+    return Segmenter(load_snapshot(config, model, 2), CPUS[:1])
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

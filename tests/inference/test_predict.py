@@ -5,7 +5,7 @@ import os
 import cv2
 import numpy as np
 import pytest
-from conftest import largest_file, run_script
+from conftest import CPUS, largest_file, run_script
 from PIL import Image
 
 import core.inference.segmenter
@@ -19,7 +19,6 @@ from core.io.images import read_image, read_mask
 from core.io.locks import locked
 from core.network.snapshots import load_snapshot
 from core.paths import Layout
-from core.runtime.mxnet_backend import mx
 
 
 @pytest.fixture
@@ -45,11 +44,11 @@ def save_video(path, frames, code):
 def run(config, paths, output, scales=(1.0,), crf=False, **keep):
     options = SegmentationOptions(InferenceOptions(scales, crf=crf), str(output), **keep)
     media = find_media([str(path) for path in paths], [str(output)])
-    return segment_media(config, "final", epoch=2, devices=[mx.cpu()], media=media, options=options)
+    return segment_media(config, "final", epoch=2, devices=CPUS[:1], media=media, options=options)
 
 
 def expected_mask(config, image):
-    return Segmenter(load_snapshot(config, "final", 2), [mx.cpu()]).scores(image).argmax(0)
+    return Segmenter(load_snapshot(config, "final", 2), CPUS[:1]).scores(image).argmax(0)
 
 
 def test_masks_and_overlays_have_the_names_and_sizes_of_the_pictures(untrained, tmp_path, image):

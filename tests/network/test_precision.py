@@ -6,15 +6,15 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import CPUS, ROOT
 from test_network import random_parameters
 
 from core.config import Config
-from core.inference import segmenter
+from core.inference import mxnet_network
+from core.network import fcn
 from core.network.precision import unsafe_convolutions
-from core.network.symbols import folded_parameters, inference_symbol
+from core.network.symbols import inference_symbol
 from core.runtime.hardware import available_cpus, cpu_flags
-from core.runtime.mxnet_backend import mx
 
 SMALL = {"width": 2, "units": (1, 1, 1, 1), "head_channels": 3, "global_channels": 5, "classes": ("bk", "a", "b", "c")}
 SIZES = range(8, 401, 8)
@@ -50,28 +50,30 @@ def test_the_images_of_a_batch_count_one_by_one():
                                                         ("float16", [False] * 5)])
 def test_a_network_bound_for_an_unsafe_size_computes_in_float32(rng, monkeypatch, dtype, computed_in_float32):
     """A network of twice the scores stands for the one in bfloat16, which this CPU may be unable to run."""
-    monkeypatch.setattr(segmenter, "convert", lambda symbol, _: symbol * 2)
+    monkeypatch.setattr(mxnet_network, "convert", lambda symbol, _: symbol * 2)
     config = Config(**SMALL)
-    args, aux = ({name: mx.nd.array(value) for name, value in part.items()}
+    args, aux = ({name: value.astype(np.float32) for name, value in part.items()}
                  for part in random_parameters("final", config, rng))
-    network = segmenter.Network(inference_symbol("final", config, folded=True), folded_parameters(args, aux), mx.cpu(),
-                                dtype)
+    network = mxnet_network.Network(lambda ops: [fcn.probabilities(ops, "final", config)],
+                                    fcn.fold_batch_norms(args, aux), CPUS[0], dtype)
     for size, in_float32 in zip([(48, 48), (64, 64), (192, 256), (192, 224), (200, 200)], computed_in_float32):
-        total = network.forward(np.zeros((3,) + size, np.float32)).asnumpy().sum(1)
+        total = network.forward(np.zeros((3,) + size, np.float32))()[0].sum(0)
         np.testing.assert_allclose(total, 1 if in_float32 else 2, rtol=1e-5)
 
 
 SCORE = """
 import numpy as np
 from core.config import Config
+from core.inference import mxnet_network
+from core.network import fcn
 from core.inference.segmenter import Segmenter
 from core.network.fcn import parameter_shapes
 from core.network.snapshots import Snapshot
-from core.runtime.mxnet_backend import mx
+from core.runtime.devices import Device
 config, rng = Config(units=(1, 1, 1, 1)), np.random.default_rng(0)
-parts = tuple({name: mx.nd.array(rng.normal(0, 0.02, shape) + name.endswith(("gamma", "var")))
+parts = tuple({name: (rng.normal(0, 0.02, shape) + name.endswith(("gamma", "var"))).astype(np.float32)
                for name, shape in shapes.items()} for shapes in parameter_shapes(%r, config))
-segmenter = Segmenter(Snapshot(config, %r, 0, parts, ""), [mx.cpu()], "bfloat16")
+segmenter = Segmenter(Snapshot(config, %r, 0, parts, ""), [Device("mxnet")], "bfloat16")
 for _ in range(5):
     scores = segmenter.scores(rng.integers(0, 256, (%d, %d, 3)).astype(np.uint8))
     assert np.isfinite(scores).all()

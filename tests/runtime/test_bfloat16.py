@@ -2,7 +2,7 @@
 import draw_kitchen
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import CPUS, TINY
 from make_sample import web_picture
 
 from core.config import Config
@@ -11,7 +11,6 @@ from core.io.files import write_lines
 from core.io.images import write_image, write_mask
 from core.paths import Layout, image_path, mask_path
 from core.runtime.hardware import cpu_flags
-from core.runtime.mxnet_backend import mx
 from core.training.train import train
 
 
@@ -30,7 +29,7 @@ def trained(tmp_path):
             write_image(image_path(layout.web_images, names[-1]), image)
             write_mask(mask_path(layout.web_masks, names[-1]), index * mask)
     write_lines(layout.web_list, names)
-    train(config, "init", devices=[mx.cpu()])
+    train(config, "init", devices=CPUS[:1])
     write_lines(layout.val_list, names[::2])
     return config, layout
 
@@ -42,7 +41,7 @@ def test_bfloat16_moves_the_mean_iou_by_less_than_a_tenth_of_a_point(trained):
     for dtype in ("float32", "bfloat16"):
         options = evaluation_options(config, "init", epoch=1, images=layout.web_images, masks=layout.web_masks)
         changed = Config(**dict(vars(config), dtype=dtype))
-        results.append(evaluate(changed, "init", epoch=1, devices=[mx.cpu()], options=options))
+        results.append(evaluate(changed, "init", epoch=1, devices=CPUS[:1], options=options))
     full, low = (result["mean_iou"] for result in results)
     assert full > 0.45
     assert 0 < abs(full - low) < 0.001

@@ -10,7 +10,9 @@ from conftest import ROOT
 
 from core.errors import UserError
 from core.runtime import gpu_libraries
-from core.runtime.mxnet_backend import mx, resolve_devices
+from core.runtime.devices import Device
+from core.runtime.engines import resolve_devices
+from core.runtime.mxnet_backend import mx
 
 COMPILER = shutil.which(os.environ.get("CC", "cc")) or shutil.which(os.environ.get("CXX", "c++"))
 DRIVER = """
@@ -130,7 +132,8 @@ def test_devices_are_checked_before_use(monkeypatch):
     checked = []
     monkeypatch.setattr(mx.context, "num_gpus", lambda: 4)
     monkeypatch.setattr("core.runtime.mxnet_backend.check_capabilities", checked.append)
-    assert resolve_devices("0,2") == [mx.gpu(0), mx.gpu(2)] and checked == [[0, 2]]
+    assert resolve_devices("0,2", "mxnet") == [Device("mxnet", "gpu", 0), Device("mxnet", "gpu", 2)]
+    assert checked == [[0, 2]]
 
 
 def test_two_builds_of_mxnet_end_in_one_line(tmp_path):

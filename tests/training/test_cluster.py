@@ -6,18 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, TINY
+from conftest import CPUS, ROOT, TINY
 
 from core.dataset.create import create_dataset
 from core.dataset.samples import training_samples
 from core.errors import UserError
 from core.network.snapshots import load_snapshot
 from core.paths import Layout
-from core.runtime.mxnet_backend import joined_cluster, mx
+from core.runtime.mxnet_backend import joined_cluster
 from core.training import cluster
 from core.training import train as training
 from core.training.batches import BatchLoader
@@ -98,7 +99,7 @@ def launched(flags, command, **environment):
 
 def test_two_workers_train_as_two_devices_of_one(prepared):
     """Steps, not only gradients: so rescale_grad is that of the whole batch, which Module does not touch."""
-    training.train(prepared, "init", devices=[mx.cpu(0), mx.cpu(1)])
+    training.train(prepared, "init", devices=CPUS[:2])
     expected = load_snapshot(prepared, "init", 2).parameters
     for name in os.listdir(Layout(prepared).snapshots):
         os.remove(os.path.join(Layout(prepared).snapshots, name))
@@ -108,7 +109,7 @@ def test_two_workers_train_as_two_devices_of_one(prepared):
     found = load_snapshot(prepared, "init", 2).parameters
     for part, expected_part in zip(found, expected):
         for name, value in expected_part.items():
-            np.testing.assert_allclose(part[name].asnumpy(), value.asnumpy(), rtol=1e-5, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(part[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
     log = open(Layout(prepared).log("train_init_model")).read()
     assert log.count("command:") == output.count("command:") == 1, "rank 0 alone logs"
     assert log.count("[epoch: 2] [batch: 5/5]") == 1 and log.count("saved") == 2
@@ -284,20 +285,20 @@ class Store:
 def test_workers_that_start_from_different_files_are_refused():
     store = Store()
     store.first = None
-    training._check_agreement(store, training.Checkpoint(1, None, {}, {"list_sha256": "a"}))
+    training._check_agreement(CPUS[0], store, training.Checkpoint(1, None, {}, {"list_sha256": "a"}))
     store.first = store.value.copy()
     with pytest.raises(UserError, match="worker 1 starts from another epoch"):
-        training._check_agreement(store, training.Checkpoint(1, None, {}, {"list_sha256": "b"}))
+        training._check_agreement(CPUS[0], store, training.Checkpoint(1, None, {}, {"list_sha256": "b"}))
     with pytest.raises(UserError, match="worker 1 starts from another epoch"):
-        training._check_agreement(store, training.Checkpoint(2, None, {}, {"list_sha256": "a"}))
+        training._check_agreement(CPUS[0], store, training.Checkpoint(2, None, {}, {"list_sha256": "a"}))
 
 
-def test_every_worker_draws_its_own_dropout_in_every_epoch(prepared, monkeypatch):
+def test_every_worker_draws_its_own_dropout_in_every_epoch(prepared):
     seeds = []
-    monkeypatch.setattr(mx.random, "seed", seeds.append)
     config = dataclasses.replace(prepared, init_epoch_size=1)
     trainer = Trainer.__new__(Trainer)
     trainer._config, trainer._model, trainer.epoch_size = config, "init", 1
+    trainer._steps = types.SimpleNamespace(seed=seeds.append)
     for trainer._rank in (0, 1, 2):
         for epoch in (3, 4):
             with contextlib.suppress(StopIteration):

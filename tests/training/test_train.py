@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from conftest import CPUS
 from test_network import random_parameters
 
 from core.config import Config
@@ -16,7 +17,8 @@ from core.network.fcn import parameter_shapes
 from core.network.snapshots import load_snapshot, read_parameters, write_parameters
 from core.network.symbols import training_inputs, training_symbol
 from core.paths import Layout
-from core.runtime.mxnet_backend import explaining_out_of_memory, mx
+from core.runtime.devices import explaining_out_of_memory
+from core.runtime.mxnet_backend import mx
 from core.training.batches import Batch, BatchLoader
 from core.training.initialization import from_base_model, from_scratch
 from core.training.train import train
@@ -41,17 +43,17 @@ def batch_of(config, rng):
 def step(config, model, parameters, batch, devices, steps=1):
     """Parameters after training steps on one batch, as numpy arrays."""
     config = dataclasses.replace(config, init_epoch_size=steps, final_epoch_size=steps)
-    trainer = Trainer(config, model, devices=devices, parameters=tuple(map(arrays, parameters)))
+    trainer = Trainer(config, model, devices=devices, parameters=parameters)
     trainer.train_epoch(1, iter([batch] * steps))
-    return {name: value.asnumpy() for part in trainer.parameters() for name, value in part.items()}
+    return {name: value for part in trainer.parameters() for name, value in part.items()}
 
 
 @pytest.mark.parametrize("model", ["init", "final"])
 def test_one_and_two_devices_make_the_same_step(model, rng):
     config = Config(learning_rate=0.05, **SMALL)
     parameters, batch = random_parameters(model, config, rng), batch_of(config, rng)
-    one = step(config, model, parameters, batch, [mx.cpu()])
-    two = step(config, model, parameters, batch, [mx.cpu(0), mx.cpu(1)])
+    one = step(config, model, parameters, batch, CPUS[:1])
+    two = step(config, model, parameters, batch, CPUS[:2])
     for name in one:
         np.testing.assert_allclose(one[name], two[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
@@ -61,7 +63,7 @@ def test_steps_are_those_of_sgd_with_momentum_decay_and_multipliers(model, rng):
     """Against v = 0.9 v - lr (g + wd w), w = w + v written out here, with gradients of the training symbol."""
     config = Config(learning_rate=0.02, weight_decay=0.3, **SMALL)
     parameters, batch = random_parameters(model, config, rng), batch_of(config, rng)
-    found = step(config, model, parameters, batch, [mx.cpu()], steps=2)
+    found = step(config, model, parameters, batch, CPUS[:1], steps=2)
 
     symbol = training_symbol(model, config, 4)
     inputs, labels = training_inputs(model, config, 4)
@@ -91,10 +93,10 @@ def test_steps_are_those_of_sgd_with_momentum_decay_and_multipliers(model, rng):
 def test_polynomial_decay_ends_at_zero_and_goes_on_where_it_was(rng):
     config = Config(learning_rate=1.0, learning_rate_decay="poly", max_epoch=3, init_epoch_size=5, **SMALL)
     parameters = tuple(map(arrays, random_parameters("init", config, rng)))
-    options = {"devices": [mx.cpu()], "parameters": parameters}
-    scheduler = Trainer(config, "init", **options)._module._optimizer.lr_scheduler
+    options = {"devices": CPUS[:1], "parameters": parameters}
+    scheduler = Trainer(config, "init", **options)._steps._module._optimizer.lr_scheduler
     assert scheduler(1) == pytest.approx(0.9 ** 0.9) and scheduler(10) == 0
-    late = Trainer(config, "init", start_epoch=1, **options)._module._optimizer
+    late = Trainer(config, "init", start_epoch=1, **options)._steps._module._optimizer
     assert late.begin_num_update == 5
 
 
@@ -109,13 +111,13 @@ def test_from_scratch_the_batch_norms_store_the_statistics_of_a_batch(prepared):
     batches = loader.batches(0)
     batch = next(batches)
     batches.close()
-    args, aux = from_scratch(prepared, "init", mx.cpu(), batch)
+    args, aux = from_scratch(prepared, "init", CPUS[0], batch)
     assert (set(args), set(aux)) == tuple(map(set, parameter_shapes("init", prepared)))
-    assert np.abs(aux["bn_conv1_moving_mean"].asnumpy()).max() > 1
+    assert np.abs(aux["bn_conv1_moving_mean"]).max() > 1
     data = mx.nd.array(batch.data)
     symbol = training_symbol("init", prepared, 4).get_internals()["bn3a_branch2a_output"]
     executor = symbol.simple_bind(mx.cpu(), data=data.shape, grad_req="null")
-    executor.copy_params_from(args, aux, allow_extra_params=True)
+    executor.copy_params_from(arrays(args), arrays(aux), allow_extra_params=True)
     normal = executor.forward(is_train=False, data=data)[0].asnumpy()
     np.testing.assert_allclose(normal.mean((0, 2, 3)), 0, atol=0.02)
     np.testing.assert_allclose(normal.std((0, 2, 3)), 1, atol=0.02)
@@ -129,12 +131,12 @@ def test_a_base_model_fills_the_stages_and_their_global_copies(tiny, rng, tmp_pa
     path = str(tmp_path / "resnet50.params")
     mx.nd.save(path, base)
     _, (found, states) = from_base_model(dataclasses.replace(tiny, base_model=path), "final")
-    np.testing.assert_allclose(found["res4a_branch2b_g_weight"].asnumpy(), args["res4a_branch2b_weight"], rtol=1e-6)
-    np.testing.assert_allclose(found["res2a_branch1_weight"].asnumpy(), args["res2a_branch1_weight"], rtol=1e-6)
-    np.testing.assert_allclose(states["bn5a_branch1_g_moving_var"].asnumpy(), aux["bn5a_branch1_moving_var"], rtol=1e-6)
+    np.testing.assert_allclose(found["res4a_branch2b_g_weight"], args["res4a_branch2b_weight"], rtol=1e-6)
+    np.testing.assert_allclose(found["res2a_branch1_weight"], args["res2a_branch1_weight"], rtol=1e-6)
+    np.testing.assert_allclose(states["bn5a_branch1_g_moving_var"], aux["bn5a_branch1_moving_var"], rtol=1e-6)
     for name in ("new_conv1_weight", "g_multi_fc1_weight"):
-        assert found[name].asnumpy().std() == pytest.approx(0.01, rel=0.3)
-    assert not found["score_bias"].asnumpy().any()
+        assert found[name].std() == pytest.approx(0.01, rel=0.3)
+    assert not found["score_bias"].any()
 
     del base["arg:res4a_branch2b_weight"]
     mx.nd.save(path, base)
@@ -151,8 +153,8 @@ def test_the_same_seed_gives_the_same_snapshots_and_another_one_others(prepared)
 
     def run(seed, workers):
         changed = dataclasses.replace(config, seed=seed, workers=workers)
-        train(changed, "init", devices=[mx.cpu()])
-        return load_snapshot(config, "init", 1).parameters[0]["fc_weight"].asnumpy()
+        train(changed, "init", devices=CPUS[:1])
+        return load_snapshot(config, "init", 1).parameters[0]["fc_weight"]
     first = run(1, 1)
     assert (run(1, 3) == first).all()
     assert not (run(2, 1) == first).all()
@@ -164,7 +166,7 @@ def test_log_and_metrics_hold_loss_accuracy_label_loss_and_speed(prepared):
         image = read_image("%s/%s.jpg" % (layout.train_images, name))
         write_mask("%s/%s.png" % (layout.train_masks, name), np.zeros(image.shape[:2], np.uint8))
     start_log(layout.log("train_final_model"), prepared)
-    train(prepared, "final", devices=[mx.cpu(0), mx.cpu(1)])
+    train(prepared, "final", devices=CPUS[:2])
     text = open(layout.log("train_final_model")).read()
     last = re.findall(r"\[epoch: 2\] \[batch: 3/3\] \[loss: ([0-9.]+)\] \[accuracy: ([0-9.]+)\] "
                       r"\[label loss: ([0-9.]+)\] \[images/s: ([0-9.]+)\] \[waiting for data: ([0-9.]+) %\]", text)
@@ -181,18 +183,18 @@ def test_log_and_metrics_hold_loss_accuracy_label_loss_and_speed(prepared):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_images(prepared):
-    train(dataclasses.replace(prepared, max_epoch=2), "init", devices=[mx.cpu()])
+    train(dataclasses.replace(prepared, max_epoch=2), "init", devices=CPUS[:1])
     huge = read_parameters(Layout(prepared).snapshot("init", 1))
     for name in ("new_conv1_bias", "fc_weight"):
         huge.args[name][:] = 3e38
     write_parameters(Layout(prepared).snapshot("init", 1), huge)
     with pytest.raises(UserError, match=r"not finite in epoch 2, batch 1: .*\d+_000000"):
-        train(prepared, "init", devices=[mx.cpu()], start_epoch=1)
+        train(prepared, "init", devices=CPUS[:1], start_epoch=1)
 
 
 def test_a_batch_that_can_not_be_shared_evenly_is_refused(prepared):
     with pytest.raises(UserError, match="4 images can't be shared evenly by 3 devices"):
-        train(prepared, "init", devices=[mx.cpu(index) for index in range(3)])
+        train(prepared, "init", devices=CPUS)
 
 
 @pytest.mark.parametrize("text", ["Failed to allocate CPU Memory", "cudaMalloc retry failed: out of memory"])

@@ -1,0 +1,98 @@
+"""The networks' operations, carried out by torch."""
+from typing import Dict, List, Optional
+
+from core.runtime.torch_backend import torch
+
+F = torch.nn.functional
+
+
+class TorchOperations:
+    """The operations that the networks consist of, on tensors (b, channels, h, w).
+
+    ReLUs write over what they are given: no layer needs it again.
+
+    Attributes:
+        statistics: with `norm` "batch", mean and variance of each batch norm's input, under the names of the states.
+    """
+
+    def __init__(self, values: Dict[str, torch.Tensor], data: torch.Tensor, norm: str = "folded"):
+        """
+        Args:
+            values: parameters by name.
+            data: the images.
+            norm: as in `symbols.SymbolOperations`. "stored" scales and shifts in the convolutions: the same numbers and
+                gradients, but for rounding, and several passes over the activations less.
+        """
+        self._values = values
+        self._data = data
+        self._norm = norm
+        self.statistics: Dict[str, torch.Tensor] = {}
+
+    def input(self) -> torch.Tensor:
+        return self._data
+
+    def convolution(self, data, name, channels, kernel=1, stride=1, dilation=1, bias=True, depthwise=False, same=False):
+        """As `symbols.SymbolOperations.convolution`."""
+        values = self._values
+        return _convolve(data, values[name + "_weight"], values[name + "_bias"] if bias else None, kernel, stride,
+                         dilation, depthwise, same)
+
+    def normalized(self, data, name, norm, channels, epsilon, bias=False, kernel=1, stride=1, dilation=1,
+                   depthwise=False, same=False):
+        """As `symbols.SymbolOperations.normalized`."""
+        shape = (kernel, stride, dilation, depthwise, same)
+        weight = self._values[name + "_weight"]
+        shift = self._values[name + "_bias"] if bias or self._norm == "folded" else None
+        if self._norm == "folded":
+            return _convolve(data, weight, shift, *shape)
+        gamma, beta = self._values[norm + "_gamma"], self._values[norm + "_beta"]
+        if self._norm == "batch":
+            data = _convolve(data, weight, shift, *shape)
+            variance, mean = torch.var_mean(data, (0, 2, 3), unbiased=False)
+            self.statistics.update({norm + "_moving_mean": mean, norm + "_moving_var": variance})
+            return F.batch_norm(data, mean, variance, gamma, beta, eps=epsilon)
+        slope = gamma / torch.sqrt(self._values[norm + "_moving_var"] + epsilon)
+        mean = self._values[norm + "_moving_mean"]
+        shift = beta - slope * (mean if shift is None else mean - shift)
+        return _convolve(data, weight * slope[:, None, None, None], shift, *shape)
+
+    def relu(self, data):
+        return torch.relu_(data)
+
+    def relu6(self, data):
+        return F.hardtanh(data, 0, 6, inplace=True)
+
+    def max_pool(self, data, kernel, stride, pad, name):
+        return F.max_pool2d(data, kernel, stride, pad)
+
+    def average_pool(self, data, kernel, stride):
+        return F.avg_pool2d(data, kernel, stride)
+
+    def global_max(self, data, name):
+        return data.flatten(2).max(2).values[..., None, None]
+
+    def dropout(self, data, share):
+        return F.dropout(data, share) if share else data
+
+    def upsample(self, data, factor):
+        return F.interpolate(data, scale_factor=factor, mode="bilinear", align_corners=False)
+
+    def concat(self, parts: List[torch.Tensor]):
+        return torch.cat(parts, 1)
+
+    def broadcast_add(self, data, scores):
+        return data + scores
+
+    def softmax(self, scores, name):
+        return torch.softmax(scores.float(), 1)
+
+    def sigmoid(self, scores, name):
+        return torch.sigmoid(scores.float())
+
+
+def _convolve(data, weight, bias: Optional[torch.Tensor], kernel, stride, dilation, depthwise, same):
+    pad = dilation * (kernel // 2)
+    if same and stride == 2:
+        before, after = kernel // 2 - 1, kernel // 2
+        data, pad = F.pad(data, (before, after, before, after)), 0
+    return F.conv2d(data, weight, bias, stride, pad, dilation, len(weight) if depthwise else 1)

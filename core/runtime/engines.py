@@ -1,0 +1,96 @@
+"""Which engine computes, MXNet or torch, and on which devices. Imports neither before it is chosen."""
+import importlib.util
+import os
+import platform
+from typing import List, Tuple
+
+from core.errors import UserError
+from core.io.logs import logger
+from core.runtime.devices import Device, parse_devices
+from core.runtime.gpu_libraries import has_gpu, serves
+
+_INSTALL = {"mxnet": "dependencies.txt", "torch": "dependencies-torch.txt"}
+
+
+def resolve_devices(text: str, engine: str = "auto") -> List[Device]:
+    """Devices for a device flag; they and the engine are logged.
+
+    Args:
+        text: GPU numbers such as "0" or "0,1,2,3"; "cpu"; or "cpu:N" for N data-parallel CPU devices.
+        engine: setting of that name.
+
+    Returns:
+        list of Device, all of one engine. Where the engine has no usable GPU, GPU numbers become the CPU, which is
+        logged. In a process that torchrun started, the one device that is this process's own.
+
+    Raises:
+        UserError: the text is none of these, names a GPU that this machine lacks, or the engine is not installed.
+    """
+    kind, numbers = parse_devices(text)
+    engine, why = choose_engine(text, engine)
+    devices = backend(engine).own_devices(kind, numbers)
+    logger.info("device: %s; engine: %s, %s", ", ".join(map(str, devices)), engine, why)
+    return devices
+
+
+def choose_engine(text: str, engine: str = "auto") -> Tuple[str, str]:
+    """("mxnet" or "torch", why) for the arguments of `resolve_devices`.
+
+    "auto" is MXNet where it is installed and serves the devices, and torch where it is not or does not.
+
+    Raises:
+        UserError: as `resolve_devices`.
+    """
+    kind, numbers = parse_devices(text)
+    installed = [name for name in _INSTALL if importlib.util.find_spec(name)]
+    started = "mxnet" if "DMLC_ROLE" in os.environ else "torch" if "TORCHELASTIC_RUN_ID" in os.environ else None
+    if engine == "auto":
+        if started:
+            engine, why = started, f"as {'launch.py' if started == 'mxnet' else 'torchrun'} started this"
+        elif len(installed) < 2:
+            engine = installed[0] if installed else "mxnet"
+            why = "the only one that is installed"
+        elif kind == "gpu" and not serves(numbers) and (has_gpu() or _other_gpu()) and backend("torch").gpus():
+            engine, why = "torch", "as MXNet's build can't use this GPU"
+        else:
+            engine, why = "mxnet", "the faster one on CPUs" if kind == "cpu" or not serves(numbers) else "the default"
+    else:
+        why = "as set"
+    if engine not in installed:
+        package = {"mxnet": "MXNet", "torch": "torch"}[engine]
+        raise UserError(f"{package} is not installed: pip install -r {_INSTALL[engine]}"
+                        + (f", or choose --engine {installed[0]}" if installed else f", or -r {_INSTALL['torch']}"))
+    if started and engine != started:
+        raise UserError(f"--engine {engine} is not for a process of {'launch.py' if started == 'mxnet' else 'torchrun'}"
+                        f": choose --engine {started}")
+    return engine, why
+
+
+def backend(engine: str):
+    """The module of an engine: `mxnet_backend` or `torch_backend`."""
+    if engine == "torch":
+        from core.runtime import torch_backend
+        return torch_backend
+    from core.runtime import mxnet_backend
+    return mxnet_backend
+
+
+def resolve_dtype(text: str, devices: List[Device], fastest: bool = False) -> str:
+    """Type that the network computes in, for the setting dtype; it is logged.
+
+    Args:
+        fastest: auto is bfloat16 on CPUs where it is several times as fast; otherwise it is float32 everywhere, so that
+            results do not depend on the machine.
+
+    Returns:
+        "float32", "tf32", "bfloat16" or "float16".
+
+    Raises:
+        UserError: the engine can't compute in that type on these devices.
+    """
+    return backend(devices[0].engine).resolve_dtype(text, devices, fastest)
+
+
+def _other_gpu() -> bool:
+    """Whether the machine may have a GPU of AMD's or Apple's."""
+    return os.path.exists("/dev/kfd") or (platform.system(), platform.machine()) == ("Darwin", "arm64")

@@ -1,0 +1,125 @@
+"""The one module that imports torch, and its devices and number formats."""
+import atexit
+import contextlib
+import os
+import re
+from typing import List, NamedTuple
+
+from core.errors import UserError
+from core.io.logs import logger
+from core.runtime.devices import Device, check_numbers, leave, parse_devices
+from core.runtime.hardware import cpu_flags, physical_cores
+
+try:
+    import torch
+except (ImportError, OSError) as error:
+    raise UserError(f"torch can't be loaded: {error}; it is installed by: pip install -r dependencies-torch.txt"
+                    ) from error
+
+_LOCAL_RANK, _LOCAL_SIZE = (int(os.environ.get(name, default)) for name, default in (("LOCAL_RANK", 0),
+                                                                                     ("LOCAL_WORLD_SIZE", 1)))
+torch.set_num_threads(max(1, physical_cores() // _LOCAL_SIZE))
+torch.backends.cudnn.allow_tf32 = False  # unlike PyTorch's default; matrix products don't use it by default
+_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def gpus() -> int:
+    """Number of GPUs: NVIDIA's or AMD's, or the one of Apple's."""
+    return torch.cuda.device_count() or int(_has_mps())
+
+
+def own_devices(kind: str, numbers: List[int]) -> List[Device]:
+    """Devices of this process, as `engines.resolve_devices` gives them.
+
+    A process that torchrun started has one: that of its number among `numbers`, or counted from a single one.
+
+    Args:
+        kind: "cpu" or "gpu".
+    """
+    available = gpus()
+    if kind == "gpu" and not available:
+        logger.info("no usable GPU for this build of torch: using the CPU")
+        kind, numbers = "cpu", [0]
+    if _LOCAL_SIZE > 1 and len(numbers) not in (1, _LOCAL_SIZE):
+        raise UserError(f"torchrun started {_LOCAL_SIZE} processes here, and {len(numbers)} devices are named: one for "
+                        "each is expected")
+    if _LOCAL_SIZE > 1:
+        numbers = [numbers[0] + _LOCAL_RANK if len(numbers) == 1 else numbers[_LOCAL_RANK]]
+    if kind == "cpu":
+        return [Device("torch", "cpu", number) for number in numbers]
+    check_numbers(numbers, available)
+    return [Device("torch", "gpu" if torch.cuda.is_available() else "mps", number) for number in numbers]
+
+
+def device_count(text: str) -> int:
+    """Number of devices of a device flag, as `own_devices` would give them."""
+    kind, numbers = parse_devices(text)
+    return len(numbers) if kind == "cpu" or gpus() else 1
+
+
+@contextlib.contextmanager
+def process_group(text: str):
+    """Give the group of the processes that torchrun started.
+
+    A process that ends the block with an error leaves at once: the others may wait for it.
+
+    Args:
+        text: device flag.
+    """
+    kind, numbers = parse_devices(text)
+    device = own_devices(kind, numbers)[0]
+    if device.kind == "gpu":
+        torch.cuda.set_device(device.number)
+    torch.distributed.init_process_group("nccl" if device.kind == "gpu" else "gloo")
+    try:
+        yield ProcessGroup(torch.distributed.get_rank(), torch.distributed.get_world_size(), torch_device(device))
+    except BaseException as error:
+        lost = isinstance(error, RuntimeError) and re.search("gloo|NCCL|Connection (closed|reset)", str(error))
+        atexit.register(leave, 2 if lost or isinstance(error, UserError) else 1)
+        if lost:
+            raise UserError("another process of the job is gone, or can't be reached") from error
+        raise
+    torch.distributed.destroy_process_group()
+
+
+class ProcessGroup(NamedTuple):
+    """This process's place among those that share every batch, and its device."""
+    rank: int
+    num_workers: int
+    device: torch.device
+
+
+def torch_device(device: Device) -> torch.device:
+    return torch.device("cuda", device.number) if device.kind == "gpu" else torch.device(device.kind)
+
+
+def number_format(dtype: str) -> torch.dtype:
+    """Type for what `resolve_dtype` gives; "tf32" lets GPUs round the factors of float32 products to 10 bits."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
+    return _TYPES.get(dtype, torch.float32)
+
+
+def memory_format(device: torch.device, dtype: torch.dtype) -> torch.memory_format:
+    """Order of the axes in memory in which convolutions are fastest."""
+    channels_last = device.type == "cpu" or dtype != torch.float32
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def resolve_dtype(text: str, devices: List[Device], fastest: bool = False) -> str:
+    """As `engines.resolve_dtype`."""
+    on_cpu = any(device.kind == "cpu" for device in devices)
+    if text in ("float16", "tf32") and on_cpu:
+        raise UserError(f"--dtype {text} is for GPUs; on a CPU choose float32 or bfloat16")
+    if text == "auto":
+        text, why = "float32", "for the same results on every machine"
+        if fastest and on_cpu and "amx_bf16" in cpu_flags():
+            text, why = "bfloat16", ("faster than float32 on this CPU (AMX); --dtype float32 gives the scores of other "
+                                     "machines")
+    else:
+        why = "as set"
+    logger.info("computing in %s, %s", text, why)
+    return text
+
+
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()

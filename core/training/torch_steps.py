@@ -1,0 +1,160 @@
+"""Training steps by torch, on one device of each process that torchrun, or `workers`, started."""
+import warnings
+from typing import Callable, Dict, List
+
+import numpy as np
+
+from core.classes import IGNORE_LABEL
+from core.config import POLY_POWER, Config
+from core.network import fcn
+from core.network.snapshots import Parts
+from core.network.torch_operations import TorchOperations
+from core.runtime.devices import Device
+from core.runtime.engines import resolve_dtype
+from core.runtime.torch_backend import memory_format, number_format, torch, torch_device
+from core.training.batches import Batch
+
+F = torch.nn.functional
+
+
+class Steps:
+    """A network on a device, with its optimizer. Float16 scales the loss, so that small gradients don't vanish.
+
+    Attributes:
+        symbol: None: only MXNet writes its own format of networks.
+    """
+
+    symbol = None
+
+    def __init__(self, config: Config, model: str, *, devices: List[Device], parameters: Parts,
+                 momentum: Dict[str, np.ndarray], first: int, last: int, store=None):
+        """As `mxnet_steps.Steps`, but for the devices: one."""
+        device, = devices
+        self._config = config
+        self._step, self._last = first, last
+        self._device = torch_device(device)
+        dtype = resolve_dtype(config.dtype, devices)
+        self._dtype = number_format(dtype)
+        self._network = _Network(config, model, self._device, self._dtype, parameters)
+        self._wrapped = self._network
+        if store:
+            warnings.filterwarnings("ignore", "Grad strides do not match")  # of 1 x 1 kernels, where they don't matter
+            self._wrapped = torch.nn.parallel.DistributedDataParallel(
+                self._network, [self._device] if device.kind == "gpu" else None, gradient_as_bucket_view=True)
+        self._optimizer = _SGD(self._network, config, model, momentum)
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=dtype == "float16")
+
+    def seed(self, number: int) -> None:
+        """Start the random choices of dropout from a number."""
+        torch.manual_seed(number)
+
+    def step(self, batch: Batch) -> Callable[[], List[np.ndarray]]:
+        """As `mxnet_steps.Steps.step`."""
+        data, labels, image_labels = (torch.from_numpy(values).to(self._device, non_blocking=True)
+                                      for values in (batch.data, batch.labels, batch.image_labels))
+        self._step += 1
+        with torch.autocast(self._device.type, self._dtype, self._dtype != torch.float32):
+            loss, outputs = self._wrapped(data, labels, image_labels)
+        self._optimizer.zero_grad()
+        self._scaler.scale(loss).backward()
+        self._optimizer.learning_rate = self.learning_rate
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return lambda: [output.cpu().numpy() for output in outputs]
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the last step."""
+        if self._config.learning_rate_decay == "none":
+            return self._config.learning_rate
+        return self._config.learning_rate * max(0, 1 - self._step / self._last) ** POLY_POWER
+
+    def parameters(self) -> Parts:
+        """(args, aux) after the last step."""
+        return _arrays(self._network.trained), _arrays(self._network.states)
+
+    def momentum(self) -> Dict[str, np.ndarray]:
+        """dict from parameter name to float32 array; empty without momentum."""
+        return _arrays(self._optimizer.momentum)
+
+
+class _Network(torch.nn.Module):
+    """The trained parameters and the losses, in the form that DistributedDataParallel takes."""
+
+    def __init__(self, config, model, device, dtype, parameters):
+        super().__init__()
+        self._config, self._model = config, model
+        self._format = memory_format(device, dtype)
+        trained, self.states = ({name: torch.tensor(value, dtype=torch.float32, device=device)
+                                 for name, value in part.items()} for part in parameters)
+        self.trained = torch.nn.ParameterDict(list(trained.items()))  # a dict would be sorted
+        for name in fcn.frozen_parameters(model, config):
+            self.trained[name].requires_grad_(False)
+
+    def forward(self, data, labels, image_labels):
+        """(loss, list of the outputs that `Steps.step` promises); the losses are those of `symbols.training_symbol`."""
+        ops = TorchOperations({**self.trained, **self.states}, data.contiguous(memory_format=self._format),
+                              "stored")
+        scores, whole = fcn.scores(ops, self._model, self._config, self._config.dropout)
+        scores = scores.float()
+        labels = labels.long().view(len(labels), *scores.shape[2:])
+        valid = (labels != IGNORE_LABEL).sum().clamp(min=1)
+        loss = F.cross_entropy(scores, labels, ignore_index=IGNORE_LABEL, reduction="sum") / valid
+        outputs = [ops.softmax(scores.detach(), "softmax")]
+        if whole is not None:
+            loss = loss + F.binary_cross_entropy_with_logits(whole.float(), image_labels)
+            outputs.append(ops.sigmoid(whole.detach(), "g_logistic"))
+        return loss, outputs
+
+
+class _SGD(torch.optim.Optimizer):
+    """MXNet's rule, m = mu m - lr (g + wd w); w += m. Torch's keeps lr out of m: another one where lr changes.
+
+    Attributes:
+        learning_rate: of the next step.
+        momentum: dict from parameter name to tensor.
+    """
+
+    def __init__(self, network, config, model, momentum):
+        learning = {name: value for name, value in network.trained.items() if value.requires_grad}
+        super().__init__(learning.values(), {})
+        self.learning_rate = config.learning_rate
+        self._mu = config.momentum
+        self.momentum = {name: torch.zeros_like(value, requires_grad=False) for name, value in learning.items()
+                         if config.momentum}
+        for name in self.momentum.keys() & momentum.keys():
+            self.momentum[name].copy_(torch.from_numpy(momentum[name]))
+        self._rules = []
+        for name, value in learning.items():
+            rate, decay = fcn.multipliers(model, config, name)
+            decays = name.endswith(("_weight", "_gamma"))  # the others never decay in MXNet
+            self._rules.append((value, self.momentum.get(name), rate, decay * config.weight_decay * decays))
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for value, momentum, rate, decay in self._rules:
+            change = value.grad.add(value, alpha=decay).mul_(-rate * self.learning_rate)
+            value += change if momentum is None else momentum.mul_(self._mu).add_(change)
+
+
+def batch_statistics(config: Config, model: str, device: Device, args: Dict[str, np.ndarray], batch: Batch
+                     ) -> Dict[str, np.ndarray]:
+    """As `mxnet_steps.batch_statistics`."""
+    with torch.no_grad():
+        values, data = ({name: torch.from_numpy(value).to(torch_device(device)) for name, value in arrays.items()}
+                        for arrays in (args, {"data": batch.data}))
+        ops = TorchOperations(values, data["data"], "batch")
+        fcn.scores(ops, model, config)
+    return _arrays(ops.statistics)
+
+
+def of_first_worker(store, values: np.ndarray) -> np.ndarray:
+    """A float32 array of the worker of rank 0; every worker calls this once."""
+    first = torch.tensor(values, device=store.device)
+    torch.distributed.broadcast(first, 0)
+    return first.cpu().numpy()
+
+
+def _arrays(values):
+    """Copies on the CPU, in C order."""
+    return {name: np.array(value.detach().cpu().numpy(), order="C") for name, value in values.items()}

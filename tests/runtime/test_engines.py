@@ -1,0 +1,71 @@
+"""Which engine computes: by what is installed, what serves the device, and what started the process."""
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+from conftest import ROOT
+
+from core.errors import UserError
+from core.runtime import engines
+from core.runtime.engines import choose_engine
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine by what is set: installed engines, whether MXNet's build serves the GPU, and torch's count of GPUs."""
+    machine = types.SimpleNamespace(installed=["mxnet", "torch"], served=False, gpus=0, asked=[])
+
+    def backend(engine):
+        machine.asked.append(engine)
+        return types.SimpleNamespace(gpus=lambda: machine.gpus)
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: name in machine.installed or None)
+    monkeypatch.setattr(engines, "serves", lambda numbers: machine.served)
+    monkeypatch.setattr(engines, "has_gpu", lambda: machine.gpus > 0)
+    monkeypatch.setattr(engines, "_other_gpu", lambda: False)
+    monkeypatch.setattr(engines, "backend", backend)
+    for name in ("DMLC_ROLE", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    return machine
+
+
+def test_auto_is_mxnet_where_it_serves_the_device_and_torch_where_it_does_not(machine):
+    assert choose_engine("cpu") == ("mxnet", "the faster one on CPUs")
+    assert choose_engine("0") == ("mxnet", "the faster one on CPUs") and not machine.asked  # nothing is imported
+    machine.gpus = 1
+    assert choose_engine("0") == ("torch", "as MXNet's build can't use this GPU")
+    assert choose_engine("cpu:2")[0] == "mxnet"
+    machine.served = True
+    assert choose_engine("0,1") == ("mxnet", "the default")
+
+
+@pytest.mark.parametrize("engine, other", [("mxnet", "torch"), ("torch", "mxnet")])
+def test_the_only_engine_is_taken_and_a_missing_one_is_named(machine, engine, other):
+    machine.installed = [engine]
+    assert choose_engine("0") == (engine, "the only one that is installed")
+    assert choose_engine("0", engine) == (engine, "as set")
+    with pytest.raises(UserError, match=f"is not installed: pip install .*or choose --engine {engine}"):
+        choose_engine("0", other)
+    machine.installed = []
+    with pytest.raises(UserError, match="MXNet is not installed: pip install -r dependencies.txt, or -r dependencies"):
+        choose_engine("cpu")
+
+
+@pytest.mark.parametrize("variable, engine, other", [("TORCHELASTIC_RUN_ID", "torch", "mxnet"),
+                                                     ("DMLC_ROLE", "mxnet", "torch")])
+def test_workers_take_the_engine_that_started_them(machine, monkeypatch, variable, engine, other):
+    monkeypatch.setenv(variable, "worker")
+    assert choose_engine("cpu")[0] == engine
+    with pytest.raises(UserError, match=f"choose --engine {engine}"):
+        choose_engine("cpu", other)
+
+
+def test_no_engine_is_imported_before_it_is_chosen():
+    code = ("import sys, core.cosegmentation.cosegment, core.evaluation.ranking, core.inference.predict_media\n"
+            "import core.cosegmentation.activations, core.cosegmentation.imagenet_maps, core.network.base_model\n"
+            "import core.training.train, core.training.workers\n"
+            "print([name for name in ('mxnet', 'torch') if name in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), stdout=subprocess.PIPE,
+                          universal_newlines=True, timeout=100)
+    assert done.stdout.strip() == "[]"

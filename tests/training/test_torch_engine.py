@@ -1,0 +1,244 @@
+"""The torch engine against MXNet, the reference. Skipped where torch is not installed."""
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from conftest import CPUS, ROOT, TINY
+from test_backbones import LIGHT, light_parameters
+from test_network import random_parameters
+from test_train import SMALL, batch_of, step
+
+pytest.importorskip("torch", reason="torch is not installed: pip install -r tests/torch-dependencies.txt")
+
+from core.config import Config  # noqa: E402
+from core.cosegmentation import imagenet_maps  # noqa: E402
+from core.dataset.create import create_dataset  # noqa: E402
+from core.inference.networks import make_network  # noqa: E402
+from core.inference.segmenter import Segmenter, branch_scores  # noqa: E402
+from core.io.files import read_json  # noqa: E402
+from core.network import fcn, imagenet_weights, resnet  # noqa: E402
+from core.network.snapshots import Snapshot, load_snapshot  # noqa: E402
+from core.paths import Layout  # noqa: E402
+from core.runtime.devices import Device  # noqa: E402
+from core.training.batches import Batch  # noqa: E402
+from core.training.engines import steps_on  # noqa: E402
+from core.training.train import train  # noqa: E402
+
+TORCH = Device("torch")
+NETWORKS = {"resnet50": (SMALL, random_parameters), "efficientnet_lite2": (LIGHT, light_parameters)}
+
+
+def made(backbone, model, rng, **settings):
+    """(Config, parameters) of a small network."""
+    small, parameters = NETWORKS[backbone]
+    config = Config(**{**small, "backbone": backbone, **settings})
+    args, aux = ({name: value.astype(np.float32) for name, value in part.items()}
+                 for part in parameters(model, config, rng))
+    if backbone == "resnet50":
+        args["conv1_weight"] /= 20  # for scores that are not all 0 or 1
+    return config, (args, aux)
+
+
+@pytest.mark.parametrize("backbone", NETWORKS)
+@pytest.mark.parametrize("model", ["init", "final"])
+def test_both_engines_give_the_same_scores(backbone, model, rng):
+    config, parameters = made(backbone, model, rng)
+    snapshot = Snapshot(config, model, 0, parameters, "")
+    image = rng.integers(0, 256, (90, 141, 3)).astype(np.uint8)
+    theirs, mine = (Segmenter(snapshot, [device]).scores(image, (0.7, 1.0), flip=True) for device in (CPUS[0], TORCH))
+    np.testing.assert_allclose(mine, theirs, atol=5e-5)
+    assert mine.std() > 0.01
+
+
+def test_the_branches_and_stages_are_the_same(rng):
+    config, parameters = made("resnet50", "final", rng)
+    image = rng.integers(0, 256, (60, 75, 3)).astype(np.uint8)
+    for theirs, mine in zip(*(branch_scores(Snapshot(config, "final", 0, parameters, ""), image, device)
+                              for device in (CPUS[0], TORCH))):
+        np.testing.assert_allclose(mine, theirs, atol=5e-5)
+    data = rng.normal(0, 50, (3, 64, 96)).astype(np.float32)
+    theirs, mine = (make_network(lambda ops: [resnet.activations(ops, config)], fcn.fold_batch_norms(*parameters),
+                                 device).forward(data)()[0] for device in (CPUS[0], TORCH))
+    np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+
+
+@pytest.mark.skipif(imagenet_weights.weights_path() is None, reason="the package with ImageNet weights is missing")
+def test_the_maps_of_the_imagenet_network_are_the_same(rng):
+    data = imagenet_maps.network_view(rng.integers(0, 256, (96, 128, 3)).astype(np.uint8))[:, :144, :208]
+    for theirs, mine in zip(*(imagenet_maps.load_network(device).forward(data)() for device in (CPUS[0], TORCH))):
+        np.testing.assert_allclose(mine, theirs, atol=1e-4 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("backbone", NETWORKS)
+@pytest.mark.parametrize("model", ["init", "final"])
+def test_a_training_step_is_the_same(backbone, model, rng):
+    config, parameters = made(backbone, model, rng, learning_rate=0.05, weight_decay=0.3, frozen_stages=1,
+                              crop_size=32, batch_size=4, dropout=0.0)
+    batch = batch_of(config, rng)
+    theirs, mine = (step(config, model, parameters, batch, [device]) for device in (CPUS[0], TORCH))
+    before = {**parameters[0], **parameters[1]}
+    assert list(theirs) == list(mine)
+    changes = {name: np.abs(theirs[name] - before[name]).max() for name in theirs}
+    for name in theirs:
+        np.testing.assert_allclose(mine[name], theirs[name], rtol=0, err_msg=name,
+                                   atol=1e-5 * max(changes.values()) + 1e-6 * np.abs(theirs[name]).max())
+    assert sum(change > 0 for change in changes.values()) > 20
+
+
+def test_momentum_and_the_decayed_learning_rate_pass_from_one_engine_to_the_other(rng):
+    config, parameters = made("resnet50", "init", rng, learning_rate=0.05, learning_rate_decay="poly")
+    batch, found = batch_of(config, rng), []
+    for first, second in ((CPUS[0], CPUS[0]), (CPUS[0], TORCH), (TORCH, CPUS[0])):
+        momentum, reached = {}, parameters
+        for number, device in enumerate((first, second)):
+            steps = steps_on(device).Steps(config, "init", devices=[device], parameters=reached, momentum=momentum,
+                                           first=number, last=4)
+            steps.step(batch)()
+            reached, momentum = steps.parameters(), steps.momentum()
+        found.append((steps.learning_rate, reached[0], momentum))
+    for rate, args, momentum in found[1:]:
+        assert rate == pytest.approx(found[0][0])
+        for part, expected in ((args, found[0][1]), (momentum, found[0][2])):
+            assert part.keys() == expected.keys()
+            for name, value in part.items():
+                np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_the_statistics_of_a_batch_are_the_same(rng):
+    config, parameters = made("resnet50", "init", rng)
+    batch = batch_of(config, rng)
+    theirs, mine = (steps_on(device).batch_statistics(config, "init", device, parameters[0], batch)
+                    for device in (CPUS[0], TORCH))
+    assert theirs.keys() == mine.keys()
+    for name in theirs:
+        np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_a_batch_without_labels_changes_nothing_but_what_decays(rng):
+    config, parameters = made("resnet50", "init", rng, weight_decay=0.0)
+    batch = batch_of(config, rng)
+    batch = Batch(batch.names, batch.data, np.full_like(batch.labels, 255), batch.image_labels)
+    for device in (CPUS[0], TORCH):
+        for name, value in step(config, "init", parameters, batch, [device]).items():
+            np.testing.assert_array_equal(value, {**parameters[0], **parameters[1]}[name], err_msg=name)
+
+
+def test_narrow_types_train_float32_weights_and_give_nearly_the_same_scores(rng):
+    config, parameters = made("resnet50", "final", rng, learning_rate=0.05)
+    batch = batch_of(config, rng)
+    exact, low = (step(dataclasses.replace(config, dtype=dtype), "final", parameters, batch, [TORCH])
+                  for dtype in ("float32", "bfloat16"))
+    difference = np.concatenate([(low[name] - exact[name]).ravel() for name in exact])
+    change = np.concatenate([(exact[name] - parameters[0][name]).ravel() for name in parameters[0]])
+    assert all(value.dtype == np.float32 for value in low.values())
+    assert 0 < np.linalg.norm(difference) < 0.1 * np.linalg.norm(change)
+    snapshot = Snapshot(config, "final", 0, parameters, "")
+    image = rng.integers(0, 256, (64, 80, 3)).astype(np.uint8)
+    plain, low = (Segmenter(snapshot, [TORCH], dtype).scores(image) for dtype in ("float32", "bfloat16"))
+    assert low.dtype == np.float32 and 1e-4 < np.abs(plain - low).max() and np.abs(plain - low).mean() < 0.02
+
+
+def test_dropout_is_the_same_for_the_same_seed_only(rng):
+    config, parameters = made("resnet50", "init", rng, dropout=0.5)
+    first, second, other = (step(dataclasses.replace(config, seed=seed), "init", parameters, batch_of(
+        config, np.random.default_rng(0)), [TORCH]) for seed in (0, 0, 1))
+    assert all((first[name] == second[name]).all() for name in first)
+    assert any((first[name] != other[name]).any() for name in first)
+
+
+@pytest.fixture
+def prepared(sample, tiny):
+    config = dataclasses.replace(tiny, init_epoch_size=3, max_epoch=3, dropout=0.0)
+    create_dataset(config, 1)
+    with open(str(sample / "tiny.yaml"), "w") as file:
+        yaml.safe_dump({**{key: list(value) if isinstance(value, tuple) else value for key, value in TINY.items()},
+                        "init_epoch_size": 3, "max_epoch": 3, "dropout": 0.0}, file)
+    return config
+
+
+@pytest.fixture
+def without_mxnet(tmp_path):
+    """Environment in which importing mxnet fails."""
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "mxnet.py").write_text("raise ImportError('mxnet is not to be imported')\n")
+    return dict(os.environ, PYTHONPATH=str(tmp_path / "hidden"), OMP_NUM_THREADS="1")
+
+
+def command(script, config, *flags):
+    return [os.path.join(ROOT, script), "--config", config.path("tiny.yaml"), "--root", config.root, *flags]
+
+
+def run(words, environment):
+    done = subprocess.run([sys.executable, *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def parameters_of(config, epoch):
+    args, aux = load_snapshot(config, "init", epoch).parameters
+    return {**args, **aux}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", [[], ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]])
+def test_two_processes_train_as_two_devices_of_mxnet(prepared, without_mxnet, start):
+    train(prepared, "init", devices=CPUS[:2])
+    expected = parameters_of(prepared, 2)
+    shutil.rmtree(Layout(prepared).snapshots)
+    flags = ["--model", "init", "--engine", "torch", "--gpus", "cpu" if start else "cpu:2"]
+    run(start + command("train_seg_model.py", prepared, *flags), without_mxnet)
+    for name, value in parameters_of(prepared, 2).items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5 * np.abs(expected[name]).max(),
+                                   err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_run_resumes_on_the_other_engine(prepared):
+    train(prepared, "init", devices=CPUS[:1])
+    expected = parameters_of(prepared, 2)
+    for first, second in ((CPUS[0], TORCH), (TORCH, CPUS[0])):
+        shutil.rmtree(Layout(prepared).snapshots)
+        train(dataclasses.replace(prepared, max_epoch=2), "init", devices=[first])
+        train(prepared, "init", devices=[second], resume=True)
+        for name, value in parameters_of(prepared, 2).items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5 * np.abs(expected[name]).max(),
+                                       err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_job_in_one_line(prepared, without_mxnet):
+    code = ("import os, signal\n"
+            "from core.training import trainer\n"
+            "add = trainer._Meter.add\n"
+            "def adding(*args):\n"
+            "    if os.environ.get('RANK') == '1': os.kill(os.getpid(), signal.SIGKILL)\n"
+            "    add(*args)\n"
+            "trainer._Meter.add = adding\n")
+    script = prepared.path("train_and_die.py")
+    with open(script, "w") as file:
+        file.write(f"import sys\nsys.path.insert(0, {os.path.abspath(ROOT)!r})\n{code}"
+                   f"exec(open({os.path.join(ROOT, 'train_seg_model.py')!r}).read())\n")
+    flags = command("", prepared, "--model", "init", "--engine", "torch", "--gpus", "cpu:2")[1:]
+    done = subprocess.run([sys.executable, script, *flags], env=without_mxnet, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, universal_newlines=True, timeout=200)
+    assert done.returncode == 2 and "worker 1 was killed by signal 9: the job is ended" in done.stderr
+    assert "Traceback" not in done.stderr and "Warning" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_chain_runs_without_mxnet(prepared, without_mxnet):
+    torch = ["--engine", "torch"]
+    text = run(command("train_seg_model.py", prepared, "--model", "init", *torch), without_mxnet)
+    assert "device: torch cpu(0); engine: torch, as set" in text
+    run(command("est_voc_train_masks.py", prepared, "--epoch", "2", *torch), without_mxnet)
+    run(command("train_seg_model.py", prepared, "--model", "final", "--epoch-size", "2", *torch), without_mxnet)
+    run(command("eval_loop.py", prepared, "--model", "final", "--once", "--ms", *torch), without_mxnet)
+    run(command("predict.py", prepared, Layout(prepared).val_images, "--ms", "--crf", *torch), without_mxnet)
+    result = read_json(os.path.join(Layout(prepared).output("final", 2), "result.json"))
+    assert result["device"] == "torch cpu(0)" and "torch 2." in result["versions"]
