@@ -53,7 +53,7 @@ def cosegment(config: Config, jobs: int = 1, scheduler: Optional[str] = None, fe
         jobs: processes of this machine.
         scheduler: address of a Dask scheduler, instead of jobs.
         features: "imagenet", "resnet", "hog" or "auto", see `feature_set`.
-        device: function that gives an mxnet.Context, for the networks.
+        device: function that gives a Device, for the networks.
         overwrite: make everything again.
 
     Returns:
@@ -80,7 +80,7 @@ def cosegment(config: Config, jobs: int = 1, scheduler: Optional[str] = None, fe
         logger.warning("%d files of %s are passed over, such as %s: web images are <class>_<id>.jpg",
                        len(others), layout.web_images, min(others))
     kind, why = feature_set(config, features)
-    if kind == "imagenet":  # these modules import mxnet, which not everyone here needs
+    if kind == "imagenet":
         from core.cosegmentation import imagenet_maps
         network = imagenet_maps.load_network(device())
     elif kind == "resnet":

@@ -11,7 +11,7 @@ class InferenceOptions:
         scales: factors by which the image is resized; the scores add up over them.
         flip: whether the scores of the mirrored image are added at every scale.
         crf: whether the dense CRF refines the scores.
-        dtype: what the network computes in: "float32", "bfloat16" or "float16", see `mxnet_backend.resolve_dtype`.
+        dtype: what the network computes in, see `engines.resolve_dtype`.
     """
     scales: Tuple[float, ...] = (1.0,)
     flip: bool = False
