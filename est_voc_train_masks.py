@@ -7,7 +7,7 @@ def main():
     from core.config import MODELS
     from core.io.logs import start_log
     from core.paths import Layout
-    parser = make_parser(__doc__, ("scales", "engine", "dtype", "crf_engine"))
+    parser = make_parser(__doc__, ("scales", "logit_adjustment", "engine", "dtype", "crf_engine"))
     parser.add_argument("--model", choices=MODELS, default="init", help="model that estimates the masks; final "
                         "is for another round of training (default: %(default)s)")
     add_devices(parser)

@@ -2,9 +2,9 @@
 """Draw example pictures of mugs, spoons and keys, arranged as users arrange their own pictures.
 
 FOLDER/web/<class>/*.jpg       web images, one folder for each class
-FOLDER/photos/*.jpg            training images
-FOLDER/photos.csv              the classes in each of them
-FOLDER/val/*.jpg, val_masks/   images with masks, for evaluation
+FOLDER/train/images/*.jpg      training images
+FOLDER/train/labels.csv        the classes in each of them
+FOLDER/val/images/, val/masks/ images with masks, for evaluation
 """
 import argparse
 import os
@@ -34,17 +34,17 @@ def draw(folder, web, photos, val, seed=0):
         for number in range(web):
             image, _ = web_picture(np.random.default_rng((seed, 0, index, number)), name, FIGURES)
             write_image(os.path.join(folder, "web", name, f"{number:03d}.jpg"), image)
-    lines = ["image,labels"]
+    lines = []
     for number in range(photos):
         image, mask = voc_picture(np.random.default_rng((seed, 1, number)), FIGURES, CLASSES)
-        write_image(os.path.join(folder, "photos", f"{number:03d}.jpg"), image)
+        write_image(os.path.join(folder, "train", "images", f"{number:03d}.jpg"), image)
         present = np.setdiff1d(mask, (BACKGROUND, IGNORE_LABEL))
         lines.append(f"{number:03d}.jpg,{';'.join(CLASSES[index] for index in present)}")
-    write_lines(os.path.join(folder, "photos.csv"), lines)
+    write_lines(os.path.join(folder, "train", "labels.csv"), lines)
     for number in range(val):
         image, mask = voc_picture(np.random.default_rng((seed, 2, number)), FIGURES, CLASSES)
-        write_image(os.path.join(folder, "val", f"{number:03d}.jpg"), image)
-        write_mask(os.path.join(folder, "val_masks", f"{number:03d}.png"), mask)
+        write_image(os.path.join(folder, "val", "images", f"{number:03d}.jpg"), image)
+        write_mask(os.path.join(folder, "val", "masks", f"{number:03d}.png"), mask)
 
 
 def main():
