@@ -15,7 +15,7 @@ def main():
     images.add_argument("--train-images", metavar="FOLDER", help="training images: FOLDER/<class name>/*, or any "
                         "folder with --train-labels")
     images.add_argument("--train-labels", metavar="FILE", help="classes in each training image: a CSV file of lines "
-                        'such as photo.jpg,cat;dog, or JSON, {"image": ["class", ...]}; images are named as below '
+                        'such as photo.jpg,cat;dog, or JSON, {"image": ["class", ...]}; names are as below '
                         "--train-images (default: the file's folder)")
     images.add_argument("--val-images", metavar="FOLDER", help="images with masks, for evaluation (optional)")
     images.add_argument("--val-masks", metavar="FOLDER", help="masks of the val images, PNG files of the same names")

@@ -3,6 +3,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from conftest import CPUS
 
 from core.dataset.create import create_dataset
 from core.dataset.samples import label_shares, read_labels, web_samples
@@ -14,11 +15,10 @@ from core.io.files import read_list
 from core.io.images import read_mask
 from core.network.snapshots import load_snapshot
 from core.paths import Layout, mask_path
-from core.runtime.mxnet_backend import mx
 
 pytestmark = pytest.mark.slow
 
-CPU = [mx.cpu()]
+CPU = CPUS[:1]
 
 
 def test_logit_adjustment_divides_the_scores_by_the_shares_of_the_web_masks(untrained, sample):
