@@ -1,13 +1,18 @@
 """Locks that keep two processes from the same work."""
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 import time
 
 from core.errors import UserError
 from core.io.logs import logger
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+_WINDOWS_PLACE = 1 << 30  # of the byte that is locked there: others can't read a locked one, and the note is to be read
 
 
 @contextlib.contextmanager
@@ -31,14 +36,14 @@ def locked(path, work, wait=False):
         raise UserError("%s can't be written: %s" % (path, error.strerror)) from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
             if not wait:
                 raise UserError("%s is under way in %s: wait for it, or end it first" % (work, holder)) from None
             logger.info("%s is under way in %s: waiting for it", work, holder)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _lock(file, wait=True)
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
                 raise UserError("%s can't be locked: %s" % (path, error.strerror)) from error
@@ -49,3 +54,20 @@ def locked(path, work, wait=False):
             note = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
             os.write(file.fileno(), note.encode("utf-8"))  # the time, as every container's process may be number 1
         yield
+
+
+def _lock(file, wait=False):
+    """Raise BlockingIOError where another process has locked the file, unless `wait` is set."""
+    if fcntl:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return
+    import msvcrt
+    while True:
+        os.lseek(file.fileno(), _WINDOWS_PLACE, os.SEEK_SET)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+            return
+        except PermissionError as error:
+            if not wait:
+                raise BlockingIOError(error.errno, error.strerror) from error
+        time.sleep(1)
