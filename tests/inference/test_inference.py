@@ -150,7 +150,7 @@ def test_types_that_a_device_lacks_are_refused_and_auto_is_float32(monkeypatch):
     cpu, gpu = CPUS[:1], [Device("mxnet", "gpu")]
     assert resolve_dtype("auto", cpu) == resolve_dtype("auto", gpu) == resolve_dtype("float32", cpu) == "float32"
     assert resolve_dtype("float16", gpu) == "float16"
-    for dtype, devices in (("float16", cpu), ("bfloat16", gpu)):
+    for dtype, devices in (("float16", cpu), ("bfloat16", gpu), ("tf32", gpu)):
         with pytest.raises(UserError, match="choose float32 or"):
             resolve_dtype(dtype, devices)
     monkeypatch.setattr(backend, "cpu_flags", lambda: {"avx2"})

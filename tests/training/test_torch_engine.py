@@ -18,13 +18,16 @@ pytest.importorskip("torch", reason="torch is not installed: pip install -r test
 from core.config import Config  # noqa: E402
 from core.cosegmentation import imagenet_maps  # noqa: E402
 from core.dataset.create import create_dataset  # noqa: E402
+from core.errors import UserError  # noqa: E402
 from core.inference.networks import make_network  # noqa: E402
 from core.inference.segmenter import Segmenter, branch_scores  # noqa: E402
 from core.io.files import read_json  # noqa: E402
 from core.network import fcn, imagenet_weights, resnet  # noqa: E402
 from core.network.snapshots import Snapshot, load_snapshot  # noqa: E402
 from core.paths import Layout  # noqa: E402
+from core.runtime import torch_backend  # noqa: E402
 from core.runtime.devices import Device  # noqa: E402
+from core.runtime.engines import resolve_dtype  # noqa: E402
 from core.training.batches import Batch  # noqa: E402
 from core.training.engines import steps_on  # noqa: E402
 from core.training.train import train  # noqa: E402
@@ -149,6 +152,30 @@ def test_dropout_is_the_same_for_the_same_seed_only(rng):
         config, np.random.default_rng(0)), [TORCH]) for seed in (0, 0, 1))
     assert all((first[name] == second[name]).all() for name in first)
     assert any((first[name] != other[name]).any() for name in first)
+
+
+@pytest.mark.parametrize("numbers, rank, size, expected", [
+    ([0, 1, 2, 3], 0, 1, [0, 1, 2, 3]), ([0, 2, 4, 6], 2, 4, [4]), ([0], 5, 8, [5]), ([0, 1], 0, 4, None),
+    ([8], 0, 1, None)])
+def test_a_process_of_torchrun_has_the_device_of_its_number(monkeypatch, numbers, rank, size, expected):
+    monkeypatch.setattr(torch_backend, "gpus", lambda: 8)
+    monkeypatch.setattr(torch_backend.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch_backend, "_LOCAL_RANK", rank)
+    monkeypatch.setattr(torch_backend, "_LOCAL_SIZE", size)
+    if expected is None:
+        with pytest.raises(UserError, match="2 devices are named|there is no GPU 8"):
+            torch_backend.own_devices("gpu", numbers)
+    else:
+        assert torch_backend.own_devices("gpu", numbers) == [Device("torch", "gpu", number) for number in expected]
+    monkeypatch.setattr(torch_backend, "gpus", lambda: 0)
+    assert torch_backend.device_count("0,1") == 1 and torch_backend.device_count("cpu:2") == 2
+
+
+def test_types_that_are_for_gpus_are_refused_on_the_cpu():
+    for dtype in ("float16", "tf32"):
+        with pytest.raises(UserError, match="is for GPUs"):
+            resolve_dtype(dtype, [TORCH])
+    assert resolve_dtype("tf32", [Device("torch", "gpu")]) == "tf32" and resolve_dtype("auto", [TORCH]) == "float32"
 
 
 @pytest.fixture
