@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare a float32 training step with one with bfloat16 convolutions."""
+"""Compare a float32 training step with one with bfloat16 convolutions, or with one of the light network."""
 import numpy as np
 from inference import random_parameters
 from measure import alternate, make_parser
@@ -14,7 +14,11 @@ def main():
     parser.add_argument("--batch-size", type=int, default=16, metavar="INT", help="images (default: %(default)s)")
     parser.add_argument("--engine", choices=("mxnet", "torch"), default="mxnet", help="default: %(default)s")
     parser.add_argument("--gpu", default="cpu", metavar="DEVICE", help="GPU number, or cpu (default: %(default)s)")
+    parser.add_argument("--backbones", action="store_true", help="ResNet-50 against the light network, whole and with five "
+                        "frozen stages")
     args = parser.parse_args()
+    if args.backbones:
+        return time_backbones(args)
     if args.engine == "torch":
         return time_torch(args)
     from core.network.symbols import training_symbol
@@ -39,20 +43,30 @@ def main():
 
 
 def time_torch(args):
-    from core.training.batches import Batch
-    from core.training.torch_steps import Steps
-    devices, rng = resolve_devices(args.gpu, "torch"), np.random.default_rng(0)
     for count in (1, 2, 4, 8, 16) if args.growth else (args.batch_size,):
-        batch = Batch([], rng.normal(0, 50, (count, 3) + args.size).astype(np.float32),
-                      rng.integers(0, 21, (count, args.size[0] // 8 * (args.size[1] // 8))).astype(np.float32),
-                      rng.integers(0, 2, (count, 21, 1, 1)).astype(np.float32))
-        ways = {}
-        for dtype in ("float32", "bfloat16"):
-            config = Config(dtype=dtype, learning_rate=1e-6, batch_size=count)
-            steps = Steps(config, args.model, devices=devices, parameters=random_parameters(args.model, config),
-                          momentum={}, first=0, last=1)
-            ways["torch, %s, batch %d" % (dtype, count)] = lambda steps=steps: steps.step(batch)()
+        ways = {"torch, %s, batch %d" % (dtype, count): _engine_step(args, "torch", count, dtype=dtype)
+                for dtype in ("float32", "bfloat16")}
         alternate(ways, args.repeats, "an image", count)
+
+
+def time_backbones(args):
+    variants = {"resnet50": {}, "efficientnet_lite2": {"backbone": "efficientnet_lite2"},
+                "efficientnet_lite2, 5 stages frozen": {"backbone": "efficientnet_lite2", "frozen_stages": 5}}
+    ways = {name: _engine_step(args, args.engine, args.batch_size, **settings) for name, settings in variants.items()}
+    alternate(ways, args.repeats, "an image", args.batch_size)
+
+
+def _engine_step(args, engine, count, **settings):
+    from core.training.batches import Batch
+    from core.training.engines import steps_on
+    devices, rng = resolve_devices(args.gpu, engine), np.random.default_rng(0)
+    config = Config(learning_rate=1e-6, batch_size=count, crop_size=args.size[0], **settings)
+    batch = Batch([], rng.normal(0, 50, (count, 3) + args.size).astype(np.float32),
+                  rng.integers(0, 21, (count, args.size[0] // 8 * (args.size[1] // 8))).astype(np.float32),
+                  rng.integers(0, 2, (count, 21, 1, 1)).astype(np.float32))
+    steps = steps_on(devices[0]).Steps(config, args.model, devices=devices, momentum={}, first=0, last=1,
+                                       parameters=random_parameters(args.model, config))
+    return lambda: steps.step(batch)()
 
 
 def _step(symbol, model, parameters, batch):
