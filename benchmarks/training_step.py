@@ -14,8 +14,8 @@ def main():
     parser.add_argument("--batch-size", type=int, default=16, metavar="INT", help="images (default: %(default)s)")
     parser.add_argument("--engine", choices=("mxnet", "torch"), default="mxnet", help="default: %(default)s")
     parser.add_argument("--gpu", default="cpu", metavar="DEVICE", help="GPU number, or cpu (default: %(default)s)")
-    parser.add_argument("--backbones", action="store_true", help="ResNet-50 against the light network, whole and with five "
-                        "frozen stages")
+    parser.add_argument("--backbones", action="store_true", help="ResNet-50 against the light network, whole and with "
+                        "five frozen stages")
     args = parser.parse_args()
     if args.backbones:
         return time_backbones(args)
