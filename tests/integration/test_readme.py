@@ -52,6 +52,7 @@ def test_every_flag_in_docs_exists():
     benchmarks = re.findall(r"benchmarks/\w+\.py", read("docs/results.md"))
     known = {flag for script in SCRIPTS + ("launch.py", *benchmarks) for flag in flags_in(help_of(script))}
     known |= {"--nthreads", "--no-requeue", "--no-deps"}  # of Dask, Slurm and pip
+    known |= {"--nnodes", "--nproc", "--rdzv"}  # of torchrun, up to their underscores
     for page in pages():
         assert not flags_in(read(page)) - known, page
 
