@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Estimate pseudo masks for the training images with a trained model, limited to their image-level labels."""
+"""Estimate pseudo masks for the training or web images with a trained model, limited to their image-level labels."""
 from core.cli import add_crf, add_devices, add_epoch, add_flip, add_jobs, make_parser, parse_config, run
 
 
@@ -14,9 +14,13 @@ def main():
     add_epoch(parser)
     add_flip(parser)
     add_crf(parser)
+    parser.add_argument("--images", choices=("train", "web"), default="train", help="train: dataset/train_list.txt; "
+                        "web: dataset/web_train_list.txt, to train the init model again with --web-masks (default: "
+                        "%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="estimate existing masks again, too")
     parser.add_argument("--output", metavar="FOLDER",
-                        help="folder for the masks (default: cache/final_voc_masks)")
+                        help="folder for the masks (default: "
+                        "cache/final_voc_masks, for web images dataset/web_estimated)")
     add_jobs(parser)
     args = parser.parse_args()
     config = parse_config(args)
@@ -27,7 +31,8 @@ def main():
     from core.runtime.engines import resolve_devices
     epoch = find_epoch(config, args.model, args.epoch)
     estimate_train_masks(config, epoch, devices=resolve_devices(args.gpu, config.engine), crf=args.crf,
-                         overwrite=args.overwrite, jobs=args.jobs, model=args.model, flip=args.flip, output=args.output)
+                         overwrite=args.overwrite, jobs=args.jobs, model=args.model, flip=args.flip, output=args.output,
+                         images=args.images)
 
 
 if __name__ == "__main__":

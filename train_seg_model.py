@@ -11,7 +11,7 @@ def main():
     from core.io.logs import start_log
     from core.paths import Layout
     parser = make_parser(__doc__, ("batch_size", "crop_size", "max_epoch", "workers", "kv_store", "web_sampling",
-                                   "learning_rate_decay", "engine", "dtype"))
+                                   "web_masks", "learning_rate_decay", "engine", "dtype"))
     parser.add_argument("--model", choices=MODELS, required=True, help="init: on dataset/web_train_list.txt; final: "
                         "on dataset/train_list.txt with the masks of est_voc_train_masks.py")
     parser.add_argument("--gpus", default="0", metavar="DEVICES", help="devices that share every batch: GPU numbers "

@@ -125,6 +125,9 @@ class Config:
                                         choices=("none", "poly"))
     web_sampling: str = _setting("uniform", "share of a class in the init model's batches: uniform, as in the web "
                                  "list, or balanced, the same for all classes", choices=("uniform", "balanced"))
+    web_masks: str = _setting("cosegmented", "masks of the web images that train the init model: cosegmented; "
+                              "estimated, those of est_voc_train_masks.py --images web; or both, each image once with "
+                              "either", choices=("cosegmented", "estimated", "both"))
     momentum: float = _setting(0.9, "momentum of SGD", at_least=0, at_most=0.9999)
     weight_decay: float = _setting(5e-4, "weight decay of SGD on weights and gammas", at_least=0, at_most=1000)
     init_epoch_size: int = _setting(200, "batches in an epoch of the init model", at_least=1, at_most=1000000000)

@@ -27,6 +27,8 @@ class Layout:
         self.web_cache = path("cache", "web_masks")
         self.web_decisions = path("dataset", "web_decisions.csv")
         self.web_corrected = path("dataset", "web_corrected")
+        self.web_estimated = path("dataset", "web_estimated")
+        self.web_estimated_list = path("dataset", "web_estimated_list.txt")
         self.web_review = path("cache", "web_review")
         self.web_record = os.path.join(self.web_cache, "origin.json")
         self.classes = path("dataset", "classes.json")
@@ -49,10 +51,12 @@ class Layout:
         """List of the images of VOC's "train", "val" or "test" part that is segmented."""
         return os.path.join(self.voc, "ImageSets", "Segmentation", f"{part}.txt")
 
-    def web_mask(self, name):
-        """Mask of a web image: the corrected one where there is one."""
+    def web_mask(self, name: str, *, estimated: bool = False) -> str:
+        """Mask of a web image: the corrected one where there is one, else by co-segmentation or by a model."""
         corrected = mask_path(self.web_corrected, name)
-        return corrected if os.path.exists(corrected) else mask_path(self.web_masks, name)
+        if os.path.exists(corrected):
+            return corrected
+        return mask_path(self.web_estimated if estimated else self.web_masks, name)
 
     def snapshot_prefix(self, model):
         return os.path.join(self.snapshots, f"{model}_{self._network}")

@@ -27,12 +27,11 @@ class Sample(NamedTuple):
     mask: str
 
 
-def web_samples(layout: Layout, config: Config) -> List[Sample]:
-    """Samples of the init model: web images with their co-segmentation masks.
+def listed_web_images(layout: Layout, config: Config) -> List[str]:
+    """Names of the web images that pass the noise filter, as changed by the review.
 
     Raises:
-        UserError: the list or a file is missing, a name has no valid class index, or its class had another one, or its
-            image another content, when the masks were made.
+        UserError: there is no list, or the review leaves nothing of it.
     """
     listed = read_list(layout.web_list, "run create_web_masks.py, or create_dataset.py where there are masks")
     names = reviewed_list(layout, listed, read_decisions(layout, config.num_classes))
@@ -42,18 +41,35 @@ def web_samples(layout: Layout, config: Config) -> List[Sample]:
     if not names:
         raise UserError(f"{layout.web_decisions} leaves no image of {layout.web_list} to train on: keep some in "
                         "review_web_masks.py")
+    return names
+
+
+def web_samples(layout: Layout, config: Config) -> List[Sample]:
+    """Samples of the init model: web images with the masks that the setting `web_masks` names.
+
+    With "both", every image occurs with either mask. A corrected mask replaces both.
+
+    Raises:
+        UserError: a list or a file is missing, a name has no valid class index, or its class had another one, or its
+            image another content, when the masks were made.
+    """
+    names = listed_web_images(layout, config)
     indices = {name: web_class(name, config.num_classes) for name in names}
     check_classes(layout.classes, config.classes, indices.values())
+    samples = []
+    if config.web_masks != "estimated":
+        samples += _cosegmented(layout, config, names)
+    if config.web_masks != "cosegmented":
+        samples += _estimated(layout, config, names)
+    return samples
+
+
+def _cosegmented(layout, config, names):
     record = StageRecord(layout.web_record, f"the masks in {layout.web_masks}", earlier_key="settings")
     if record.earlier:
         raise UserError(f"{layout.web_record} was written by another version of this program: run create_web_masks.py "
                         "--overwrite, or remove the file if the masks are your own")
-    then = dict(enumerate((record.origin or {}).get("settings", {}).get("classes", config.classes)))
-    for name, index in indices.items():
-        if then.get(index) != config.classes[index]:
-            raise UserError(f"{image_path(layout.web_images, name)} was of class {then.get(index, 'none')} when its "
-                            f"mask was made, and class {index} is {config.classes[index]} now: bring back the order "
-                            "of the classes, or fetch and co-segment into another --root")
+    _check_web_classes(layout, config, names, (record.origin or {}).get("settings", {}))
     remedy = "see dataset/README.md for what belongs there"
     corrected = set(corrected_names(layout))
     check_pairs(names, (image_path, layout.web_images, remedy))
@@ -61,6 +77,40 @@ def web_samples(layout: Layout, config: Config) -> List[Sample]:
     samples = [Sample(name, image_path(layout.web_images, name), layout.web_mask(name)) for name in names]
     _check_images(samples, record.items, layout, "create_web_masks.py")
     return samples
+
+
+def _estimated(layout, config, names):
+    remedy = "run est_voc_train_masks.py --images web"
+    shown = set(read_list(layout.web_estimated_list, remedy))
+    record = estimation_record(layout.web_estimated)
+    if record.origin is None:
+        raise UserError(f"{record.path} is missing, so nothing says what the masks beside it are of: {remedy} "
+                        "--overwrite")
+    _check_web_classes(layout, config, names, record.origin.get("network", {}))
+    corrected = set(corrected_names(layout))
+    check_pairs([name for name in names if name not in record.items and name not in corrected],
+                (mask_path, layout.web_estimated, remedy))
+    names = [name for name in names if name in shown or name in corrected]
+    if not names:
+        raise UserError(f"{layout.web_estimated_list} names no image of {layout.web_list}: {remedy}")
+    check_pairs(names, (image_path, layout.web_images, "see dataset/README.md for what belongs there"))
+    check_pairs([name for name in names if name not in corrected], (mask_path, layout.web_estimated, remedy))
+    samples = [Sample(name, image_path(layout.web_images, name), layout.web_mask(name, estimated=True))
+               for name in names]
+    _check_images(samples, {name: item["image"] for name, item in record.items.items()}, layout,
+                  "est_voc_train_masks.py --images web")
+    return samples
+
+
+def _check_web_classes(layout, config, names, then):
+    """Raise UserError if the class of a name had another index in the settings with which its mask was made."""
+    classes = dict(enumerate(then.get("classes", config.classes)))
+    for name in names:
+        index = web_class(name, config.num_classes)
+        if classes.get(index) != config.classes[index]:
+            raise UserError(f"{image_path(layout.web_images, name)} was of class {classes.get(index, 'none')} when its "
+                            f"mask was made, and class {index} is {config.classes[index]} now: bring back the order "
+                            "of the classes, or fetch and co-segment into another --root")
 
 
 def voc_samples(layout: Layout, config: Config) -> List[Sample]:

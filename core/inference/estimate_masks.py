@@ -7,27 +7,30 @@ from typing import Optional
 
 import numpy as np
 
+from core.classes import BACKGROUND
 from core.config import Config, network_settings
-from core.dataset.samples import estimation_record, label_shares, read_labels, web_samples
+from core.dataset.samples import estimation_record, label_shares, listed_web_images, read_labels, web_samples
 from core.errors import UserError
 from core.inference.crf import crf_settings
 from core.inference.options import InferenceOptions
 from core.inference.postprocess import estimate, shown_labels
 from core.inference.segmenter import Segmenter, scored_images
-from core.io.files import read_list, remove, remove_leftovers
+from core.io.files import read_list, remove, remove_leftovers, write_lines
 from core.io.images import read_mask
 from core.io.locks import locked
 from core.io.logs import logger, progress
 from core.io.provenance import check_classes, content_digests
 from core.network.snapshots import load_snapshot
-from core.paths import Layout, check_no_true_mask, check_pairs, folder_lock, image_path, mask_path, stems
+from core.paths import Layout, check_no_true_mask, check_pairs, folder_lock, image_path, mask_path, stems, web_class
 from core.runtime.engines import resolve_dtype
 from core.runtime.parallel import ordered_map, process_pool
 
 
 def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool = False, overwrite: bool = False,
-                         jobs: int = 1, model: str = "init", flip: bool = False, output: Optional[str] = None) -> None:
-    """Write cache/final_voc_masks/<id>.png for every image of the training list.
+                         jobs: int = 1, model: str = "init", flip: bool = False, output: Optional[str] = None,
+                         images: str = "train") -> None:
+    """Write cache/final_voc_masks/<id>.png for every training image, or dataset/web_estimated/<name>.png for every web
+    image, of the respective list.
 
     The scores at `config.scales` are added up; classes that are not among the image's labels are left out, the
     background always stays. Masks of the same image, labels, snapshot and settings that are there already are skipped.
@@ -41,43 +44,58 @@ def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool
         model: "init"; or "final", whose masks train it in another round.
         flip: add up the scores of the mirrored images too.
         output: another folder for the masks.
+        images: "train"; or "web", whose masks train the init model in another round. Those that show their class are
+            then listed in dataset/web_estimated_list.txt, by the limits that co-segmentation has, too.
 
     Raises:
         UserError: list, labels, image or snapshot is missing or wrong; or masks of another snapshot or other settings
             are there and `overwrite` is not set, or other files.
     """
     layout = Layout(config)
-    folder = os.path.abspath(output or layout.train_masks)
-    if os.path.realpath(folder) == os.path.realpath(layout.val_masks):
-        raise UserError(f"{folder} holds the true masks of the val images: choose another --output")
-    names = read_list(layout.train_list, "run create_dataset.py")
+    web = images == "web"
+    source = layout.web_images if web else layout.train_images
+    folder = os.path.abspath(output or (layout.web_estimated if web else layout.train_masks))
+    for other, content in ((layout.val_masks, "the true masks of the val images"),
+                           (layout.web_masks, "masks by co-segmentation"), (layout.web_corrected, "corrected masks")):
+        if os.path.realpath(folder) == os.path.realpath(other):
+            raise UserError(f"{folder} holds {content}: choose another --output")
+    names = listed_web_images(layout, config) if web else read_list(layout.train_list, "run create_dataset.py")
     check_no_true_mask(folder, names, layout.val_masks)
-    check_pairs(names, (image_path, layout.train_images, "run create_dataset.py"))
+    check_pairs(names, (image_path, source, "run create_web_masks.py again" if web else "run create_dataset.py"))
     snapshot = load_snapshot(config, model, epoch)
     config = snapshot.config
-    check_classes(layout.classes, config.classes)
+    if web:
+        labels = {name: [web_class(name, config.num_classes)] for name in names}
+        check_classes(layout.classes, config.classes, {label for label, in labels.values()})
+    else:
+        check_classes(layout.classes, config.classes)
+        labels = read_labels(layout.train_labels, names, config)
     options = InferenceOptions(config.scales, flip, crf, resolve_dtype(config.dtype, devices))
-    labels = read_labels(layout.train_labels, names, config)
-    images = content_digests([image_path(layout.train_images, name) for name in names], layout.digests)
-    inputs = {name: {"image": image, "labels": labels[name]} for name, image in zip(names, images)}
+    digests = content_digests([image_path(source, name) for name in names], layout.digests)
+    inputs = {name: {"image": digest, "labels": labels[name]} for name, digest in zip(names, digests)}
     with locked(folder_lock(folder), f"mask estimation into {folder}"):
         remove_leftovers(folder)
         priors = _priors(layout, config, model)
-        record, done = _claim(folder, _origin(snapshot, options, priors), inputs, overwrite)
+        record, done = _claim(folder, _origin(snapshot, options, priors, web), inputs, overwrite)
+        listing = web and os.path.realpath(folder) == os.path.realpath(layout.web_estimated)
+        if listing:
+            remove(layout.web_estimated_list, missing_ok=True)  # an earlier run's
         rest = [name for name in names if name not in done]
         logger.info("%d masks to estimate, %d there already", len(rest), len(names) - len(rest))
 
         segmenter = Segmenter(snapshot, devices, options.dtype)
         work = functools.partial(estimate, config=config, crf=crf, labels=labels, folder=folder, priors=priors)
         with record, process_pool(jobs) if crf and jobs > 1 else contextlib.nullcontext() as pool:
-            scored = scored_images(segmenter, rest, folder=layout.train_images, options=options)
+            scored = scored_images(segmenter, rest, folder=source, options=options)
             made = progress(ordered_map(work, scored, pool, 2 * jobs), len(rest), "mask estimation")
             shown = collections.Counter(label for _, found in made for label in found)
             record.finish()
         for name in filter(done.__contains__, names):
             mask = read_mask(mask_path(folder, name), config.num_classes)
             shown.update(shown_labels(mask, labels[name]))
-    logger.info("masks of %d training images are in %s", len(names), folder)
+        if listing:
+            _write_web_list(layout, config, labels)
+    logger.info("masks of %d %s images are in %s", len(names), "web" if web else "training", folder)
     _log_shown(shown, collections.Counter(label for values in labels.values() for label in values), config)
 
 
@@ -95,7 +113,7 @@ def _priors(layout, config, model):
     return np.where(shares > 0, shares / shares.max(), 1) ** config.logit_adjustment
 
 
-def _origin(snapshot, options, priors):
+def _origin(snapshot, options, priors, web):
     """What all masks depend on; float32, no flip and no priors go without saying."""
     origin = {"model": snapshot.model, "epoch": snapshot.epoch, "snapshot_sha256": snapshot.digest,
               "scales": options.scales, "network": network_settings(snapshot.config),
@@ -104,6 +122,8 @@ def _origin(snapshot, options, priors):
         origin["dtype"] = options.dtype
     if options.flip:
         origin["flip"] = True
+    if web:
+        origin["images"] = "web"
     if priors is not None:
         origin["priors"] = [float(f"{prior:.6g}") for prior in priors]
     return origin
@@ -125,6 +145,18 @@ def _claim(folder, origin, inputs, overwrite):
     for name in outdated:
         remove(mask_path(folder, name))
     return record, there - outdated
+
+
+def _write_web_list(layout, config, labels):
+    """List the web images whose estimated masks have as much foreground as co-segmentation asks for."""
+    kept = []
+    for name in labels:
+        share = (read_mask(mask_path(layout.web_estimated, name), config.num_classes) != BACKGROUND).mean()
+        if config.web_min_foreground <= share <= config.web_max_foreground:
+            kept.append(name)
+    write_lines(layout.web_estimated_list, kept)
+    logger.info("%d of them, those of the usual share of foreground, are in %s: train_seg_model.py --model init "
+                "--web-masks estimated trains on these", len(kept), layout.web_estimated_list)
 
 
 def _log_shown(shown, labelled, config):

@@ -32,7 +32,7 @@ def flags_in(text):
 @functools.lru_cache(maxsize=None)
 def help_of(script):
     return subprocess.run([sys.executable, os.path.join(ROOT, script), "--help"], stdout=subprocess.PIPE, check=True,
-                          universal_newlines=True).stdout
+                          universal_newlines=True, env=dict(os.environ, COLUMNS="1000")).stdout  # nothing hyphenated
 
 
 @pytest.mark.parametrize("script", SCRIPTS + ("launch.py",))
