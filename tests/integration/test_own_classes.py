@@ -242,8 +242,8 @@ def test_the_script_for_photographs_runs_the_chain_on_a_folder(tmp_path, masks):
         assert re.search(r"final \+ ms \+ crf +3 +\d", text) and (own / "work" / "outputs" / "results.png").exists()
     else:
         assert len(os.listdir(str(own / "work" / "outputs" / "predictions" / "overlays"))) == 4
-    again = shell(tmp_path, "PATH=$PWD/bin:$PATH\nbash demo/photographs.sh 'own photos'")
-    assert again.count("epoch 3, the last before max_epoch 4, is trained already") == 2
+        again = shell(tmp_path, "PATH=$PWD/bin:$PATH\nbash demo/photographs.sh 'own photos'")
+        assert again.count("epoch 3, the last before max_epoch 4, is trained already") == 2
 
 
 def test_the_script_for_photographs_names_what_it_lacks(tmp_path):
