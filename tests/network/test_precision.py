@@ -40,6 +40,12 @@ def test_every_map_of_an_unsafe_size_is_found_at_every_stride(model, strides, st
     assert not any(name.endswith(("2b", "2b_g", "conv1")) for name in found), "3 x 3 convolutions are safe"
 
 
+def test_the_light_network_is_computed_in_float32_whatever_its_size():
+    symbol = inference_symbol("final", Config(**{**SMALL, "backbone": "efficientnet_lite2"}), folded=True)
+    found = unsafe_convolutions(symbol, (1, 3, 64, 64))  # no 1 x 1 convolution of an unsafe size
+    assert len(found) == 21 + 6 and all("_depthwise" in name for name in found)
+
+
 def test_the_images_of_a_batch_count_one_by_one():
     symbol = inference_symbol("init", Config(**SMALL))
     assert unsafe_convolutions(symbol, (2, 3, 48, 48)) == unsafe_convolutions(symbol, (1, 3, 48, 48)) != []
