@@ -116,7 +116,8 @@ def resolve_dtype(text: str, devices: List[Device], fastest: bool = False) -> st
             text, why = "bfloat16", ("faster than float32 on this CPU (AMX); --dtype float32 gives the scores of other "
                                      "machines")
     else:
-        why = "as set"
+        slow = text == "bfloat16" and on_cpu and not {"amx_bf16", "avx512_bf16"} & cpu_flags()
+        why = "as set" + ("; float32 is faster on this CPU, which has neither AMX nor avx512_bf16" if slow else "")
     logger.info("computing in %s, %s", text, why)
     return text
 
