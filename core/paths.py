@@ -63,11 +63,11 @@ class Layout:
 
     def snapshot(self, model, epoch):
         """Parameters of `model` after `epoch`."""
-        return "%s-%d.params" % (self.snapshot_prefix(model), epoch)
+        return f"{self.snapshot_prefix(model)}-{epoch}.params"
 
     def state(self, model, epoch):
         """What training needs beside the snapshot of `epoch` to resume as if it had never stopped."""
-        return "%s-%d.states" % (self.snapshot_prefix(model), epoch)
+        return f"{self.snapshot_prefix(model)}-{epoch}.states"
 
     def symbol(self, model):
         return self.snapshot_prefix(model) + "-symbol.json"
@@ -77,18 +77,17 @@ class Layout:
 
         Files still being written do not count.
         """
-        pattern = re.compile(r"%s-(0|[1-9][0-9]*)\.%s" % (re.escape(os.path.basename(self.snapshot_prefix(model))),
-                                                          ending))
+        pattern = re.compile(rf"{re.escape(os.path.basename(self.snapshot_prefix(model)))}-(0|[1-9][0-9]*)\.{ending}")
         return sorted(int(match.group(1)) for match in map(pattern.fullmatch, list_folder(self.snapshots)) if match)
 
     def unfinished(self, model):
         """Paths of what a killed training run of `model` left behind half-written."""
-        start = ".%s-" % os.path.basename(self.snapshot_prefix(model))
+        start = f".{os.path.basename(self.snapshot_prefix(model))}-"
         return [os.path.join(self.snapshots, name) for name in list_folder(self.snapshots)
                 if name.startswith(start) and name.endswith(".tmp")]
 
     def training_lock(self, model):
-        return os.path.join(self.snapshots, ".%s.lock" % os.path.basename(self.snapshot_prefix(model)))
+        return os.path.join(self.snapshots, f".{os.path.basename(self.snapshot_prefix(model))}.lock")
 
     def output(self, model, epoch):
         """Folder of an evaluation of `model` after `epoch`."""
@@ -100,7 +99,7 @@ class Layout:
 
     def ranking(self, model):
         """Epochs of `model` in the order of their mean IoU, as eval_loop.py found them."""
-        return os.path.join(self.outputs, "%s_ranking.json" % model)
+        return os.path.join(self.outputs, f"{model}_ranking.json")
 
     @property
     def predictions(self):
@@ -126,7 +125,7 @@ def mask_path(folder, name):
 def folder_lock(folder):
     """Lock of a folder that one process fills; it lies beside it."""
     above, name = os.path.split(folder)
-    return os.path.join(above, ".%s.lock" % name)
+    return os.path.join(above, f".{name}.lock")
 
 
 def stems(folder, ending):
@@ -141,12 +140,12 @@ def web_class(name, num_classes):
         UserError: the name does not start with a class index and an underscore, or can't stand in a list.
     """
     if name.strip().splitlines() != [name] or re.search("[\\\\\ud800-\udfff]", name):
-        raise UserError("web image %r: rename it, for no list can hold such a name: it is one line of UTF-8 without "
-                        "backslash and without spaces at its ends" % name)
+        raise UserError(f"web image {name!r}: rename it, for no list can hold such a name: it is one line of UTF-8 "
+                        "without backslash and without spaces at its ends")
     match = re.match(r"([0-9]{1,3})_", name)
     if not match or not 1 <= int(match.group(1)) < num_classes:
-        raise UserError("web image %s: its name must start with a class index 1..%d and an underscore, as 7_000123"
-                        % (name, num_classes - 1))
+        raise UserError(f"web image {name}: its name must start with a class index 1..{num_classes - 1} and an "
+                        "underscore, as 7_000123")
     return int(match.group(1))
 
 
@@ -156,8 +155,8 @@ def check_no_true_mask(folder, names, *places):
     real = os.path.realpath(folder)
     for name in names:
         if mask_path(real, name) in true:
-            raise UserError("%s is a true mask, and a result would take its place: choose another --output"
-                            % mask_path(real, name))
+            raise UserError(f"{mask_path(real, name)} is a true mask, and a result would take its place: choose "
+                            "another --output")
 
 
 def check_pairs(names, *places):

@@ -15,7 +15,7 @@ from core.io.logs import logger, start_log
 @pytest.mark.parametrize("flags, message", [
     (("--output", ""), "--output is empty"), (("--output=",), "--output is empty"), (("",), "an argument is empty"),
     (("a", "--outptu", "b"), "did you mean --output?"), (("--", ""), None)])
-def test_wrong_flags_are_told_in_one_line(capsys, flags, message):
+def test_wrong_flags_are_reported_in_one_line(capsys, flags, message):
     parser = Parser("x.py")
     parser.add_argument("--output")
     parser.add_argument("paths", nargs="*")
@@ -24,12 +24,12 @@ def test_wrong_flags_are_told_in_one_line(capsys, flags, message):
         return
     with pytest.raises(SystemExit) as ended:
         parser.parse_args(flags)
-    told = capsys.readouterr().err
-    assert ended.value.code == 2 and told.count("\n") == 1 and message in told
+    message_text = capsys.readouterr().err
+    assert ended.value.code == 2 and message_text.count("\n") == 1 and message in message_text
 
 
-@pytest.mark.parametrize("way_on", [(), ("--resume goes on",)])
-def test_an_interruption_tells_the_way_on(capsys, way_on):
+@pytest.mark.parametrize("way_on", [(), ("--resume continues",)])
+def test_an_interruption_reports_the_way_on(capsys, way_on):
     def main():
         raise KeyboardInterrupt
     with pytest.raises(SystemExit) as ended:
@@ -38,7 +38,7 @@ def test_an_interruption_tells_the_way_on(capsys, way_on):
     assert capsys.readouterr().err == "interrupted; %s\n" % (way_on or ("the same command continues from here",))
 
 
-def test_a_mistake_is_told_where_standard_output_is_closed(capsys, monkeypatch):
+def test_a_mistake_is_reported_where_standard_output_is_closed(capsys, monkeypatch):
     def main():
         raise UserError("the mistake")
     monkeypatch.setattr(sys, "stdout", None)
@@ -47,7 +47,7 @@ def test_a_mistake_is_told_where_standard_output_is_closed(capsys, monkeypatch):
     assert ended.value.code == 2 and "error: the mistake" in capsys.readouterr().err
 
 
-def test_training_tells_that_it_needs_resume():
+def test_training_says_that_it_needs_resume():
     code = "import sys, core.cli\ncore.cli.run = lambda main, way_on: print(way_on)\n" \
            "exec(compile(open('train_seg_model.py').read(), 'x', 'exec'), {'__name__': '__main__'})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, universal_newlines=True)

@@ -91,7 +91,7 @@ def analyse(name, config, kind):
     try:
         image = read_image(image_path(layout.web_images, name))
     except UserError as error:
-        write_result(layout, Result(name, False, 0.0, 0.0, "unreadable: %s" % error))
+        write_result(layout, Result(name, False, 0.0, 0.0, f"unreadable: {error}"))
         return
     with threadpool_limits(1):
         regions = Regions(image, config.web_side, config.web_regions)
@@ -117,7 +117,7 @@ def relabel(name, config, kind, rounds):
         regions = Regions(read_image(image_path(layout.web_images, name)), config.web_side, config.web_regions)
         labels = _labels_after(layout, regions, name, _read_regions(layout, name),
                                _describe(layout, regions, name, kind), kind, rounds)
-        write_array(cache_file(layout, "round%d" % rounds, name, ".npy"), labels.astype(np.float32))
+        write_array(cache_file(layout, f"round{rounds}", name, ".npy"), labels.astype(np.float32))
 
 
 def segment(name, config, kind, rounds):
@@ -167,7 +167,7 @@ def _learn(layout, config, names, kind, rounds, run):
         if number > 1:
             done = stems(cache_folder(layout, "round%d" % (number - 1)), ".npy")
             run(functools.partial(relabel, config=config, kind=kind, rounds=number - 1),
-                [name for name in sampled if name not in done], "round %d" % number)
+                [name for name in sampled if name not in done], f"round {number}")
         sample = _read_sample(layout, sampled, number - 1)
         logger.info("round %d of %d: learning from %d regions of %d images", number, rounds,
                     len(sample.labels), len(sampled))
@@ -188,7 +188,7 @@ def _labels_after(layout, regions, name, stored, descriptors, kind, rounds):
     """(n,) labels of an image after the given number of rounds."""
     features = stored["features"].astype(np.float32)
     if len(features) != regions.count:
-        raise UserError("%s has changed since it was analysed: pass --overwrite" % image_path(layout.web_images, name))
+        raise UserError(f"{image_path(layout.web_images, name)} has changed since it was analysed: pass --overwrite")
     labels = stored["labels"].astype(float)
     if not rounds:
         return labels
@@ -239,7 +239,7 @@ def _read_sample(layout, names, rounds):
     parts = []
     for name in names:
         stored = _read_regions(layout, name)
-        labels = read_array(cache_file(layout, "round%d" % rounds, name, ".npy")) if rounds else stored["labels"]
+        labels = read_array(cache_file(layout, f"round{rounds}", name, ".npy")) if rounds else stored["labels"]
         rows = stored["rows"]
         parts.append((stored["features"][rows].astype(np.float32), stored["descriptors"].astype(np.float32),
                       labels[rows].astype(np.float32), stored["weights"],

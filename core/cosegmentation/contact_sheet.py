@@ -64,7 +64,7 @@ def _thumbnail(layout, config, result):
     picture = outlined(cv2.resize(image, size, interpolation=cv2.INTER_AREA),
                        cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
     tile[:size[1], :size[0]] = picture
-    cv2.putText(tile, "%.2f" % result.score, (3, _SIDE - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.35,
+    cv2.putText(tile, f"{result.score:.2f}", (3, _SIDE - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.35,
                 (0, 0, 0) if result.kept else _RED, 1, cv2.LINE_AA)
     return tile
 

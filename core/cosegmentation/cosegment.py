@@ -35,8 +35,8 @@ from core.io.locks import locked
 from core.io.logs import logger, progress
 from core.network.imagenet_weights import PACKAGE, weights_path
 from core.paths import Layout, folder_lock, stems, web_class
-from core.runtime.crew import hire
 from core.runtime.parallel import ordered_map
+from core.runtime.task_pool import task_pool
 from core.web.corrections import KEEP, REJECT, apply_moves, corrected_names, read_decisions
 
 _NOTHING_COMMON = 0.4  # share of a class's images that look unlike it, above which the class is named
@@ -71,8 +71,8 @@ def cosegment(config: Config, jobs: int = 1, scheduler: Optional[str] = None, fe
                 logger.info("%s is %s now, as decided in the review", move.name, move.new_name)
     names = sorted(stems(layout.web_images, ".jpg"))
     if not names:
-        raise UserError("%s holds no .jpg: fetch_web_images.py brings them, or put your own there as <class>_<id>.jpg"
-                        % layout.web_images)
+        raise UserError(f"{layout.web_images} holds no .jpg: fetch_web_images.py brings them, or put your own there as "
+                        "<class>_<id>.jpg")
     for name in names:
         web_class(name, config.num_classes)
     others = [name for name in list_folder(layout.web_images) if not name.endswith(".jpg") and not name.startswith(".")]
@@ -87,10 +87,10 @@ def cosegment(config: Config, jobs: int = 1, scheduler: Optional[str] = None, fe
         from core.cosegmentation import activations
         backbone = activations.load_backbone(config, device())
     with locked(folder_lock(layout.web_cache), f"co-segmentation into {layout.web_masks}"), \
-            hire(jobs, scheduler) as crew, claim(layout, config, kind, names, overwrite) as record:
+            task_pool(jobs, scheduler) as pool, claim(layout, config, kind, names, overwrite) as record:
         logger.info("%d images of %d classes, features: %s (%s)", len(names), len({class_of(name) for name in names}),
                     kind, why)
-        run = functools.partial(_run, crew=crew)
+        run = functools.partial(_run, pool=pool)
         if kind == "imagenet":
             imagenet_maps.cache_maps(network, names, layout.web_images, cache_folder(layout, "maps"), config.seed)
             cosegment_cells(layout, config, names, run)
@@ -120,8 +120,8 @@ def feature_set(config: Config, features: str = "auto") -> Tuple[str, str]:
     return chosen, "; ".join(passed[:list(missing).index(chosen)]) or "the best of the feature sets"
 
 
-def _run(work, names, what, crew):
-    for _ in progress(ordered_map(work, names, crew.executor, crew.ahead), len(names), what):
+def _run(work, names, what, pool):
+    for _ in progress(ordered_map(work, names, pool.executor, pool.ahead), len(names), what):
         pass
 
 
@@ -143,8 +143,8 @@ def _conclude(layout, config, results):
     writer = csv.writer(rows, lineterminator="\n")
     writer.writerow(("name", "class", "kept", "score", "foreground", "reason", "mask"))
     for result in results:
-        writer.writerow((result.name, config.classes[class_of(result.name)], int(result.kept), "%.4f" % result.score,
-                         "%.4f" % result.foreground, result.reason,
+        writer.writerow((result.name, config.classes[class_of(result.name)], int(result.kept), f"{result.score:.4f}",
+                         f"{result.foreground:.4f}", result.reason,
                          "corrected" if result.name in corrected else "automatic"))
     write_text(layout.web_report, rows.getvalue())
     write_sheets(layout, config, results)

@@ -48,7 +48,7 @@ def describe(regions, kind, path=None):
         return hog_windows(regions)
     activations = read_array(path)
     if activations.ndim != 3 or not activations.size:
-        raise UserError("%s is damaged: remove it and run the same command again" % path)
+        raise UserError(f"{path} is damaged: remove it and run the same command again")
     return pooled(activations, regions)
 
 

@@ -55,7 +55,7 @@ def judge(config, truth_folder, masks_folder):
     """Judged of every true mask; see `evaluate_web_masks`."""
     names = sorted(stems(truth_folder, ".png"))
     if not names:
-        raise UserError("%s holds no .png: true masks named <class>_<id>.png are expected" % truth_folder)
+        raise UserError(f"{truth_folder} holds no .png: true masks named <class>_<id>.png are expected")
     indices = [web_class(name, config.num_classes) for name in names]
 
     def true_mask(name):
@@ -74,8 +74,8 @@ def judge(config, truth_folder, masks_folder):
             truth = np.where(truth == 1, index, truth)
         judged.append(Judged(name, bool((truth == index).any()), *precision_and_jaccard(truth, mask, index)))
     if not any(image.shows for image in judged):
-        raise UserError("no mask in %s shows the class of its image: foreground is the class index, or 1 in all of "
-                        "them; 255 is not counted" % truth_folder)
+        raise UserError(f"no mask in {truth_folder} shows the class of its image: foreground is the class index, or 1 "
+                        "in all of them; 255 is not counted")
     blank = [config.classes[index] for index in sorted(set(indices))
              if not any(image.shows for image, other in zip(judged, indices) if other == index)]
     if blank:

@@ -109,13 +109,12 @@ def _json_rows(path):
     """Yield (where it stands, image, labels) for an object from images to lists of class names or indices."""
     values = read_json(path)
     if not isinstance(values, dict):
-        raise UserError('%s: an object like {"photo.jpg": ["cat", "dog"]} is expected' % path)
+        raise UserError(f'{path}: an object like {{"photo.jpg": ["cat", "dog"]}} is expected')
     for image, labels in values.items():
         labels = [labels] if isinstance(labels, str) else labels
         if not isinstance(labels, list) or not all(type(label) in (str, int) for label in labels):
-            raise UserError("%s: the labels of %s are a list of class names or indices, not %r"
-                            % (path, image, labels))
-        yield "%s, %s" % (path, image), image, labels
+            raise UserError(f"{path}: the labels of {image} are a list of class names or indices, not {labels!r}")
+        yield f"{path}, {image}", image, labels
 
 
 def _from_folders(folder, config):
@@ -133,8 +132,8 @@ def _from_folders(folder, config):
             raise UserError(f"{os.path.join(folder, name)} holds no picture")
         found.update((path, label) for path in paths)
     if not found:
-        raise UserError("%s holds no folder for a class: <class name>/*.jpg is expected there, or a list of images "
-                        "and labels, --train-labels" % folder)
+        raise UserError(f"{folder} holds no folder for a class: <class name>/*.jpg is expected there, or a list of "
+                        "images and labels, --train-labels")
     if others:
         logger.warning("%s: %d files that lie in no class's folder are left out, such as %s", folder, len(others),
                        others[0])
@@ -169,8 +168,8 @@ def _index(label, place, config):
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
     if index == BACKGROUND:
-        raise UserError("%s: %r is the background, which is in every image; setting classes lists it first, and then "
-                        "the classes" % (place, config.classes[BACKGROUND]))
+        raise UserError(f"{place}: {config.classes[BACKGROUND]!r} is the background, which is in every image; setting "
+                        "classes lists it first, and then the classes")
     if not 1 <= index < config.num_classes:
         raise UserError(f"{place}: label {index} is out of range: the classes are 1..{config.num_classes - 1}")
     return index
@@ -222,8 +221,7 @@ def _check_ids(sources):
     seen = {}
     for source in sources:
         if source.name in seen:
-            raise UserError("%s and %s have the same id, %s: rename one"
-                            % (seen[source.name], source.image, source.name))
+            raise UserError(f"{seen[source.name]} and {source.image} have the same id, {source.name}: rename one")
         seen[source.name] = source.image
 
 

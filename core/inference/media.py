@@ -47,8 +47,9 @@ def find_media(paths, leave_out=()):
         matches = [path] if os.path.lexists(path) else sorted(glob.glob(path, recursive=True))
         found = [file for match in matches for file in _files(match, leave_out)]
         if not found:
-            raise UserError("%s: %s" % (path, "there is no picture or video in this folder" if os.path.isdir(path)
-                                        else "there is no such file, and it matches nothing as a pattern"))
+            reason = ("there is no picture or video in this folder" if os.path.isdir(path)
+                      else "there is no such file, and it matches nothing as a pattern")
+            raise UserError(f"{path}: {reason}")
         files.update((os.path.abspath(file), None) for file in found)
 
     folder = os.path.commonpath([os.path.dirname(file) for file in files])

@@ -18,7 +18,7 @@ try:
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
 except ImportError as error:
-    raise UserError("%s; the packages for ONNX are installed by: pip install -r export-dependencies.txt" % error
+    raise UserError(f"{error}; the packages for ONNX are installed by: pip install -r export-dependencies.txt"
                     ) from error
 
 OPSET = 13
@@ -44,7 +44,7 @@ def export(config, model, *, epoch, path):
     probabilities = _network(network, symbol, values, _input(network, config.mean_rgb))
     _output(network, probabilities, config.num_classes)
     proto = helper.make_model(
-        helper.make_graph(network.nodes, "%s_epoch%d" % (model, epoch),
+        helper.make_graph(network.nodes, f"{model}_epoch{epoch}",
                           [helper.make_tensor_value_info("image", TensorProto.UINT8, ["height", "width", 3])],
                           [helper.make_tensor_value_info("mask", TensorProto.UINT8, ["height", "width"]),
                            helper.make_tensor_value_info("scores", TensorProto.FLOAT,
@@ -89,7 +89,7 @@ class _Graph:
     def add(self, kind, *inputs, name=None, **attributes):
         """Append a node; inputs are names or arrays. Returns the name of its output."""
         inputs = [item if isinstance(item, str) else self.constant(item) for item in inputs]
-        name = name or "%s_%d" % (kind.lower(), len(self.nodes))
+        name = name or f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
         return name
 

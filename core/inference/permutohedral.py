@@ -62,7 +62,7 @@ def compiled_for_lanes(arguments, result="void"):
 
     Loops over the length of a tuple are unrolled, which makes those over channels several times as fast.
     """
-    return compiled(["%s(%s, UniTuple(int64, %d))" % (result, arguments, channels) for channels in CHANNELS])
+    return compiled([f"{result}({arguments}, UniTuple(int64, {channels}))" for channels in CHANNELS])
 
 
 def _unnormalised(features):

@@ -41,7 +41,7 @@ def segment_media(config, model, *, epoch, devices, media, options, jobs=1):
         jobs: processes that run the CRF.
 
     Returns:
-        dict from the name of the results to what predictions.json tells of it.
+        dict from the name of the results to what predictions.json says of it.
 
     Raises:
         UserError: the snapshot is missing or wrong, a result would replace one of the files, a true mask or another
@@ -50,7 +50,7 @@ def segment_media(config, model, *, epoch, devices, media, options, jobs=1):
     """
     _check_apart(media, options.output)
     check_no_true_mask(masks_folder(options.output), [medium.name for medium in media], Layout(config).val_masks)
-    with locked(os.path.join(options.output, ".lock"), "segmentation into %s" % options.output):
+    with locked(os.path.join(options.output, ".lock"), f"segmentation into {options.output}"):
         return _segment_media(load_snapshot(config, model, epoch), devices, media, options, jobs)
 
 
@@ -97,7 +97,7 @@ def _segment_media(snapshot, devices, media, options, jobs):
 def shares_text(shares):
     """Classes and their shares of the pixels, the largest first: "background 80.0 %, cat 20.0 %"."""
     rows = sorted(shares.items(), key=lambda row: -row[1])
-    return ", ".join("%s %.1f %%" % (name, 100 * share) for name, share in rows)
+    return ", ".join(f"{name} {100 * share:.1f} %" for name, share in rows)
 
 
 class _Work:
@@ -151,7 +151,7 @@ class _Work:
                 under_way.append(frame)
                 image = shrink(frame, self._options.max_side)
                 self._segmenter.check_memory(medium.path, image.shape[:2], self._options.inference.scales)
-                yield Picture("%s/%06d" % (medium.name, number), None, frame.shape[:2]), image
+                yield Picture(f"{medium.name}/{number:06d}", None, frame.shape[:2]), image
 
         total = collections.Counter()
         count = 0
@@ -228,10 +228,9 @@ def _check_apart(media, output):
                                                              for side in (1, LONGEST_JPEG + 1)]
         for path in results:
             if os.path.abspath(path) in inputs or os.path.realpath(path) in inputs:
-                raise UserError("the result %s would take the place of a file to segment: choose another --output"
-                                % path)
+                raise UserError(f"the result {path} would take the place of a file to segment: choose another --output")
             if path in owners:
-                raise UserError("%s and %s have the same result, %s: rename one" % (owners[path], medium.path, path))
+                raise UserError(f"{owners[path]} and {medium.path} have the same result, {path}: rename one")
             owners[path] = medium.path
 
 

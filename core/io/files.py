@@ -31,7 +31,7 @@ def replacing(path):
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError("%s can't be written: %s" % (path, error.strerror or error)) from error
+        raise UserError(f"{path} can't be written: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)
@@ -89,7 +89,7 @@ def remove(path, missing_ok=False):
     except OSError as error:
         if missing_ok and isinstance(error, FileNotFoundError):
             return
-        raise UserError("%s can't be removed: %s" % (path, error.strerror or error)) from error
+        raise UserError(f"{path} can't be removed: {error.strerror or error}") from error
 
 
 def list_folder(path):
@@ -101,7 +101,7 @@ def list_folder(path):
     try:
         return sorted(os.listdir(path)) if os.path.isdir(path) else []
     except OSError as error:
-        raise UserError("%s can't be read: %s" % (path, error.strerror or error)) from error
+        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
 
 
 def find_path(path: str) -> Optional[str]:
@@ -137,7 +137,7 @@ def walk(folder, leave_out=()):
         UserError: a folder can't be read.
     """
     def refuse(error):
-        raise UserError("%s can't be read: %s" % (error.filename, error.strerror)) from error
+        raise UserError(f"{error.filename} can't be read: {error.strerror}") from error
 
     entered = set(leave_out)
     for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
@@ -159,7 +159,7 @@ def read_bytes(path):
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise UserError("%s can't be read: %s" % (path, error.strerror or error)) from error
+        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
 
 
 def file_digest(path):
@@ -174,7 +174,7 @@ def file_digest(path):
             for block in iter(lambda: file.read(1 << 20), b""):
                 digest.update(block)
     except OSError as error:
-        raise UserError("%s can't be read: %s" % (path, error.strerror or error)) from error
+        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
     return digest.hexdigest()
 
 
@@ -187,7 +187,7 @@ def read_text(path):
     try:
         return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError("%s is not a UTF-8 text file (byte %d)" % (path, error.start)) from error
+        raise UserError(f"{path} is not a UTF-8 text file (byte {error.start})") from error
 
 
 def read_lines(path):
@@ -199,7 +199,7 @@ def read_lines(path):
     lines = [line.strip() for line in read_text(path).splitlines()]
     lines = [line for line in lines if line]
     if not lines:
-        raise UserError("%s is empty: one entry per line is expected" % path)
+        raise UserError(f"{path} is empty: one entry per line is expected")
     return lines
 
 
@@ -213,11 +213,11 @@ def read_list(path, remedy=None):
         UserError: as `read_lines`, or an id appears twice or is a path.
     """
     if remedy and not os.path.exists(path):
-        raise UserError("%s is missing: %s" % (path, remedy))
+        raise UserError(f"{path} is missing: {remedy}")
     ids, seen = read_lines(path), set()
     for number, name in enumerate(ids, 1):
         if name in seen:
-            raise UserError("%s names %s twice: remove one of the lines" % (path, name))
+            raise UserError(f"{path} names {name} twice: remove one of the lines")
         if "/" in name or "\\" in name or "\0" in name:
             raise UserError("%s, entry %d: %r is no id; ids are file names without folder and ending"
                             % (path, number, name))
@@ -267,7 +267,7 @@ def read_array(path):
     try:
         return np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise UserError("%s is damaged or no .npy file" % path) from error
+        raise UserError(f"{path} is damaged or no .npy file") from error
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -33,7 +33,7 @@ def locked(path, work, wait=False):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # whatever the lock file allows
         file = open(path, "a+", encoding="utf-8")
     except OSError as error:
-        raise UserError("%s can't be written: %s" % (path, error.strerror)) from error
+        raise UserError(f"{path} can't be written: {error.strerror}") from error
     with file:
         try:
             _lock(file)
@@ -41,12 +41,12 @@ def locked(path, work, wait=False):
             file.seek(0)
             holder = file.read().strip() or "another process"
             if not wait:
-                raise UserError("%s is under way in %s: wait for it, or end it first" % (work, holder)) from None
+                raise UserError(f"{work} is under way in {holder}: wait for it, or end it first") from None
             logger.info("%s is under way in %s: waiting for it", work, holder)
             _lock(file, wait=True)
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
-                raise UserError("%s can't be locked: %s" % (path, error.strerror)) from error
+                raise UserError(f"{path} can't be locked: {error.strerror}") from error
             logger.warning("%s can't be locked here (%s): see that no other process does the same", path,
                            error.strerror)
         with contextlib.suppress(OSError):  # a full disk takes no note, and the lock holds all the same

@@ -24,9 +24,8 @@ class _LosesNoRun:
     def handleError(self, record):  # noqa: N802  logging's name
         logger.removeHandler(self)
         error = sys.exc_info()[1]
-        print("%s can't be written: %s; continuing without it"
-              % (getattr(self, "baseFilename", "standard output"), getattr(error, "strerror", None) or error),
-              file=sys.stderr)
+        name, reason = getattr(self, "baseFilename", "standard output"), getattr(error, "strerror", None) or error
+        print(f"{name} can't be written: {reason}; continuing without it", file=sys.stderr)
 
 
 class _LogFile(_LosesNoRun, logging.FileHandler):
@@ -58,7 +57,7 @@ def start_log(path, config):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         file_handler = _LogFile(path, encoding="utf-8")
     except OSError as error:
-        raise UserError("%s can't be written: %s" % (path, error.strerror)) from error
+        raise UserError(f"{path} can't be written: {error.strerror}") from error
     file_handler.stream.reconfigure(errors="backslashreplace")  # file names that are not UTF-8
     file_handler.setFormatter(_OneLine("%(asctime)s %(message)s"))
     if hasattr(sys.stdout, "reconfigure"):  # file names that the console's encoding lacks
@@ -71,7 +70,7 @@ def start_log(path, config):
     logger.addHandler(console)
     logger.info("command: %s", " ".join(sys.argv))
     logger.info("versions: %s", versions())
-    changes = "; ".join("%s=%s" % item for item in config.changed().items())
+    changes = "; ".join(f"{name}={value}" for name, value in config.changed().items())
     logger.info("seed %d, settings: %s", config.seed, changes or "all as published")
 
 
@@ -80,7 +79,7 @@ def versions():
     found = ["Python " + platform.python_version(), platform.platform(terse=True)]
     for package in _PACKAGES:
         try:
-            found.append("%s %s" % (package, importlib.metadata.version(package)))
+            found.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             pass
     return ", ".join(found)
@@ -101,5 +100,5 @@ def progress(items, total, what):
         yield item
         now = time.monotonic()
         if now - last >= _LINE_EVERY and done != total:
-            logger.info("%s: %d%s, %.2f a second", what, done, " of %d" % total if total else "", done / (now - start))
+            logger.info("%s: %d%s, %.2f a second", what, done, f" of {total}" if total else "", done / (now - start))
             last = now

@@ -13,7 +13,7 @@ from core.io.journal import Journal
 from core.io.logs import logger
 
 _FORMAT = 1
-_SETTLED = 2.0  # seconds after its last change from which on a file's times tell of any further change
+_UNCHANGED = 2.0  # seconds after its last change from which on any further change shows in a file's times
 _THREADS = 4  # that read files to hash
 
 
@@ -79,7 +79,7 @@ class StageRecord:
             whether everything that is there is out of date.
 
         Raises:
-            UserError: files are there that have another origin, or that no record tells of.
+            UserError: files are there that have another origin, or that no record mentions.
         """
         now: Dict[str, Any] = json.loads(json.dumps(origin))
         same = self.origin == now
@@ -211,7 +211,7 @@ def content_digests(paths: Iterable[str], cache: str) -> List[str]:
     now = time.time()
     with concurrent.futures.ThreadPoolExecutor(_THREADS, "hash") as pool:
         found.update(zip(unknown, pool.map(file_digest, unknown)))
-    lasting = [path for path in unknown if max(states[path][1:3]) < (now - _SETTLED) * 1e9]
+    lasting = [path for path in unknown if max(states[path][1:3]) < (now - _UNCHANGED) * 1e9]
     if lasting:
         known.update((path, states[path] + [found[path]]) for path in lasting)
         with contextlib.suppress(UserError):  # a full disk, say: without the cache it only takes longer

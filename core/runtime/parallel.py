@@ -61,8 +61,8 @@ def ordered_map(function, items, executor=None, ahead=1):
             item, future = pending.popleft()
             yield item, future.result()
     except concurrent.futures.BrokenExecutor as error:  # from result, or from submit where it knows first
-        raise UserError("a worker process died near %s: perhaps the memory ran out; try fewer --jobs"
-                        % (getattr(item, "name", item),)) from error
+        raise UserError(f"a worker process died near {getattr(item, 'name', item)}: perhaps the memory ran out; try "
+                        "fewer --jobs") from error
     finally:  # also where the caller wants no more
         # Those of processes end with `process_pool`, whose executor would stumble over a cancelled one.
         if not isinstance(executor, concurrent.futures.ProcessPoolExecutor):

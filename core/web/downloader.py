@@ -86,7 +86,7 @@ class Downloader:
         config = self._config
         host = _host(url)
         if self._silent.get(host, 0) >= _SILENT:
-            raise Failed("no answer: %s gave none %d times in a row" % (host, _SILENT))
+            raise Failed(f"no answer: {host} gave none {_SILENT} times in a row")
         self._wait_for_turn(host)
         deadline = time.monotonic() + config.web_total_time
         for attempt in range(config.web_retries + 1):
@@ -123,11 +123,11 @@ class Downloader:
                     ValueError) as error:
                 self._check_time(deadline)
                 if isinstance(error, ValueError):  # requests and urllib3 derive their errors for bad addresses from it
-                    raise Rejected("no address: %r (%s)" % (url, error)) from error
+                    raise Rejected(f"no address: {url!r} ({error})") from error
                 raise _Passing(_in_short(error), silent=isinstance(error, requests.RequestException)) from error
             finally:
                 self._sockets.pop(threading.get_ident(), None)
-        raise Rejected("more than %d redirects" % _REDIRECTS)
+        raise Rejected(f"more than {_REDIRECTS} redirects")
 
     def _send(self, url, headers):
         """Session.get without its redirects, for which it would read a body of any size."""
@@ -138,14 +138,14 @@ class Downloader:
     def _body(self, response, deadline):
         status = response.status_code
         if status in _PASSING:
-            raise _Passing("HTTP %d" % status, _retry_after(response), status in _BUSY)
+            raise _Passing(f"HTTP {status}", _retry_after(response), status in _BUSY)
         if status != 200:
-            raise Rejected("HTTP %d" % status)
+            raise Rejected(f"HTTP {status}")
         limit = self._config.web_bytes
         length = response.headers.get("Content-Length", "")
         length = int(length) if length.isdigit() else None
         if length is not None and length > limit:
-            raise Rejected("too large: %d bytes" % length)
+            raise Rejected(f"too large: {length} bytes")
         content = bytearray()
         while True:
             chunk = response.raw.read(_CHUNK, decode_content=False)
@@ -154,16 +154,16 @@ class Downloader:
                 break
             content += chunk
             if len(content) > limit:
-                raise Rejected("too large: more than %d bytes" % limit)
+                raise Rejected(f"too large: more than {limit} bytes")
         if length is not None and len(content) < length and "Transfer-Encoding" not in response.headers:
-            raise _Passing("cut off: %d of %d bytes came" % (len(content), length))
+            raise _Passing(f"cut off: {len(content)} of {length} bytes came")
         return bytes(content)
 
     def _check_time(self, deadline):
         if self._closed.is_set():
             raise Failed("stopped")
         if time.monotonic() >= deadline:
-            raise Failed("took more than %g s" % self._config.web_total_time)
+            raise Failed(f"took more than {self._config.web_total_time:g} s")
 
     def _wait_for_turn(self, host):
         with self._lock:
@@ -235,9 +235,9 @@ def _host(url):
         parts = urlsplit(url)
         host, scheme = parts.hostname, parts.scheme
     except ValueError as error:
-        raise Rejected("no address: %r (%s)" % (url, error)) from error
+        raise Rejected(f"no address: {url!r} ({error})") from error
     if scheme.lower() not in ("http", "https") or not host:
-        raise Rejected("neither http nor https: %r" % url)
+        raise Rejected(f"neither http nor https: {url!r}")
     return host
 
 
@@ -253,5 +253,6 @@ def _in_short(error):
     while True:
         inner = getattr(error, "reason", None) or next((arg for arg in error.args if isinstance(arg, Exception)), None)
         if not isinstance(inner, Exception):
-            return "%s: %s" % (type(error).__name__, " ".join(str(error).split())[:200])
+            reason = " ".join(str(error).split())[:200]
+            return f"{type(error).__name__}: {reason}"
         error = inner

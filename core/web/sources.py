@@ -53,7 +53,7 @@ def read_queries(path, config):
         return queries
     values = read_yaml(path)
     if not isinstance(values, dict):
-        raise UserError("%s holds no lines like 'sofa: [sofa, couch]'" % path)
+        raise UserError(f"{path} holds no lines like 'sofa: [sofa, couch]'")
     seen = set()
     for name, words in values.items():
         name = _composed(name)
@@ -64,7 +64,7 @@ def read_queries(path, config):
         seen.add(name)
         words = [words] if isinstance(words, str) else words
         if not isinstance(words, list) or not words or not all(isinstance(word, str) and word for word in words):
-            raise UserError("%s: the queries of %s are a list of texts, not %r" % (path, name, words))
+            raise UserError(f"{path}: the queries of {name} are a list of texts, not {words!r}")
         queries[config.classes.index(name)] = words
     return queries
 
@@ -139,13 +139,14 @@ def flickr_source(config, queries, get, key, licence=None, base=FLICKR):
             answer = json.loads(get(base + "?" + urlencode(sorted(values.items()))))
             if answer["stat"] == "ok":
                 return read(answer)
-            reason = "%s (code %s)" % (answer.get("message"), answer.get("code"))
+            reason = f"{answer.get('message')} (code {answer.get('code')})"
         except Rejected as error:
             reason = str(error)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             reason = "it answers with something else than its API's JSON"
-        raise UserError("Flickr can't be queried: %s; check the key and the network; the same command continues from "
-                        "here" % reason.replace(key, "<key>"))
+        reason = reason.replace(key, "<key>")
+        raise UserError(f"Flickr can't be queried: {reason}; check the key and the network; the same command continues "
+                        "from here")
 
     terms = ask("photos.licenses.getInfo", lambda answer: {
         str(row["id"]): row.get("url") or row.get("name") for row in answer["licenses"]["license"]})
@@ -158,8 +159,9 @@ def flickr_source(config, queries, get, key, licence=None, base=FLICKR):
         """(candidates, number of pages)"""
         photos = answer["photos"]
         sized = [(photo, _flickr_size(photo, config.web_longest_side)) for photo in photos["photo"]]
-        return [Candidate(class_index, "flickr", url, query, "https://www.flickr.com/photos/%s/%s"
-                          % (photo.get("owner"), photo.get("id")), terms.get(str(photo.get("license"))))
+        return [Candidate(class_index, "flickr", url, query,
+                          f"https://www.flickr.com/photos/{photo.get('owner')}/{photo.get('id')}",
+                          terms.get(str(photo.get("license"))))
                 for photo, url in sized if url], int(photos.get("pages", 0))
 
     def candidates(class_index):
@@ -208,9 +210,9 @@ def search_source(queries, get, engine, licence=None):
     try:
         import icrawler.builtin
     except ImportError as error:
-        raise UserError("--search needs icrawler: pip install -r dependencies.txt (%s)" % error) from error
+        raise UserError(f"--search needs icrawler: pip install -r dependencies.txt ({error})") from error
     if licence and engine != "bing":
-        raise UserError("--licence: %s has no filter for it; bing and --flickr have" % engine)
+        raise UserError(f"--licence: {engine} has no filter for it; bing and --flickr have")
 
     def candidates(class_index):
         for query in queries[class_index]:
@@ -231,15 +233,15 @@ def _shown(crawler, get, engine, query, filters):
             content = get(page, dict(crawler.session.headers, Referer=urljoin(page, "/")))
         except Rejected as error:
             if not seen:
-                raise UserError("%s can't be queried for %r: %s; check the network, or use your own lists (--urls); "
-                                "the same command continues from here" % (engine, query, error)) from error
+                raise UserError(f"{engine} can't be queried for {query!r}: {error}; check the network, or use your own "
+                                "lists (--urls); the same command continues from here") from error
             logger.warning("%s stops after %d addresses for %r: %s", engine, len(seen), query, error)
             return
         shown = []
         try:
             shown.extend(task["file_url"] for task in crawler.parser.parse(types.SimpleNamespace(content=content)))
         except Exception as error:  # the engine answers with something else than the parser expects
-            reason = "%s: %s" % (type(error).__name__, error)
+            reason = f"{type(error).__name__}: {error}"
         fresh = [url for url in dict.fromkeys(shown) if url not in seen]
         seen.update(fresh)
         barren = 0 if fresh else barren + 1

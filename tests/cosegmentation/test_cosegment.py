@@ -35,9 +35,9 @@ from core.io.files import read_bytes, read_lines, write_bytes, write_json, write
 from core.io.images import read_mask, write_image, write_mask
 from core.io.locks import locked
 from core.paths import folder_lock
-from core.runtime import crew as crew_module
-from core.runtime.crew import hire
+from core.runtime import task_pool as task_pool_module
 from core.runtime.parallel import ordered_map
+from core.runtime.task_pool import task_pool
 
 SETTINGS = {"web_side": 96, "web_regions": 80, "web_rounds": 2, "web_min_score": 0.3}
 
@@ -302,7 +302,7 @@ def test_precision_and_jaccard_by_hand():
     assert precision_and_jaccard(truth * 0, np.zeros((1, 4), int), 7) == (1, 1)
 
 
-def test_evaluation_tells_what_the_list_keeps_and_leaves_out(tmp_path, caplog):
+def test_evaluation_reports_what_the_list_keeps_and_leaves_out(tmp_path, caplog):
     config = Config(root=str(tmp_path))
     half, empty = np.repeat([[8, 0]], 2, 0).astype(np.uint8), np.zeros((2, 2), np.uint8)
     for name, truth, mask in (("8_a", half, half), ("8_b", half, half | 8), ("8_c", empty, half),
@@ -327,7 +327,7 @@ def test_true_masks_that_hold_no_class_but_1_are_binary(tmp_path):
     (np.array([[255, 255, 0]], np.uint8), "no mask in .*truth shows the class of its image: .* 255 is not counted"),
     (np.array([[8], [8]], np.uint8), "truth/8_a.png is 1 x 2 pixels, .*masks/8_a.png 3 x 1: one of them"),
 ])
-def test_true_masks_that_can_not_be_compared_are_told(tmp_path, truth, message):
+def test_true_masks_that_can_not_be_compared_are_reported(tmp_path, truth, message):
     config = Config(root=str(tmp_path))
     write_mask(config.path("truth", "8_a.png"), truth)
     write_mask(config.path("masks", "8_a.png"), np.array([[8, 8, 8]], np.uint8))
@@ -443,7 +443,7 @@ def files(folder):
 
 @pytest.mark.slow
 @pytest.mark.kill
-def test_a_killed_run_goes_on_to_the_same_masks(web):
+def test_a_killed_run_resumes_to_the_same_masks(web):
     whole = Config(root=os.path.join(web.root, "other"), **SETTINGS)
     os.makedirs(whole.path("dataset"))
     os.symlink(web.path("dataset", "web_images"), whole.path("dataset", "web_images"))
@@ -485,7 +485,7 @@ def test_other_settings_and_strange_masks_are_not_mixed_in(web):
     assert masks(web) == first, "settings of other stages"
 
 
-def test_what_was_made_of_an_image_that_changed_is_made_anew(web):
+def test_what_was_made_of_an_image_that_changed_is_made_again(web):
     stage.cosegment(web)
     first = masks(web)
     images, results = web.path("dataset", "web_images"), web.path("cache", "web_masks", "results")
@@ -529,7 +529,7 @@ def test_a_cache_of_an_earlier_version_is_refused_and_can_be_overwritten(web):
 
 
 @pytest.mark.kill
-def test_overwriting_empties_a_linked_cache_and_goes_on_when_killed(web, monkeypatch):
+def test_overwriting_empties_a_linked_cache_and_resumes_when_killed(web, monkeypatch):
     os.makedirs(web.path("elsewhere"))
     os.makedirs(web.path("cache"))
     os.symlink(web.path("elsewhere"), web.path("cache", "web_masks"))
@@ -545,10 +545,10 @@ def test_overwriting_empties_a_linked_cache_and_goes_on_when_killed(web, monkeyp
     regions = {path: os.stat(path).st_mtime_ns for path in files(web.path("elsewhere", "regions"))}
     assert len(regions) == 12
     stage.cosegment(web, overwrite=True)
-    assert all(os.stat(path).st_mtime_ns == when for path, when in regions.items()), "the same command goes on"
+    assert all(os.stat(path).st_mtime_ns == when for path, when in regions.items()), "the same command resumes"
     assert os.stat(web.path("elsewhere", "round1.npz")).st_mtime_ns != old
     stage.cosegment(web, overwrite=True)
-    assert all(os.stat(path).st_mtime_ns != when for path, when in regions.items()), "and then starts anew"
+    assert all(os.stat(path).st_mtime_ns != when for path, when in regions.items()), "and then starts from scratch"
 
 
 def test_nothing_is_lost_to_an_overwriting_that_can_not_begin(web):
@@ -601,7 +601,7 @@ def test_mistakes_end_in_one_line(web, flags, message):
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and message in done.stderr, done.stderr
 
 
-def test_names_without_class_and_empty_folders_are_told(tmp_path):
+def test_names_without_class_and_empty_folders_are_reported(tmp_path):
     config = Config(root=str(tmp_path))
     with pytest.raises(UserError, match="holds no .jpg"):
         stage.cosegment(config)
@@ -616,53 +616,53 @@ def test_a_cluster_that_loses_a_worker_makes_the_same_masks(web):
     os.symlink(web.path("dataset", "web_images"), alone.path("dataset", "web_images"))
     stage.cosegment(alone)
     address = os.path.join(web.root, "address")
-    crew = [start_dask(SCHEDULER, address)]
+    processes = [start_dask(SCHEDULER, address)]
     try:
         wait_for(lambda: os.path.exists(address))
         with open(address) as file:
             scheduler = file.read()
-        crew += [start_dask(WORKER, scheduler, os.path.join(web.root, name)) for name in ("first", "second")]
+        processes += [start_dask(WORKER, scheduler, os.path.join(web.root, name)) for name in ("first", "second")]
         wait_for(lambda: all(os.path.exists(os.path.join(web.root, name)) for name in ("first", "second")))
         run = subprocess.Popen(command(web, "--scheduler", scheduler), stdout=subprocess.DEVNULL,
                                stderr=subprocess.PIPE, universal_newlines=True)
-        crew.append(run)
+        processes.append(run)
         wait_for(lambda: count(web.path("cache", "web_masks", "regions")) >= 2 or run.poll() is not None)
-        crew[1].send_signal(signal.SIGKILL)
+        processes[1].send_signal(signal.SIGKILL)
         assert count(web.path("cache", "web_masks", "regions")) < 12
         _, errors = run.communicate(timeout=200)
         assert run.returncode == 0, errors
     finally:
-        for process in crew:
+        for process in processes:
             process.kill()
             process.wait()
     assert masks(web) == masks(alone)
 
 
 def test_a_cluster_that_can_not_work_ends_the_run(web, monkeypatch, capfd):
-    monkeypatch.setattr(crew_module, "_PATIENCE", 10)
+    monkeypatch.setattr(task_pool_module, "_PATIENCE", 10)
     address, ready = os.path.join(web.root, "address"), os.path.join(web.root, "ready")
-    crew = [start_dask(SCHEDULER, address)]
+    processes = [start_dask(SCHEDULER, address)]
     try:
         wait_for(lambda: os.path.exists(address))
         with open(address) as file:
             scheduler = file.read()
-        with pytest.raises(UserError, match="has no workers"), hire(1, scheduler):
+        with pytest.raises(UserError, match="has no workers"), task_pool(1, scheduler):
             pass
-        crew.append(start_dask(WORKER, scheduler, ready, environment={}))
+        processes.append(start_dask(WORKER, scheduler, ready, environment={}))
         wait_for(lambda: os.path.exists(ready))
-        with pytest.raises(UserError, match="can't run this project"), hire(1, scheduler):
+        with pytest.raises(UserError, match="can't run this project"), task_pool(1, scheduler):
             pass
         for victim, message in ((1, "or all of its workers, are gone"), (0, "the Dask scheduler at .* are gone")):
-            crew[1].kill()
+            processes[1].kill()
             os.remove(ready)
-            crew[1] = start_dask(WORKER, scheduler, ready)
+            processes[1] = start_dask(WORKER, scheduler, ready)
             wait_for(lambda: os.path.exists(ready))
-            with pytest.raises(UserError, match=message), hire(1, scheduler) as hired:
-                for _ in ordered_map(time.sleep, [0, 0, 90], hired.executor):
-                    crew[victim].kill()
+            with pytest.raises(UserError, match=message), task_pool(1, scheduler) as pool:
+                for _ in ordered_map(time.sleep, [0, 0, 90], pool.executor):
+                    processes[victim].kill()
         assert "Traceback" not in capfd.readouterr().err
     finally:
-        for process in crew:
+        for process in processes:
             process.kill()
             process.wait()
 

@@ -362,7 +362,7 @@ def test_a_rotated_photograph_counts_as_viewers_show_it(folder, config):
 
 
 @pytest.mark.slow
-def test_estimation_tells_which_labels_the_masks_show(untrained, sample, caplog):
+def test_estimation_reports_which_labels_the_masks_show(untrained, sample, caplog):
     create_dataset(untrained, 1)
     labels = json.loads((sample / "dataset" / "train_labels.json").read_text())
     masks = {name: sample / "cache" / "final_voc_masks" / (name + ".png") for name in labels}
@@ -374,12 +374,12 @@ def test_estimation_tells_which_labels_the_masks_show(untrained, sample, caplog)
         with caplog.at_level("INFO"):
             estimate_train_masks(untrained, 2, devices=resolve_devices("cpu"))
         shown = {name: set(np.unique(read_mask(str(masks[name]), 21)).tolist()) for name in labels}
-        told, = [line for line in caplog.messages if line.startswith("masks that show a label")]
+        written, = [line for line in caplog.messages if line.startswith("masks that show a label")]
         lost = []
         for index in sorted({label for values in labels.values() for label in values}):
             own = [name for name in labels if index in labels[name]]
             count = sum(index in shown[name] for name in own)
-            assert "%s %d of %d" % (untrained.classes[index], count, len(own)) in told
+            assert "%s %d of %d" % (untrained.classes[index], count, len(own)) in written
             lost += [untrained.classes[index]] * (count == 0)
             counts.append(count)
         assert any(line.startswith("no mask shows " + ", ".join(lost)) for line in caplog.messages) == bool(lost)
@@ -387,7 +387,7 @@ def test_estimation_tells_which_labels_the_masks_show(untrained, sample, caplog)
 
 
 @pytest.mark.slow
-def test_masks_of_images_with_changed_labels_are_estimated_anew(untrained, sample):
+def test_masks_of_images_with_changed_labels_are_estimated_again(untrained, sample):
     create_dataset(untrained, 1)
     cpu = resolve_devices("cpu")
     estimate_train_masks(untrained, 2, devices=cpu)

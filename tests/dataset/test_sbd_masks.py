@@ -51,7 +51,7 @@ def test_files_of_either_byte_order_are_read(tmp_path):
     assert read(tmp_path, content, (2, 3)).tolist() == [[1, 3, 5], [2, 4, 255]]
 
 
-def test_what_does_not_fit_its_image_or_the_classes_is_told(tmp_path):
+def test_what_does_not_fit_its_image_or_the_classes_is_reported(tmp_path):
     content = mat(Segmentation=np.full((12, 17), 20, np.uint8))
     with pytest.raises(UserError, match="a.mat is 17 x 12 pixels, its image 12 x 17"):
         read(tmp_path, content, (17, 12))

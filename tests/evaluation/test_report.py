@@ -198,31 +198,31 @@ def test_evaluations_that_differ_in_one_setting_are_curves_of_their_own(tmp_path
         stored["settings"].update(kind)
         ResultFolder(str(tmp_path / "outputs" / str(number))).write(stored)
     write_comparison(str(tmp_path / "report.html"), [find_source(str(tmp_path))])
-    told, = Page((tmp_path / "report.html").read_text(encoding="utf-8")).alternatives
-    assert told == ("mean IoU, % over epochs: final, scales 0.7, 1: 54 at epoch 2; "
+    written, = Page((tmp_path / "report.html").read_text(encoding="utf-8")).alternatives
+    assert written == ("mean IoU, % over epochs: final, scales 0.7, 1: 54 at epoch 2; "
                     "final, one scale, CRF: 53 at epoch 2; final, one scale, bfloat16: 52 at epoch 2; "
                     "final, one scale, flip: 51 at epoch 2; "
                     "final, one scale: 50 at epoch 2")
 
 
 @pytest.mark.parametrize("first, last", [(0.25, 0.5), (0.5, 0.25)])
-def test_curves_show_the_last_result_of_a_snapshot_that_was_trained_anew(tmp_path, first, last):
+def test_curves_show_the_last_result_of_a_snapshot_that_was_trained_again(tmp_path, first, last):
     folder = ResultFolder(str(tmp_path / "outputs" / "x"))
     for value in (first, last):
         stored = result(value)
         stored["settings"]["snapshot_sha256"] = str(value)
         folder.write(stored)
     write_comparison(str(tmp_path / "report.html"), [find_source(str(tmp_path))])
-    told, = Page((tmp_path / "report.html").read_text(encoding="utf-8")).alternatives
-    assert told == "mean IoU, %% over epochs: final, one scale: %d at epoch 2" % (100 * last)
+    written, = Page((tmp_path / "report.html").read_text(encoding="utf-8")).alternatives
+    assert written == "mean IoU, %% over epochs: final, one scale: %d at epoch 2" % (100 * last)
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
     for folder, epoch in (("a/exp", 1), ("b/exp", 2)):
         ResultFolder(str(tmp_path / folder / "outputs" / "x")).write(result(epoch / 4, epoch))
     run_script(tmp_path, "report.py", "a/exp", "b/exp")
-    told, = Page((tmp_path / "outputs" / "report.html").read_text(encoding="utf-8")).alternatives
-    assert told == ("mean IoU, % over epochs: b/exp: final, one scale: 50 at epoch 2; "
+    written, = Page((tmp_path / "outputs" / "report.html").read_text(encoding="utf-8")).alternatives
+    assert written == ("mean IoU, % over epochs: b/exp: final, one scale: 50 at epoch 2; "
                     "a/exp: final, one scale: 25 at epoch 1")
 
 

@@ -79,7 +79,7 @@ def test_a_wrong_mask_is_named_and_no_archive_appears(predicted, spoil, message)
 
 @pytest.mark.parametrize("path, classes, message", [
     ("a.zip", VOC_CLASSES, "takes a .tar.gz file"), ("a.tar.gz", ("bk", "mug"), "the 21 classes of VOC")])
-def test_an_archive_that_can_not_be_is_told_at_once(path, classes, message):
+def test_an_archive_that_can_not_be_is_reported_at_once(path, classes, message):
     with pytest.raises(UserError, match=message):
         check_submission(path, Config(classes=classes))
 

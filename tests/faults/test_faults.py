@@ -132,7 +132,7 @@ CHANGES = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 6
 
 
 def change(content, changes):
-    """Replace, at shares of the length, as many bytes as told by others; a 0 for ones of the same length."""
+    """Replace, at shares of the length, as many bytes as given by others; a 0 for ones of the same length."""
     for share, count, new in changes:
         place = int(share * (len(content) + 1))
         content = content[:place] + new + content[place + (count or len(new)):]
@@ -326,7 +326,7 @@ def test_odd_pictures_train_and_are_evaluated_as_they_are_seen(ready):
     assert sorted(os.listdir(ready.path("odd", "masks"))) == sorted(name + ".png" for name in names)
 
 
-def test_a_mask_drawn_on_the_unturned_picture_is_told_of_exif(ready):
+def test_a_mask_drawn_on_the_unturned_picture_is_reported_with_exif(ready):
     layout = Layout(ready)
     with open(image_path(layout.train_images, "turned"), "wb") as file:
         file.write(odd_pictures()["turned"][0])
@@ -385,7 +385,7 @@ def test_create_dataset_on_a_full_disk_leaves_no_half_file(tiny, sample, size):
 
 
 @pytest.mark.parametrize("size, culprit", [(0, "progress.jsonl"), (900, "progress.jsonl"), (2500, "report.html")])
-def test_an_evaluation_on_a_full_disk_ends_and_goes_on(ready, size, culprit):
+def test_an_evaluation_on_a_full_disk_ends_and_resumes(ready, size, culprit):
     options = evaluation_options(ready, "init", epoch=1)
     smooth = evaluate(ready, "init", epoch=1, devices=CPU,
                       options=dataclasses.replace(options, output=ready.path("smooth")))
@@ -395,7 +395,7 @@ def test_an_evaluation_on_a_full_disk_ends_and_goes_on(ready, size, culprit):
     assert evaluate(ready, "init", epoch=1, devices=CPU, options=options)["confusion"] == smooth["confusion"]
 
 
-def test_mask_estimation_on_a_full_disk_ends_and_goes_on(ready):
+def test_mask_estimation_on_a_full_disk_ends_and_resumes(ready):
     folder = Layout(ready).train_masks
     estimate_train_masks(ready, 1, devices=CPU)
     smooth = {name: open(os.path.join(folder, name), "rb").read() for name in os.listdir(folder)}
@@ -410,7 +410,7 @@ def test_mask_estimation_on_a_full_disk_ends_and_goes_on(ready):
     assert {name: open(os.path.join(folder, name), "rb").read() for name in os.listdir(folder)} == smooth
 
 
-def test_a_log_on_a_full_disk_is_told_once_and_the_run_goes_on(tiny, tmp_path, capsys):
+def test_a_log_on_a_full_disk_is_reported_once_and_the_run_continues(tiny, tmp_path, capsys):
     start_log(str(tmp_path / "log" / "a.log"), tiny)
     with largest_file(os.path.getsize(str(tmp_path / "log" / "a.log"))):
         for number in range(3):
@@ -453,7 +453,7 @@ def wait_until(condition, process, seconds=120):
 
 @pytest.mark.kill
 @pytest.mark.parametrize("first", ["val_masks", "val_list.txt", "train_images"])
-def test_create_dataset_killed_goes_on_to_the_same_files(tmp_path, sample, first):
+def test_create_dataset_killed_resumes_to_the_same_files(tmp_path, sample, first):
     process = start(sample, "create_dataset.py", "--jobs", "1")
     wait_until((sample / "dataset" / first).exists, process)
     process.kill()
@@ -487,7 +487,7 @@ def test_the_ranking_holds_what_is_there_and_knows_its_snapshots(ready, monkeypa
     assert looked == [[1, 2], [2, 3]] and sorted(epoch for epoch, _ in ranking) == [2, 3]
     best = find_epoch(ready, "init", "best")
     assert best == ranking[0][0]
-    shutil.copy(layout.snapshot("init", 5 - best), layout.snapshot("init", best))  # trained anew
+    shutil.copy(layout.snapshot("init", 5 - best), layout.snapshot("init", best))  # trained again
     with pytest.raises(UserError, match="init_fcn_resnet50-%d.params has changed since .*ranking.json was made" % best):
         find_epoch(ready, "init", "best")
 
@@ -627,7 +627,7 @@ def test_a_note_that_is_none_of_this_program_is_named_and_stays(ready, content):
 
 
 @pytest.mark.kill
-def test_eval_loop_killed_goes_on_to_the_same_ranking(ready, tmp_path):
+def test_eval_loop_killed_resumes_to_the_same_ranking(ready, tmp_path):
     save_random_snapshot(ready, 2)
     process = start(tmp_path, "eval_loop.py", "--model", "init", "--gpu", "cpu", "--once")
     journal = tmp_path / "outputs" / "init_fcn_resnet50_epoch1" / "progress.jsonl"
@@ -683,7 +683,7 @@ def run_python(*command):
                           universal_newlines=True, cwd=ROOT)
 
 
-def test_missing_packages_are_told_in_one_line():
+def test_missing_packages_are_reported_in_one_line():
     done = run_python("-S", "create_dataset.py", "--help")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "pip install -r dependencies.txt" in done.stderr
 
@@ -696,7 +696,7 @@ def test_a_mask_of_90_megapixels_is_read_without_a_word(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["1_a\nb", "1_a ", "1_\udcff", "1_a\\b", "1_a\u2028b"])
-def test_names_that_no_list_can_hold_are_told(tiny, sample, name):
+def test_names_that_no_list_can_hold_are_reported(tiny, sample, name):
     layout = Layout(tiny)
     for path in (image_path(layout.web_images, "1_000000"), mask_path(layout.web_masks, "1_000000")):
         os.rename(path, path.replace("1_000000", name))

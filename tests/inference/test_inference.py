@@ -235,7 +235,7 @@ def test_images_are_read_a_few_ahead_and_bound_shape_by_shape(rng, monkeypatch):
     assert len(read) == 16 + 4
 
 
-def test_memory_that_runs_out_is_told_with_what_needs_less(rng, monkeypatch):
+def test_memory_that_runs_out_is_reported_with_what_needs_less(rng, monkeypatch):
     config = Config(**SMALL)
     parameters = tuple({name: value.astype(np.float32) for name, value in part.items()}
                        for part in random_parameters("init", config, rng))

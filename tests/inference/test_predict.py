@@ -72,9 +72,9 @@ def test_shares_tell_the_area_of_every_class(untrained, tmp_path, image):
     path = save(tmp_path / "x.png", image)
     run(untrained, [path], tmp_path / "out")
     mask = read_mask(str(tmp_path / "out" / "masks" / "x.png"), 21)
-    told = json.loads((tmp_path / "out" / "predictions.json").read_text())["files"]["x"]
-    assert (told["width"], told["height"], told["file"]) == (60, 44, path)
-    assert told["shares"] == {untrained.classes[label]: pytest.approx((mask == label).mean(), abs=1e-6)
+    written = json.loads((tmp_path / "out" / "predictions.json").read_text())["files"]["x"]
+    assert (written["width"], written["height"], written["file"]) == (60, 44, path)
+    assert written["shares"] == {untrained.classes[label]: pytest.approx((mask == label).mean(), abs=1e-6)
                               for label in np.unique(mask)}
 
 
@@ -178,7 +178,7 @@ def test_files_folders_and_patterns_give_each_file_once(tmp_path, image, monkeyp
 
 
 @pytest.mark.slow
-def test_a_bad_picture_is_reported_and_the_others_go_on(untrained, tmp_path, image):
+def test_a_bad_picture_is_reported_and_the_others_continue(untrained, tmp_path, image):
     for name in ("a", "c"):
         save(tmp_path / "in" / (name + ".png"), image)
     (tmp_path / "in" / "b.jpg").write_bytes(b"no picture")
@@ -187,9 +187,10 @@ def test_a_bad_picture_is_reported_and_the_others_go_on(untrained, tmp_path, ima
     assert "2 of 4 files could not be segmented" in text and "b.jpg can't be decoded" in text
     output = tmp_path / "outputs" / "predictions"
     assert sorted(os.listdir(str(output / "masks"))) == ["a.png", "c.png"]
-    told = json.loads((output / "predictions.json").read_text())
-    assert sorted(told["files"]) == ["a", "c"] and len(told["failures"]) == 2 and told["settings"]["epoch"] == 2
-    assert told["settings"]["scales"] == [0.7, 1.0, 1.3]
+    written = json.loads((output / "predictions.json").read_text())
+    assert sorted(written["files"]) == ["a", "c"] and len(written["failures"]) == 2
+    assert written["settings"]["epoch"] == 2
+    assert written["settings"]["scales"] == [0.7, 1.0, 1.3]
 
 
 def test_the_input_is_never_written_over(untrained, tmp_path, image):
@@ -211,7 +212,7 @@ def test_two_videos_with_one_result_are_named(untrained, tmp_path):
 
 
 @pytest.mark.kill
-def test_a_killed_run_goes_on_after_the_last_finished_file(untrained, tmp_path, image):
+def test_a_killed_run_resumes_after_the_last_finished_file(untrained, tmp_path, image):
     for name in ("a", "b", "c", "d"):
         save(tmp_path / "in" / (name + ".png"), image)
     save_video(tmp_path / "in" / "v.mp4", [image] * 2, "mp4v")
@@ -284,12 +285,12 @@ def test_true_masks_are_not_written_over(untrained, tmp_path, image):
 def test_a_video_becomes_masks_of_its_frames_and_a_video_of_overlays(untrained, tmp_path, image, name, code):
     frames = [np.roll(image, 4 * shift, 1) for shift in range(5)]
     path = save_video(tmp_path / "in" / name, frames, code)
-    told = run(untrained, [path], tmp_path / "out")[name]
-    assert told["frames"] == 5 and told["frames_per_second"] == pytest.approx(5) and told["width"] == 60
+    written = run(untrained, [path], tmp_path / "out")[name]
+    assert written["frames"] == 5 and written["frames_per_second"] == pytest.approx(5) and written["width"] == 60
     masks = [read_mask(str(tmp_path / "out" / "masks" / name / ("%06d.png" % number)), 21) for number in range(1, 6)]
     for frame, mask in zip(Video(path).frames(), masks):
         assert (mask == expected_mask(untrained, frame)).all()
-    assert sum(told["shares"].values()) == pytest.approx(1, abs=1e-4)
+    assert sum(written["shares"].values()) == pytest.approx(1, abs=1e-4)
     written = os.listdir(str(tmp_path / "out" / "overlays"))
     assert written == [name if name == "v.mp4" else name + ".mp4"]
     laid = Video(str(tmp_path / "out" / "overlays" / written[0]))
@@ -324,7 +325,7 @@ def test_videos_keep_their_rate_as_far_as_the_format_can_tell_it(tmp_path, image
     assert video.rate == pytest.approx(rate, abs=0.05) and video.announced == 3 == len(list(video.frames()))
 
 
-def test_frames_that_can_not_be_encoded_and_full_disks_are_told(tmp_path, rng):
+def test_frames_that_can_not_be_encoded_and_full_disks_are_reported(tmp_path, rng):
     path = str(tmp_path / "v.mp4")
     with pytest.raises(UserError, match="v.mp4 can't be written: OpenCV can't encode frames of 9000 x 20 pixels"):
         with video_writer(path, 25) as add:

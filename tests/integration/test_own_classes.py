@@ -84,10 +84,10 @@ def test_the_tutorial_ends_with_a_measured_and_applied_model(kitchen):
 
 
 def documented():
-    """Rows of docs/formats.md: the paths of the first column, and what the second tells of them."""
+    """Rows of docs/formats.md: the paths of the first column, and what the second says of them."""
     with open(os.path.join(ROOT, "docs", "formats.md"), encoding="utf-8") as file:
         cells = [line.split(" | ") for line in file if line.startswith("| `")]
-    return [(re.findall("`(.+?)`", paths), told) for paths, told, *_ in cells]
+    return [(re.findall("`(.+?)`", paths), documentation) for paths, documentation, *_ in cells]
 
 
 def test_docs_formats_names_every_file(kitchen):
@@ -113,9 +113,9 @@ def test_docs_formats_names_every_key(kitchen, name):
              "outputs/predictions/": lambda: {
                  *read(work, "outputs", "predictions", "predictions.json"),
                  *read(work, "outputs", "predictions", "predictions.json")["files"]["000"]}}[name]()
-    text = next(told for paths, told in documented() if any(name in path for path in paths))
-    told = set(re.findall(r"\w+", " ".join(re.findall("`(.+?)`", text))))
-    assert sorted(set(found) - told) == []
+    text = next(documentation for paths, documentation in documented() if any(name in path for path in paths))
+    documentation = set(re.findall(r"\w+", " ".join(re.findall("`(.+?)`", text))))
+    assert sorted(set(found) - documentation) == []
 
 
 def test_the_labels_of_the_list_limit_the_estimated_masks(kitchen):
@@ -146,7 +146,7 @@ def test_val_images_among_the_web_images_are_left_out(kitchen):
     assert last["status"] == "rejected" and last["reason"] == "near duplicate of val 001"
 
 
-def test_folders_that_are_no_class_are_told(kitchen):
+def test_folders_that_are_no_class_are_reported(kitchen):
     text = shell(kitchen, "mkdir -p typo/spoon typo/mugs && cp kitchen/web/spoon/000.jpg typo/spoon\n"
                           "python fetch_web_images.py $light --folder typo")
     assert "typo/mugs is left out: there is no class 'mugs'; did you mean mug?" in text

@@ -64,7 +64,7 @@ def test_the_chain_leaves_the_published_files(chain):
         assert "versions: Python" in (chain / "log" / (name + ".log")).read_text()
 
 
-def test_a_machine_without_gpu_is_told_once(chain):
+def test_a_machine_without_gpu_is_reported_once(chain):
     assert (chain / "log" / "train_init_model.log").read_text().count("using the CPU") == 1
 
 
@@ -132,7 +132,7 @@ def test_a_folder_without_result_does_not_count_as_evaluated(copy):
     assert read(copy, "outputs", "init_fcn_resnet50_epoch1", "result.json")["mean_iou"] >= 0
 
 
-def test_an_interrupted_evaluation_goes_on_to_the_same_result(copy):
+def test_an_interrupted_evaluation_resumes_to_the_same_result(copy):
     output = copy / "outputs" / "init_fcn_resnet50_epoch2"
     flags = ("--model", "init", "--epoch", "2", "--gpu", "cpu", "--savemask")
     run_script(copy, "eval_seg_model.py", *flags)
@@ -170,7 +170,7 @@ def sharpen(copy, model):
     write_parameters(path, parameters)
 
 
-def test_another_round_estimates_with_the_final_model_and_trains_it_anew(copy):
+def test_another_round_estimates_with_the_final_model_and_trains_it_again(copy):
     """In place, where masks of the first round are refused, and beside it."""
     sharpen(copy, "final")
     flags = ("est_voc_train_masks.py", "--model", "final", "--epoch", "2", "--gpu", "cpu")
@@ -209,7 +209,7 @@ def test_masks_with_crf_are_those_of_the_refined_scores(copy):
     assert changed
 
 
-def test_results_and_masks_with_flip_are_told_from_those_without(copy):
+def test_results_and_masks_with_flip_differ_from_those_without(copy):
     flags = ("eval_seg_model.py", "--model", "init", "--epoch", "1", "--gpu", "cpu")
     plain = run_script(copy, *flags) and read(copy, "outputs", "init_fcn_resnet50_epoch1", "result.json")
     run_script(copy, *flags, "--flip")
@@ -256,7 +256,7 @@ def test_balanced_web_sampling_trains_the_init_model_alone(copy):
     assert found[0] != expected[0] and found[1] == expected[1]
 
 
-def test_training_goes_on_from_an_epoch(copy):
+def test_training_resumes_from_an_epoch(copy):
     text = run_script(copy, "train_seg_model.py", "--model", "init", "--gpus", "cpu:2", "--epoch", "2", "--lr", "16e-5",
                       "--max-epoch", "4", "--epoch-size", "2", "--batch-size", "2", "--crop-size", "24")
     assert "[epoch: 3] [batch: 2/2]" in text and "learning_rate=0.00016" in text
@@ -320,7 +320,7 @@ def test_an_evaluation_counts_for_its_data_and_as_long_as_its_files_are_there(co
     assert read(copy / "elsewhere", "mine", "result.json")["confusion"] != first
 
 
-def test_masks_of_images_that_changed_are_made_anew(copy):
+def test_masks_of_images_that_changed_are_made_again(copy):
     command = ("est_voc_train_masks.py", "--gpu", "cpu", "--epoch", "2")
     assert "0 masks to estimate, 8 there" in run_script(copy, *command)
     path = copy / "dataset" / "train_images" / "2012_000003.jpg"
@@ -330,13 +330,13 @@ def test_masks_of_images_that_changed_are_made_anew(copy):
     assert "1 masks to estimate, 7 there" in run_script(copy, *command)
 
 
-def test_epochs_of_an_earlier_run_are_told(copy):
+def test_epochs_of_an_earlier_run_are_reported(copy):
     text = run_script(copy, "train_seg_model.py", "--model", "init", "--gpus", "cpu", "--max-epoch", "2")
     assert "has epochs of an earlier run, 1, 2:" in text and "device: cpu(0)" in text
 
 
 @pytest.mark.skipif("avx512bw" not in cpu_flags(), reason="this CPU computes no bfloat16")
-def test_a_result_in_bfloat16_is_told_from_one_in_float32(copy):
+def test_a_result_in_bfloat16_differs_from_one_in_float32(copy):
     flags = ("eval_seg_model.py", "--model", "init", "--epoch", "1", "--gpu", "cpu")
     run_script(copy, *flags)
     assert "computing in bfloat16, as set" in run_script(copy, *flags, "--dtype", "bfloat16")

@@ -113,7 +113,7 @@ def test_a_truncated_mask_is_named(tmp_path):
             read_mask(str(tmp_path / "a.png"), 21)
 
 
-def test_a_picture_that_no_jpeg_can_hold_is_told(tmp_path):
+def test_a_picture_that_no_jpeg_can_hold_is_reported(tmp_path):
     with pytest.raises(UserError, match="a picture of 65501 x 1 pixels can't be encoded as .jpg"):
         write_image(str(tmp_path / "a.jpg"), np.zeros((1, 65501, 3), np.uint8))
     assert os.listdir(str(tmp_path)) == []

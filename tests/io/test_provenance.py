@@ -116,7 +116,7 @@ def test_differences_are_found_at_any_depth():
 
 @pytest.fixture
 def later(monkeypatch):
-    """The clock stands a minute ahead, so that files count as settled."""
+    """The clock stands a minute ahead, so that no file counts as just changed."""
     now = provenance.time.time()
     monkeypatch.setattr(provenance.time, "time", lambda: now + 60)
 

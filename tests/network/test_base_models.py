@@ -171,7 +171,7 @@ def test_files_in_which_no_settings_are_recorded_keep_those_of_the_configuration
                                                   "mean_rgb": [123, 117, 104]}
 
 
-def test_channels_of_the_input_can_be_told(tmp_path):
+def test_channels_of_the_input_can_be_given(tmp_path):
     state = torch_state()
     state["conv1.weight"] = np.ascontiguousarray(state["conv1.weight"][:, ::-1])
     source = write_safetensors(tmp_path / "resnet.safetensors", state)
@@ -760,7 +760,7 @@ def script(tmp_path, *flags, status=0):
     return run_script(tmp_path, "convert_base_model.py", *flags, status=status)
 
 
-def test_the_script_tells_what_was_mapped_and_what_was_left_over(tmp_path):
+def test_the_script_reports_what_was_mapped_and_what_was_left_over(tmp_path):
     write_safetensors(tmp_path / "resnet.safetensors")
     text = script(tmp_path, "resnet.safetensors")
     assert "res2a_branch1   (8, 2, 1, 1)        from layer1.0.downsample.0, layer1.0.downsample.1" in text
@@ -768,7 +768,7 @@ def test_the_script_tells_what_was_mapped_and_what_was_left_over(tmp_path):
     check_features(str(tmp_path / "models" / "resnet50.params"), "torch")
 
 
-def test_the_script_replaces_a_file_only_when_told(tmp_path):
+def test_the_script_replaces_a_file_only_when_asked_to(tmp_path):
     write_keras(tmp_path / "resnet.h5")
     (tmp_path / "mine.params").write_bytes(b"precious")
     assert "pass --overwrite" in script(tmp_path, "resnet.h5", "--output", "mine.params", status=2)

@@ -95,14 +95,14 @@ def test_every_library_of_the_dependencies_is_loaded():
     assert packages == {"nvidia-%s-cu11" % package.replace("_", "-") for package, _ in gpu_libraries._LIBRARIES}
 
 
-def test_a_gpu_build_without_driver_is_told(monkeypatch):
+def test_a_gpu_build_without_driver_is_reported(monkeypatch):
     monkeypatch.setattr(gpu_libraries, "installed_builds", lambda: {"mxnet-cu117"})
     monkeypatch.setattr(gpu_libraries, "_driver", lambda: None)
     with pytest.raises(UserError, match="mxnet-cu117 needs NVIDIA's driver, and this machine has none.*CPU build"):
         gpu_libraries.prepare_gpu_build()
 
 
-def test_a_driver_that_is_too_old_is_told_and_a_newer_one_loads_the_libraries(driver):
+def test_a_driver_that_is_too_old_is_reported_and_a_newer_one_loads_the_libraries(driver):
     code = """
 from core.runtime import gpu_libraries
 gpu_libraries.installed_builds = lambda: {"mxnet-cu117"}
@@ -115,7 +115,7 @@ except UserError as error:
     assert python(code, libraries=driver(11070)) == python(code, libraries=driver(12040)) == "loaded"
 
 
-def test_a_gpu_without_code_in_the_wheels_is_told(driver):
+def test_a_gpu_without_code_in_the_wheels_is_reported(driver):
     code = """
 print(has_gpu())
 check_capabilities([0])

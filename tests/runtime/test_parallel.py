@@ -77,10 +77,10 @@ def test_no_error_waits_for_large_items_under_way(tmp_path, function, message):
         print(error)
 """ % function)
     try:
-        told, _ = parent.communicate(timeout=60)
+        output, _ = parent.communicate(timeout=60)
     finally:
         parent.kill()
-    assert message in told and parent.returncode == 0
+    assert message in output and parent.returncode == 0
 
 
 def start_script(folder, code):

@@ -263,7 +263,7 @@ def test_mistakes_of_the_launcher_end_in_one_line(flags, message):
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
 
 
-def test_a_store_that_does_not_suit_the_start_is_told(monkeypatch):
+def test_a_store_that_does_not_suit_the_start_is_reported(monkeypatch):
     with pytest.raises(UserError, match="launch.py --workers N"), joined_cluster("dist_sync"):
         pass
     monkeypatch.setenv("DMLC_ROLE", "worker")

@@ -1,4 +1,4 @@
-"""Training that is stopped at any moment and goes on exactly; what stops it, and what is left then."""
+"""Training that is stopped at any moment and resumes exactly; what stops it, and what is left then."""
 import dataclasses
 import json
 import logging
@@ -128,7 +128,7 @@ def begun(prepared):
     return dataclasses.replace(config, max_epoch=4)
 
 
-def test_momentum_goes_on_with_resume_and_starts_anew_with_epoch(begun):
+def test_momentum_resumes_with_resume_and_starts_fresh_with_epoch(begun):
     exact, fresh = begun, elsewhere(begun, "fresh")
     smooth = dataclasses.replace(elsewhere(begun, "smooth"), max_epoch=4)
     training.train(smooth, "init", devices=CPU)
@@ -234,7 +234,7 @@ def test_a_state_of_an_earlier_version_is_refused(begun):
         training.train(begun, "init", devices=CPU, resume=True)
 
 
-def test_resume_with_an_epoch_goes_on_with_the_run_of_that_start_only(begun, messages):
+def test_resume_with_an_epoch_resumes_with_the_run_of_that_start_only(begun, messages):
     fine = given(begun, learning_rate=0.001, max_epoch=4)
     training.train(fine, "init", devices=CPU, start_epoch=1, resume=True)  # epoch 2 there is of the run from scratch
     assert "there is no run to resume" in messages
@@ -261,7 +261,7 @@ def test_snapshots_without_states_are_named_and_not_written_over(begun):
 
 
 @pytest.mark.parametrize("kind", ["snapshot", "state"])
-def test_a_truncated_file_is_named_and_the_one_before_goes_on_exactly(begun, kind):
+def test_a_truncated_file_is_named_and_the_one_before_resumes_exactly(begun, kind):
     smooth, layout = elsewhere(begun, "smooth"), Layout(begun)
     training.train(smooth, "init", devices=CPU, resume=True)
     path = getattr(layout, kind)("init", 2)
@@ -332,7 +332,7 @@ def test_a_second_training_run_and_a_second_estimation_are_refused(begun):
             estimate_train_masks(begun, 2, devices=CPU, overwrite=True)
 
 
-def test_a_second_evaluation_waits_and_takes_up_the_first_ones_result(begun, messages):
+def test_a_second_evaluation_waits_and_uses_the_first_ones_result(begun, messages):
     options = evaluation_options(begun, "init", epoch=2)
     first = evaluate(begun, "init", epoch=2, devices=CPU, options=options)
     path = os.path.join(options.output, "result.json")
@@ -359,7 +359,7 @@ def test_a_second_evaluation_waits_and_takes_up_the_first_ones_result(begun, mes
 
 
 @pytest.mark.kill
-def test_estimation_anew_that_is_killed_goes_on_with_the_same_command(begun):
+def test_repeated_estimation_that_is_killed_resumes_with_the_same_command(begun):
     flags, folder = ("--gpu", "cpu", "--epoch", "2", "--jobs", "1", "--overwrite"), Layout(begun).train_masks
     times = {name: os.stat(os.path.join(folder, name)).st_mtime_ns for name in os.listdir(folder)}
     killed(begun, "after:2012_000003.png", *flags, script="est_voc_train_masks.py")
@@ -373,7 +373,7 @@ def test_estimation_anew_that_is_killed_goes_on_with_the_same_command(begun):
 
 
 @pytest.mark.kill
-def test_evaluation_and_estimation_that_are_killed_go_on_to_the_same_files(begun):
+def test_evaluation_and_estimation_that_are_killed_resume_to_the_same_files(begun):
     flags = ("--gpu", "cpu", "--epoch", "2", "--jobs", "1")
     smooth, layout = elsewhere(begun, "smooth"), Layout(begun)
     for config in (smooth, begun):

@@ -90,7 +90,7 @@ def test_steps_are_those_of_sgd_with_momentum_decay_and_multipliers(model, rng):
         np.testing.assert_allclose(found[name], value, rtol=1e-6, err_msg="stored statistics must stay")
 
 
-def test_polynomial_decay_ends_at_zero_and_goes_on_where_it_was(rng):
+def test_polynomial_decay_ends_at_zero_and_continues_where_it_was(rng):
     config = Config(learning_rate=1.0, learning_rate_decay="poly", max_epoch=3, init_epoch_size=5, **SMALL)
     parameters = tuple(map(arrays, random_parameters("init", config, rng)))
     options = {"devices": CPUS[:1], "parameters": parameters}
@@ -198,14 +198,14 @@ def test_a_batch_that_can_not_be_shared_evenly_is_refused(prepared):
 
 
 @pytest.mark.parametrize("text", ["Failed to allocate CPU Memory", "cudaMalloc retry failed: out of memory"])
-def test_memory_that_runs_out_is_told_in_one_line(text):
+def test_memory_that_runs_out_is_reported_in_one_line(text):
     with pytest.raises(UserError, match="lower --batch-size"), explaining_out_of_memory("lower --batch-size"):
         raise mx.MXNetError("Traceback (most recent call last): %s" % text)
     with pytest.raises(mx.MXNetError), explaining_out_of_memory("lower --batch-size or --crop-size"):
         raise mx.MXNetError("another error")
 
 
-def test_a_network_that_no_memory_holds_is_told_in_one_line():
+def test_a_network_that_no_memory_holds_is_reported_in_one_line():
     network = mx.sym.exp(mx.sym.Variable("data"))
     with pytest.raises(UserError, match="lower --batch-size"), explaining_out_of_memory("lower --batch-size"):
         network.simple_bind(mx.cpu(), data=(1 << 15, 1 << 15, 1 << 15))  # 128 TiB

@@ -105,7 +105,7 @@ def put_voc(config, val=(), test=()):
 
 # Downloads
 
-def test_an_answer_comes_whole_whatever_its_type_and_the_client_tells_who_it_is(get, server, config):
+def test_an_answer_comes_whole_whatever_its_type_and_the_client_reports_who_it_is(get, server, config):
     assert get(server.url("ok", 1)) == get(server.url("as-text", 1)) == encoded(picture(1))
     assert server.agents == {config.web_user_agent}
 
@@ -472,7 +472,7 @@ def test_images_that_lie_there_are_never_overwritten(config, server):
     assert stored(config)["1_000007.jpg"] == mine["1_000007.jpg"]
 
 
-def test_a_damaged_manifest_and_a_second_run_are_told(config, server):
+def test_a_damaged_manifest_and_a_second_run_are_reported(config, server):
     fetch(config, {1: [server.url("ok", 1)]})
     with pytest.raises(UserError, match="fetching into .* is under way"):
         def source(class_index):
@@ -537,7 +537,7 @@ def test_flickr_gives_its_pages_in_order_in_the_size_that_is_wanted(config, get,
 @pytest.mark.parametrize("path, key, message", [
     ("rest/", "wrong", "Invalid API Key"), ("html/x", "wrong", "something else"), ("status/500", "wrong", "HTTP 500"),
     ("loop/x", "wrong", "redirects"), ("ok/1", "wrong", "something else")])
-def test_flickr_out_of_order_is_told_without_the_key(config, get, server, path, key, message):
+def test_flickr_out_of_order_is_reported_without_the_key(config, get, server, path, key, message):
     with pytest.raises(UserError, match=message) as caught:
         web_sources.flickr_source(config, {}, get, key, None, server.url(path))
     assert key not in str(caught.value)
@@ -552,7 +552,7 @@ def test_folders_whose_names_have_their_accents_apart_are_those_of_the_class(con
     assert named.class_index("cafe\u0301") == 1 and changed(config, classes=("bk", "cafe\u0301")) == named
 
 
-def test_what_flickr_leaves_out_of_an_answer_is_told(config, get, server):
+def test_what_flickr_leaves_out_of_an_answer_is_reported(config, get, server):
     server.files["bare"] = b'{"stat": "ok"}'
     with pytest.raises(UserError, match="something else than its API's JSON"):
         web_sources.flickr_source(config, {}, get, "secret", None, server.url("file/bare"))
@@ -581,7 +581,7 @@ def test_search_gives_each_address_on_an_engines_pages_once(server, engines):
         assert asked["agent"].startswith("Mozilla") and asked["referer"] == "https://www.bing.com/"
 
 
-def test_a_search_engine_that_refuses_is_told_in_a_line(server, engines, caplog, capfd):
+def test_a_search_engine_that_refuses_is_reported_in_a_line(server, engines, caplog, capfd):
     source = web_sources.search_source({1: ["nothing", "short"]}, engines, "bing")
     assert len(list(source(1))) == 35, "what came before the refusal"
     assert "bing shows nothing for 'nothing' (no addresses" in caplog.text
@@ -598,7 +598,7 @@ def test_a_search_engine_that_refuses_is_told_in_a_line(server, engines, caplog,
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_search_without_icrawler_is_told(monkeypatch):
+def test_search_without_icrawler_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "icrawler.builtin", None)
     with pytest.raises(UserError, match="--search needs icrawler: pip install"):
         web_sources.search_source({}, None, "bing")
@@ -723,7 +723,7 @@ def test_a_key_with_characters_that_need_encoding_is_not_shown(web, monkeypatch,
     (("--urls", "lists", "--web-timeout", "1e12"), "web_timeout"),
     (("--urls", "lists", "--web-user-agent", "Łukasz"), "web_user_agent is 'Łukasz'; one line of ASCII"),
 ])
-def test_a_wrong_command_line_is_told(web, monkeypatch, flags, message):
+def test_a_wrong_command_line_is_reported(web, monkeypatch, flags, message):
     monkeypatch.delenv("FLICKR_API_KEY", raising=False)
     assert message in run_script(web, "fetch_web_images.py", "--config", str(web / "web.yaml"), *flags, status=2)
 

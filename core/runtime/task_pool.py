@@ -9,15 +9,15 @@ import threading
 from core.errors import UserError
 from core.runtime.parallel import process_pool
 
-Crew = collections.namedtuple("Crew", "executor ahead")
-Crew.__doc__ = """executor: with the interface of concurrent.futures, or None for this process; ahead: tasks at once."""
+TaskPool = collections.namedtuple("TaskPool", "executor ahead")
+TaskPool.__doc__ = """executor: as of concurrent.futures, or None for this process; ahead: tasks at once."""
 _PATIENCE = 60  # seconds to wait for workers
 _RETRIES = 3  # times that a task whose worker died is started again elsewhere
 
 
 @contextlib.contextmanager
-def hire(jobs, scheduler=None):
-    """Crew for `parallel.ordered_map`.
+def task_pool(jobs, scheduler=None):
+    """TaskPool for `parallel.ordered_map`.
 
     Args:
         jobs: processes of this machine; 1 stands for this process.
@@ -30,37 +30,37 @@ def hire(jobs, scheduler=None):
     """
     if scheduler is None:
         if jobs == 1:
-            yield Crew(None, 1)
+            yield TaskPool(None, 1)
             return
         with process_pool(jobs) as pool:
-            yield Crew(pool, 4 * jobs)
+            yield TaskPool(pool, 4 * jobs)
         return
     try:
         import distributed
     except ImportError as error:
         raise UserError("--scheduler needs Dask: pip install distributed") from error
     if not re.fullmatch(r"([a-z]+://)?[^/\s]+:[0-9]+/?", scheduler):
-        raise UserError("--scheduler %s is not an address such as tcp://10.0.0.1:8786" % scheduler)
+        raise UserError(f"--scheduler {scheduler} is not an address such as tcp://10.0.0.1:8786")
     for name in ("distributed", "distributed.client", "tornado", "asyncio"):  # reported here in one line
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = distributed.Client(scheduler, timeout="30s", set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
-        raise UserError("no Dask scheduler answers at %s: start one with: dask scheduler" % scheduler) from error
+        raise UserError(f"no Dask scheduler answers at {scheduler}: start one with: dask scheduler") from error
     try:
         threads = sum(client.nthreads().values())
         if not threads:
-            raise UserError("the Dask scheduler at %s has no workers: start some with: dask worker %s --nthreads 1"
-                            % (scheduler, scheduler))
+            raise UserError(f"the Dask scheduler at {scheduler} has no workers: start some with: dask worker "
+                            f"{scheduler} --nthreads 1")
         _probe(client, scheduler)
         with _watch(client):
-            yield Crew(client.get_executor(retries=_RETRIES), 4 * threads)
+            yield TaskPool(client.get_executor(retries=_RETRIES), 4 * threads)
     except distributed.scheduler.KilledWorker as error:
-        raise UserError("a task killed several workers of the Dask cluster: %s; perhaps they have too little memory"
-                        % error) from error
+        raise UserError(f"a task killed several workers of the Dask cluster: {error}; perhaps they have too little "
+                        "memory") from error
     except (concurrent.futures.CancelledError, distributed.comm.CommClosedError) as error:
-        raise UserError("the Dask scheduler at %s, or all of its workers, are gone: start them and run the same "
-                        "command again" % scheduler) from error
+        raise UserError(f"the Dask scheduler at {scheduler}, or all of its workers, are gone: start them and run the "
+                        "same command again") from error
     finally:
         client.close()
 
@@ -70,9 +70,9 @@ def _probe(client, scheduler):
     try:
         client.submit(len, [UserError], pure=False).result(timeout=_PATIENCE)
     except Exception as error:  # Dask raises many kinds
-        raise UserError("the Dask cluster at %s can't run this project (%s): start the scheduler and the workers with "
-                        "its folder on PYTHONPATH, in the same environment"
-                        % (scheduler, " ".join(str(error).split())[:200] or type(error).__name__)) from error
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"the Dask cluster at {scheduler} can't run this project ({reason}): start the scheduler and "
+                        "the workers with its folder on PYTHONPATH, in the same environment") from error
 
 
 @contextlib.contextmanager
