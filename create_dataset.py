@@ -25,7 +25,7 @@ def main():
     config = parse_config(args)
     own = OwnImages(args.train_images, args.train_labels, args.val_images, args.val_masks, args.max_side)
     start_log(Layout(config).log("create_dataset"), config)
-    create_dataset(config, args.jobs, args.copy, own if any(own[:4]) else None)
+    create_dataset(config, args.jobs, copy=args.copy, own=own if any(own[:4]) else None)
 
 
 if __name__ == "__main__":

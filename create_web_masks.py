@@ -23,8 +23,8 @@ def main():
     start_log(Layout(config).log("create_web_masks"), config)
 
     from core.cosegmentation.cosegment import cosegment  # after the flags: importing scikit-learn takes a second
-    cosegment(config, args.jobs, args.scheduler, args.features, functools.partial(_device, args.gpu, config.engine),
-              args.overwrite)
+    cosegment(config, args.jobs, scheduler=args.scheduler, features=args.features,
+              device=functools.partial(_device, args.gpu, config.engine), overwrite=args.overwrite)
 
 
 def _device(text, engine):

@@ -15,7 +15,7 @@ from measure import alternate, draw, draw_scores, make_parser
 
 from core.cli import positive
 from core.config import Config
-from core.evaluation.metrics import confusion_matrix
+from core.inference.confusion import confusion_matrix
 from core.inference.options import EvaluationOptions, InferenceOptions
 from core.inference.postprocess import compare, estimate, scores_path
 from core.io.files import read_array, write_array

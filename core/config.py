@@ -25,10 +25,14 @@ _NAME_BYTES = 200  # of a class's name: files are called after it, and file syst
 CLUSTER_STORES = ("dist_sync", "dist_device_sync")  # values of kv_store for several processes
 
 
-def _setting(default, help_text, at_least=None, at_most=None, above=None, choices=None):
-    """A field of Config with the sentence that documents it and the range its value (or each item of it) lies in."""
+def _setting(default, help_text, *, at_least=None, at_most=None, above=None, choices=None, group=None):
+    """A field of Config with the sentence that documents it and the range its value (or each item of it) lies in.
+
+    Args:
+        group: title of the group of settings that this one is the first of.
+    """
     limits = {"at_least": at_least, "at_most": at_most, "above": above, "choices": choices}
-    return dataclasses.field(default=default, metadata={"help": help_text, **limits})
+    return dataclasses.field(default=default, metadata={"help": help_text, "group": group, **limits})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +43,16 @@ class Config:
         UserError: a value of the wrong type, out of its range, or at odds with another.
     """
 
-    # Classes and folders
-    classes: Tuple[str, ...] = _setting(VOC_CLASSES, "class names in the order of their indices, background first")
+    classes: Tuple[str, ...] = _setting(VOC_CLASSES, "class names in the order of their indices, background first",
+                                        group="Classes and folders")
     root: str = _setting(".", "folder that holds dataset/, models/, snapshots/, cache/, outputs/ and log/")
     voc_dir: str = _setting("dataset/VOCdevkit/VOC2012", "PASCAL VOC 2012; a relative path starts at root")
     sbd_dir: str = _setting("dataset/benchmark_RELEASE/dataset", "Semantic Boundaries Dataset; a relative path starts "
                             "at root")
     base_model: str = _setting("models/resnet50.params", "start of the ResNet stages; a relative path starts at root")
 
-    # Web images; the paper names no values
-    web_images_per_class: int = _setting(2700, "most web images kept of each class", at_least=1, at_most=999999)
+    web_images_per_class: int = _setting(2700, "most web images kept of each class", at_least=1, at_most=999999,
+                                         group="Web images; the paper names no values")
     web_longest_side: int = _setting(500, "longest side of a stored web image, pixels; larger ones are shrunk",
                                      at_least=32, at_most=20000)
     web_shortest_side: int = _setting(100, "web images with a shorter side below this are left out, pixels",
@@ -69,9 +73,8 @@ class Config:
     web_user_agent: str = _setting("fetch_web_images/1.0 (research)", "User-Agent of downloads; some sites want a "
                                    "contact address in it")
 
-    # Masks of web images
     web_side: int = _setting(288, "longest side at which web images are co-segmented, pixels", at_least=64,
-                             at_most=1024)
+                             at_most=1024, group="Masks of web images")
     web_regions: int = _setting(300, "superpixels of a web image", at_least=20, at_most=1000)
     web_rounds: int = _setting(-1, "rounds in which the classifiers of regions learn from their own labels; 0: every "
                                "image alone; -1: 4 with --features imagenet, else 2", at_least=-1, at_most=10)
@@ -91,9 +94,8 @@ class Config:
     web_max_foreground: float = _setting(0.95, "share of foreground above which a web image is left out", at_least=0,
                                          at_most=1)
 
-    # Network
     backbone: str = _setting("resnet50", "resnet50, the paper's, or efficientnet_lite2, for CPUs: its ImageNet weights "
-                             "come with the packages", choices=("resnet50", "efficientnet_lite2"))
+                             "come with the packages", choices=("resnet50", "efficientnet_lite2"), group="Network")
     width: int = _setting(64, "channels of conv1; residual stage k (2 to 5) has width * 2^k outputs", at_least=1,
                           at_most=1024)
     units: Tuple[int, ...] = _setting((3, 4, 6, 3), "residual units in stages 2, 3, 4 and 5", at_least=1, at_most=26)
@@ -108,8 +110,7 @@ class Config:
     mean_rgb: Tuple[float, ...] = _setting((123.0, 117.0, 104.0), "mean red, green and blue, subtracted from the input",
                                            at_least=0, at_most=255)
 
-    # Training
-    seed: int = _setting(0, "seed of all random choices", at_least=0, at_most=2 ** 31 - 1)
+    seed: int = _setting(0, "seed of all random choices", at_least=0, at_most=2 ** 31 - 1, group="Training")
     batch_size: int = _setting(16, "images in a batch, over all devices of all workers", at_least=1, at_most=65536)
     crop_size: int = _setting(320, "side of the training crop, pixels, a multiple of 8", at_least=8, at_most=8192)
     scale_range: Tuple[float, ...] = _setting((0.7, 1.3), "lowest and highest scale of a training image", at_least=0.05,
@@ -139,16 +140,14 @@ class Config:
                              "device, on the devices; dist_sync and dist_device_sync, the same and then over all "
                              "workers that launch.py starts", choices=("local", "device") + CLUSTER_STORES)
 
-    # Computing
     engine: str = _setting("auto", "what computes the networks: mxnet; torch; or auto: MXNet where it is installed and "
-                           "can use the device, else torch", choices=("auto", "mxnet", "torch"))
+                           "can use the device, else torch", choices=("auto", "mxnet", "torch"), group="Computing")
     dtype: str = _setting("auto", "type the network computes in, in training by torch only: float32; bfloat16 (MXNet: "
                           "on CPUs); float16 (GPUs); tf32 (torch, GPUs); or auto: bfloat16 in predict.py on a "
                           "CPU with AMX, else float32", choices=("auto", "float32", "tf32", "bfloat16", "float16"))
 
-    # Inference
     scales: Tuple[float, ...] = _setting((0.7, 1.0, 1.3), "scales whose scores --ms and mask estimation sum", above=0,
-                                         at_most=8)
+                                         at_most=8, group="Inference")
     logit_adjustment: float = _setting(0.0, "power to which mask estimation divides the init model's scores by the "
                                        "share of each class in the masks that it was trained on; 1 takes the training "
                                        "set's prior out of them", at_least=0, at_most=4)

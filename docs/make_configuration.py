@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
 """Write docs/configuration.md from the fields of core.config.Config: python docs/make_configuration.py"""
-import ast
 import os
 import sys
 
@@ -21,7 +20,7 @@ the defaults. The defaults are the published values. Each script's log names the
 
 
 def configuration_page():
-    """The page as text: a table for each group of fields, as the comments in the source group them."""
+    """The page as text: a table for each group of fields."""
     lines = [HEAD]
     for title, names in _groups():
         lines += ["## " + title, "", "| setting | default | range | meaning |", "|---|---|---|---|"]
@@ -30,19 +29,12 @@ def configuration_page():
 
 
 def _groups():
-    """(title, names) of each group: comments that stand alone in the class body are titles."""
-    with open(core.config.__file__, encoding="utf-8") as file:
-        source = file.read()
-    body = next(node.body for node in ast.parse(source).body
-                if isinstance(node, ast.ClassDef) and node.name == "Config")
-    fields = {node.lineno: node.target.id for node in body
-              if isinstance(node, ast.AnnAssign) and node.target.id in core.config.FIELDS}
+    """(title, names) of each group: its first field has the title."""
     groups = []
-    for number, line in enumerate(source.splitlines(), 1):
-        if line.startswith("    # ") and min(fields) - 1 <= number <= max(fields):
-            groups.append((line[6:], []))
-        elif number in fields:
-            groups[-1][1].append(fields[number])
+    for name, field in core.config.FIELDS.items():
+        if field.metadata["group"]:
+            groups.append((field.metadata["group"], []))
+        groups[-1][1].append(name)
     return groups
 
 

@@ -8,7 +8,7 @@
 import dataclasses
 import functools
 import os
-from typing import Callable, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 import cv2
 import numpy as np
@@ -45,7 +45,8 @@ ROUNDS = 4
 _START_SHARE = 0.2  # of the first labels in those of each round
 _FOREGROUND = 0.5   # labels above are foreground, to the regression
 _EVEN, _SLOPE = 0.63, 8.0  # label that is as likely foreground as background, and slope of the log-odds there
-_CRF = {"crf_gaussian_sxy": 2.0, "crf_gaussian_compat": 3.0, "crf_bilateral_srgb": 5.0, "crf_bilateral_compat": 4.0}
+_CRF: Dict[str, Any] = {"crf_gaussian_sxy": 2.0, "crf_gaussian_compat": 3.0, "crf_bilateral_srgb": 5.0,
+                        "crf_bilateral_compat": 4.0}
 _CRF_REACH = 0.12   # crf_bilateral_sxy, as a share of the longest side
 
 
@@ -105,7 +106,7 @@ def refined(image: np.ndarray, labels: np.ndarray, config: Config) -> Tuple[np.n
     small = np.ascontiguousarray(shrink(image, config.web_side))
     odds = _SLOPE * (cv2.resize(labels.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_LINEAR) - _EVEN)
     unary = scipy.special.expit(np.stack([-odds, odds]))
-    crf = dataclasses.replace(config, crf_bilateral_sxy=_CRF_REACH * max(small.shape), **_CRF)
+    crf = dataclasses.replace(config, **_CRF, crf_bilateral_sxy=_CRF_REACH * max(small.shape))
     posterior = refine(unary, small, crf)[1]
     first, second = odds > 0, posterior > 0.5
     agreement = float((first & second).sum() / max((first | second).sum(), 1))

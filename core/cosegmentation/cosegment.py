@@ -42,7 +42,7 @@ from core.web.corrections import KEEP, REJECT, apply_moves, corrected_names, rea
 _NOTHING_COMMON = 0.4  # share of a class's images that look unlike it, above which the class is named
 
 
-def cosegment(config: Config, jobs: int = 1, scheduler: Optional[str] = None, features: str = "auto",
+def cosegment(config: Config, jobs: int = 1, *, scheduler: Optional[str] = None, features: str = "auto",
               device: Optional[Callable] = None, overwrite: bool = False) -> List[Result]:
     """Write web_labels/<name>.png for every web image, web_train_list.txt, web_report.csv and contact sheets.
 
@@ -81,9 +81,11 @@ def cosegment(config: Config, jobs: int = 1, scheduler: Optional[str] = None, fe
                        len(others), layout.web_images, min(others))
     kind, why = feature_set(config, features)
     if kind == "imagenet":
+        assert device is not None
         from core.cosegmentation import imagenet_maps
         network = imagenet_maps.load_network(device())
     elif kind == "resnet":
+        assert device is not None
         from core.cosegmentation import activations
         backbone = activations.load_backbone(config, device())
     with locked(folder_lock(layout.web_cache), f"co-segmentation into {layout.web_masks}"), \

@@ -42,7 +42,7 @@ damage: what is wrong with the image file though it can be read, or None.
 _MUCH_IGNORED = 0.2  # share of 255 above which masks are suspicious; VOC's masks have 6 %
 
 
-def create_dataset(config: Config, jobs: int, copy: bool = False, own: Optional[OwnImages] = None) -> None:
+def create_dataset(config: Config, jobs: int, *, copy: bool = False, own: Optional[OwnImages] = None) -> None:
     """Check everything, then write dataset/{train_images,val_images,val_masks}, the lists and the labels.
 
     Args:
@@ -81,13 +81,13 @@ def create_dataset(config: Config, jobs: int, copy: bool = False, own: Optional[
         _keep_sources(whole, large)
         logger.info("all images and masks are checked: writing")
         _note_class_names(layout, config, bool(val))
-        copies = sum(_put(*place, copy) for place in whole)
+        copies = sum(_put(source, target, copy) for source, target in whole)
         store = functools.partial(_store_shrunk, num_classes=config.num_classes, max_side=own and own.max_side)
         for _ in progress(ordered_map(store, large, pool, 2 * jobs), len(large), "scaling down"):
             pass
     _write_lists(layout, train, val, web, [found.labels for found in checked[:len(train)]])
     record_classes(layout.classes, config.classes)
-    if large:
+    if own and large:
         logger.info("images of more than %d pixels are stored scaled down, with their masks (--max-side)",
                     own.max_side)
     if copies:

@@ -9,7 +9,7 @@ import io
 import os
 import re
 import unicodedata
-from typing import List, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 from core.classes import BACKGROUND
 from core.config import Config
@@ -18,18 +18,29 @@ from core.io.files import find_path, list_folder, read_bytes, read_json, read_te
 from core.io.images import PICTURES
 from core.io.logs import logger
 
-OwnImages = collections.namedtuple("OwnImages", "train_images train_labels val_images val_masks max_side",
-                                   defaults=(None,) * 4 + (500,))
-OwnImages.__doc__ = """Where they lie.
 
-train_images: folder; without a list it holds a folder for each class. None: the list's folder.
-train_labels: list of images and labels, .csv or .json, or None.
-val_images, val_masks: folders of pictures and of their masks, <same name>.png; None without evaluation.
-max_side: images with a longer side are stored scaled down to it, pixels, with their masks.
-"""
+class OwnImages(NamedTuple):
+    """Where they lie.
 
-Source = collections.namedtuple("Source", "name image mask labels", defaults=(None,))
-Source.__doc__ = """An image: id, its path, path of its .png or .mat mask or None, class indices without a mask."""
+    Attributes:
+        train_images: folder; without a list it holds a folder for each class. None: the list's folder.
+        train_labels: list of images and labels, .csv or .json, or None.
+        val_images, val_masks: folders of pictures and of their masks, <same name>.png; None without evaluation.
+        max_side: images with a longer side are stored scaled down to it, pixels, with their masks.
+    """
+    train_images: Optional[str] = None
+    train_labels: Optional[str] = None
+    val_images: Optional[str] = None
+    val_masks: Optional[str] = None
+    max_side: int = 500
+
+
+class Source(NamedTuple):
+    """An image: id, its path, path of its .png or .mat mask or None, class indices without a mask."""
+    name: str
+    image: str
+    mask: Optional[str]
+    labels: Optional[List[int]] = None
 
 
 def own_sources(own: OwnImages, config: Config) -> Tuple[List[Source], List[Source]]:
@@ -181,8 +192,8 @@ def _find(folder: str, image: str, place: str) -> str:
     found = find_path(path) if image else None
     if found and os.path.isfile(found):
         return found
-    found = [find_path(path + ending) for ending in PICTURES] if image else []
-    matches = [match for match in found if match and os.path.isfile(match)]
+    with_endings = [find_path(path + ending) for ending in PICTURES] if image else []
+    matches = [match for match in with_endings if match and os.path.isfile(match)]
     if len(matches) > 1:
         raise UserError(f"{place}: {matches[0]} and {matches[1]}: which one is meant?")
     if not matches:

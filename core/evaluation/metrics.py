@@ -1,23 +1,6 @@
 """Accuracy of predicted masks, from one confusion matrix over all pixels that are not 255."""
 import numpy as np
 
-from core.classes import IGNORE_LABEL
-
-
-def confusion_matrix(truth, prediction, num_classes):
-    """Count pixels by true and predicted class.
-
-    Args:
-        truth: (h, w) uint8 class indices, 255 = not counted.
-        prediction: (h, w) class indices.
-
-    Returns:
-        (classes, classes) int64; rows are true, columns predicted classes.
-    """
-    counted = truth != IGNORE_LABEL
-    pairs = truth[counted].astype(np.int64) * num_classes + prediction[counted]
-    return np.bincount(pairs, minlength=num_classes ** 2).reshape(num_classes, num_classes)
-
 
 def row_shares(confusion):
     """The matrix with each row divided by its sum; rows of zeros stay. (classes, classes) float64."""

@@ -4,7 +4,7 @@ import contextlib
 import glob
 import os
 import struct
-from typing import BinaryIO, Iterator, List, Optional, Tuple
+from typing import BinaryIO, Dict, Iterator, List, Optional, Sequence, Tuple
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: a damaged file is reported in one line of ours
 import cv2  # noqa: E402
@@ -17,8 +17,9 @@ from core.io.resize import shrink  # noqa: E402
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 _IDENTITY = (1.0, 0.0, 0.0, 1.0)
-_ORIENTATIONS = {(1, 0, 0, 1): 1, (-1, 0, 0, 1): 2, (-1, 0, 0, -1): 3, (1, 0, 0, -1): 4, (0, 1, 1, 0): 5,
-                 (0, 1, -1, 0): 6, (0, -1, -1, 0): 7, (0, -1, 1, 0): 8}  # display matrix: EXIF orientation
+_ORIENTATIONS: Dict[Tuple[int, ...], int] = {
+    (1, 0, 0, 1): 1, (-1, 0, 0, 1): 2, (-1, 0, 0, -1): 3, (1, 0, 0, -1): 4, (0, 1, 1, 0): 5,
+    (0, 1, -1, 0): 6, (0, -1, -1, 0): 7, (0, -1, 1, 0): 8}  # display matrix: EXIF orientation
 _MOST_STRETCHED = 4  # width of a pixel by its height; more is a damaged header
 _USUAL_RATE = 25.0  # frames per second of a video that does not say
 _MOST_TICKS = 65535  # per second, of MPEG-4: the numerator of a rate that is written as a decimal fraction
@@ -140,14 +141,16 @@ def _orientation(path: str, angle: float) -> int:
     Raises:
         UserError: the video is shown at another angle, or slanted.
     """
-    matrix = _display_matrix(path)
+    matrix: Optional[Sequence[float]] = _display_matrix(path)
     if matrix is None:
         matrix = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}.get(round(angle) % 360)
     if matrix is not None and not any(matrix):  # as some programs write it
         return 1
-    largest = matrix and max(map(abs, matrix))
-    orientation = matrix and _ORIENTATIONS.get(tuple(round(value / largest) for value in matrix))
-    straight = matrix and all(not 0.02 < abs(value) / largest <= 0.5 for value in matrix)
+    orientation, straight = None, False
+    if matrix is not None:
+        largest = max(map(abs, matrix))
+        orientation = _ORIENTATIONS.get(tuple(round(value / largest) for value in matrix))
+        straight = all(not 0.02 < abs(value) / largest <= 0.5 for value in matrix)
     if not orientation or not straight:
         raise UserError(f"{path} is to be shown turned by an angle that is no multiple of 90 degrees, or slanted: save "
                         f"it upright first")

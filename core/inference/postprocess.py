@@ -7,7 +7,7 @@ import numpy as np
 
 from core.classes import BACKGROUND, IGNORE_LABEL
 from core.config import network_settings
-from core.evaluation.metrics import confusion_matrix
+from core.inference.confusion import confusion_matrix
 from core.inference.crf import SMALLEST_SCORE, crf_settings, refine
 from core.io.drawing import overlay
 from core.io.files import write_array

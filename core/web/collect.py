@@ -5,7 +5,7 @@ import functools
 import hashlib
 import os
 import urllib.parse
-from typing import Any, Callable, Container, Dict, Iterable, Iterator, Optional, Tuple, TypeVar
+from typing import Any, Callable, Container, Dict, Generator, Iterable, Iterator, Optional, Tuple, TypeVar
 
 from core.classes import BACKGROUND
 from core.config import Config
@@ -67,7 +67,7 @@ def fetch_web_images(config: Config, source: Source, downloader: Downloader, *, 
         return sum(manifest.counts.values())
 
 
-def _first(count: int, items: Iterator[_T]) -> Iterator[_T]:
+def _first(count: int, items: Generator[_T, None, None]) -> Iterator[_T]:
     """The first `count` items; no further one is asked for, which would start more downloads."""
     with contextlib.closing(items):
         for _, item in zip(range(count), items):

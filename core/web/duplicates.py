@@ -58,8 +58,9 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 
 def both_hashes(image: np.ndarray) -> Tuple[Fingerprint, Fingerprint]:
     """Fingerprints of an image and of its mirror image."""
-    return tuple(Fingerprint(perceptual_hash(view), thumbnail(view))
-                 for view in (image, np.ascontiguousarray(image[:, ::-1])))
+    mirrored = np.ascontiguousarray(image[:, ::-1])
+    return (Fingerprint(perceptual_hash(image), thumbnail(image)),
+            Fingerprint(perceptual_hash(mirrored), thumbnail(mirrored)))
 
 
 class HashIndex:
@@ -104,7 +105,8 @@ class HashIndex:
         for place in close[np.argsort(differing[close, 0], kind="stable")]:
             theirs = self._thumbnail(place)
             views = [fingerprints[view] for view, bits in zip(order[place], differing[place]) if bits <= distance]
-            if theirs is None or any(same_content(_read(view.picture), theirs) for view in views):
+            if theirs is None or any(same_content(_read(view.picture), theirs)  # type: ignore[arg-type]
+                                     for view in views):
                 yield self._names[place]
 
     def _thumbnail(self, place: int) -> Optional[np.ndarray]:

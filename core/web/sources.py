@@ -12,7 +12,7 @@ import pathlib
 import queue
 import types
 import unicodedata
-from typing import Any, Callable, Dict, Iterator
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional
 from urllib.parse import quote, urlencode, urljoin
 
 from core.classes import BACKGROUND
@@ -22,8 +22,22 @@ from core.io.files import list_folder, parse_json, read_lines, read_yaml, walk
 from core.io.logs import logger
 from core.web.downloader import Rejected
 
-# source: "folder", "urls", "flickr" or the engine; query: the words that found it; page: where people see it
-Candidate = collections.namedtuple("Candidate", "class_index source url query page licence", defaults=(None,) * 3)
+
+class Candidate(NamedTuple):
+    """An image that may be downloaded.
+
+    Attributes:
+        source: "folder", "urls", "flickr" or the search engine.
+        query: the words that found it.
+        page: where people see it.
+    """
+    class_index: int
+    source: str
+    url: str
+    query: Optional[str] = None
+    page: Optional[str] = None
+    licence: Optional[str] = None
+
 
 Source = Callable[[int], Iterator[Candidate]]
 

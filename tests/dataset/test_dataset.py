@@ -74,10 +74,10 @@ def test_a_second_run_changes_nothing(sample, config, copy):
         return {str(path): (path.lstat().st_mtime_ns, path.is_symlink())
                 for folder in ("train_images", "val_images", "val_masks")
                 for path in (sample / "dataset" / folder).iterdir()}
-    create_dataset(config, 2, copy)
+    create_dataset(config, 2, copy=copy)
     before = state()
     assert len(before) == 14 and all(link != copy for _, link in before.values())
-    create_dataset(config, 1, copy)
+    create_dataset(config, 1, copy=copy)
     assert state() == before
 
 

@@ -68,11 +68,11 @@ def test_images_that_lie_where_they_belong_stay(folder, config, linked, copy):
     inside = own(folder, **{name: config.path("dataset", name) for name in places})
     before = {path: read_bytes(config.path("dataset", path)) for path in ("train_images/a.jpg", "val_masks/v.png")}
     for _ in range(2):
-        create_dataset(config, 1, copy, inside)
+        create_dataset(config, 1, copy=copy, own=inside)
         assert labels(config) == {"a": [1], "c": []}
         assert {path: read_bytes(config.path("dataset", path)) for path in before} == before
     with pytest.raises(UserError, match="a.jpg lies where the stored form of .*a.jpg belongs: move your own"):
-        create_dataset(config, 1, copy, inside._replace(max_side=25))
+        create_dataset(config, 1, copy=copy, own=inside._replace(max_side=25))
     assert {path: read_bytes(config.path("dataset", path)) for path in before} == before
 
 
@@ -202,13 +202,13 @@ def test_a_copy_is_replaced_when_the_content_of_its_source_changes(folder, confi
     content = source.read_bytes()
     one, other = (content[:2] + b"\xff\xfe\x00\x03" + comment + content[2:] for comment in (b"1", b"2"))
     source.write_bytes(one)
-    create_dataset(config, 1, True, own(folder))
+    create_dataset(config, 1, copy=True, own=own(folder))
     times = os.stat(copy)
     source.write_bytes(other)
     if same_time:
         for path in (str(source), copy):
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    create_dataset(config, 1, True, own(folder))
+    create_dataset(config, 1, copy=True, own=own(folder))
     assert read_bytes(copy) == other
 
 

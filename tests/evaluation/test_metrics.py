@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from core.evaluation.metrics import confusion_matrix, summarise
+from core.evaluation.metrics import summarise
+from core.inference.confusion import confusion_matrix
 
 NAMES = ("bk", "a", "b", "c")
 
