@@ -226,6 +226,24 @@ def test_two_processes_train_as_two_devices_of_mxnet(prepared, without_mxnet, st
 
 
 @pytest.mark.slow
+def test_a_step_of_two_processes_is_that_of_two_devices_of_mxnet(prepared, without_mxnet):
+    single = dataclasses.replace(prepared, init_epoch_size=1)
+    train(dataclasses.replace(single, max_epoch=2), "init", devices=CPUS[:1])
+    train(single, "init", devices=CPUS[:2], start_epoch=1)
+    start, expected = (parameters_of(prepared, epoch) for epoch in (1, 2))
+    os.remove(Layout(prepared).snapshot("init", 2))
+    with open(prepared.path("single.yaml"), "w") as file:
+        file.write("init_epoch_size: 1\n")
+    run(command("train_seg_model.py", prepared, "--config", prepared.path("single.yaml"), "--model", "init", "--engine",
+                "torch", "--gpus", "cpu:2", "--epoch", "1"), without_mxnet)
+    largest = max(np.abs(value - start[name]).max() for name, value in expected.items())
+    for name, value in parameters_of(prepared, 2).items():
+        np.testing.assert_allclose(value, expected[name], rtol=0, err_msg=name,
+                                   atol=1e-5 * largest + 1e-6 * np.abs(expected[name]).max())
+    assert largest > 1e-4
+
+
+@pytest.mark.slow
 def test_a_run_resumes_on_the_other_engine(prepared):
     train(prepared, "init", devices=CPUS[:1])
     expected = parameters_of(prepared, 2)
