@@ -3,7 +3,7 @@
     web              collect web images and clean them
     cosegmentation   masks for the web images, learned from no mask
     dataset          images and image-level labels, of VOC and SBD or of the user's own
-    network          the ResNet-50 FCN and its parameter files
+    network          the networks, for either engine, and their parameter files
     training         train the init and the final model
     inference        segment with a trained model; masks for the training images
     evaluation       mean IoU, rankings, reports

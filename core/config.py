@@ -49,7 +49,8 @@ class Config:
     voc_dir: str = _setting("dataset/VOCdevkit/VOC2012", "PASCAL VOC 2012; a relative path starts at root")
     sbd_dir: str = _setting("dataset/benchmark_RELEASE/dataset", "Semantic Boundaries Dataset; a relative path starts "
                             "at root")
-    base_model: str = _setting("models/resnet50.params", "start of the ResNet stages; a relative path starts at root")
+    base_model: str = _setting("models/resnet50.params", "start of the backbone; a relative path starts at root; "
+                               "efficientnet_lite2 needs none")
 
     web_images_per_class: int = _setting(2700, "most web images kept of each class", at_least=1, at_most=999999,
                                          group="Web images; the paper names no values")

@@ -1,1 +1,1 @@
-"""The ResNet-50 FCN, its parameter files, and base models of other frameworks."""
+"""The networks, their parameter files, and base models of other frameworks."""
