@@ -28,6 +28,7 @@ _COLOUR = 0.5 * np.array((1 / 255, 1 / 60, 1 / 60))  # weight of Lab beside grad
 _PLACE = 0.14                                        # weight of the place in the foreground
 _LEAST_EXTENT = 0.02                                 # of a foreground, as a share of the image
 _LEAST_LABEL, _LEAST_VARIANCE = 1e-3, 1e-3
+_CHANNELS = 64                                       # resized at once: OpenCV 5 takes at most 128
 
 
 def describe(regions, kind, path=None):
@@ -197,9 +198,11 @@ def pooled(activations, regions):
     Returns:
         (n, c) float32.
     """
-    maps = np.ascontiguousarray(np.moveaxis(np.asarray(activations, np.float32), 0, 2))
+    maps = np.moveaxis(np.asarray(activations, np.float32), 0, 2)
     height, width = regions.labels.shape
-    pixels = cv2.resize(maps, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height * width, -1)
+    parts = [np.ascontiguousarray(maps[..., start:start + _CHANNELS]) for start in range(0, maps.shape[2], _CHANNELS)]
+    pixels = np.concatenate([cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR).reshape(
+        height * width, -1) for part in parts], 1)
     shares = scipy.sparse.csr_matrix((1 / regions.area[regions.labels.ravel()],
                                       (regions.labels.ravel(), np.arange(height * width))))
     return (shares @ pixels).astype(np.float32)
