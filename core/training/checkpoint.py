@@ -42,20 +42,21 @@ record: dict, as `run_record` makes it.
 """
 
 
-def run_record(model: str, config: Config, *, data: Dict[str, str], start_epoch: int, start_file: str,
-               devices: int) -> Dict[str, Any]:
+def run_record(model: str, config: Config, *, data: Dict[str, str], start_epoch: int,
+               start_file: Optional[str], devices: int) -> Dict[str, Any]:
     """What a run was started with, as JSON keeps it.
 
     Args:
         data: digests of the training samples, as `samples.samples_record` gives them.
-        start_epoch, start_file: epoch and path of the parameters that it started from; a missing file is from scratch.
+        start_epoch, start_file: epoch and path of the parameters that it started from; None or a
+            missing file has no digest.
         devices: number of devices, of all machines.
     """
     settings = [*TRAINING_SETTINGS, model + "_epoch_size"]
     if config.learning_rate_decay != "none":
         settings.append("max_epoch")  # it decides the learning rate
     return {"settings": network_settings(config, settings), "start_epoch": start_epoch,
-            "start_sha256": file_digest(start_file) if os.path.exists(start_file) else None,
+            "start_sha256": file_digest(start_file) if start_file and os.path.exists(start_file) else None,
             **data, "devices": devices}
 
 

