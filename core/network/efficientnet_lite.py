@@ -83,11 +83,11 @@ def shared_stages(ops, config, data):
 
     Stage 4 pads evenly: cell i is centred on pixel 16 i + 7.
     """
-    data = stem(ops, data)
-    for number in range(1, _SHARED - 1):
-        data = stage(ops, data, number, STAGES[number - 1].stride)
-    fourth = stage(ops, data, _SHARED - 1, STAGES[_SHARED - 2].stride, same=False)
-    return fourth, stage(ops, fourth, _SHARED, STAGES[_SHARED - 1].stride)
+    data, found = stem(ops, data), []
+    for number in range(1, _SHARED + 1):
+        data = stage(ops, data, number, STAGES[number - 1].stride, same=number != 4)
+        found.append(data)
+    return found[-2:]
 
 
 def dense_stages(ops, config, shared):

@@ -10,7 +10,7 @@ so snapshots interchange with the published ones.
 A new backbone is a module as `resnet` and `efficientnet_lite`, and a line in BACKBONES. A new engine is a class as
 `symbols.SymbolOperations`.
 """
-from typing import Dict, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 
@@ -124,14 +124,14 @@ def is_base_parameter(name: str) -> bool:
     return base_stage(name) is not None
 
 
-def multipliers(model: str, config: Config, name: str) -> Tuple[float, float]:
+def multipliers(model: str, name: str) -> Tuple[float, float]:
     """What a parameter's learning rate and weight decay are multiplied by: (2, 0) for biases and betas of the final
     model's backbone, as published."""
     shifts = model == "final" and is_base_parameter(name) and name.endswith(("_bias", "_beta"))
     return (2.0, 0.0) if shifts else (1.0, 1.0)
 
 
-def frozen_parameters(model: str, config: Config) -> Dict[str, None]:
+def frozen_parameters(model: str, config: Config) -> List[str]:
     """Names of the parameters that training leaves as they are: those of the first `frozen_stages` stages."""
-    return {name: None for name in parameter_shapes(model, config)[0]
-            if (base_stage(name) or np.inf) <= config.frozen_stages}
+    return [name for name in parameter_shapes(model, config)[0]
+            if (base_stage(name) or np.inf) <= config.frozen_stages]

@@ -108,7 +108,7 @@ def training_symbol(model, config, device_batch, stored_statistics=True):
     variables = symbol.get_internals()
     for name in symbol.list_arguments():
         # MXNet's optimizers read these attributes. On their own they let only names in _weight and _gamma decay.
-        for kind, value in zip(("lr", "wd"), fcn.multipliers(model, config, name)):
+        for kind, value in zip(("lr", "wd"), fcn.multipliers(model, name)):
             if value != 1:
                 variables[name]._set_attr(**{f"__{kind}_mult__": str(value)})
     return symbol

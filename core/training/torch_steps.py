@@ -126,7 +126,7 @@ class _SGD(torch.optim.Optimizer):
             self.momentum[name].copy_(torch.from_numpy(momentum[name]))
         self._rules = []
         for name, value in learning.items():
-            rate, decay = fcn.multipliers(model, config, name)
+            rate, decay = fcn.multipliers(model, name)
             decays = name.endswith(("_weight", "_gamma"))  # the others never decay in MXNet
             self._rules.append((value, self.momentum.get(name), rate, decay * config.weight_decay * decays))
 
