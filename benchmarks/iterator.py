@@ -4,6 +4,7 @@ import os
 import tempfile
 
 import cv2
+import joblib
 import numpy as np
 from measure import alternate, draw, make_parser
 from PIL import Image
@@ -11,7 +12,6 @@ from PIL import Image
 from core.config import Config
 from core.dataset.samples import Sample
 from core.io.images import write_image, write_mask
-from core.runtime.hardware import available_cpus
 from core.training.batches import BatchLoader
 
 
@@ -62,7 +62,7 @@ def main():
                                   os.path.join(folder, "%d.png" % number)))
             write_image(samples[-1].image, image, quality=90)
             write_mask(samples[-1].mask, mask)
-        workers = (1, 2, 4, 8) if args.growth else (available_cpus(),)
+        workers = (1, 2, 4, 8) if args.growth else (joblib.cpu_count(),)
         configs = [Config(workers=count) for count in workers]
         feeds = [BatchLoader(samples, config).batches(0) for config in configs]
         plain = PlainIterator(samples, configs[0])

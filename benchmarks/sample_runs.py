@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import joblib
 import numpy as np
 
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
@@ -15,7 +16,6 @@ sys.path.insert(0, ROOT)
 from core.cli import make_parser, positive  # noqa: E402
 from core.errors import UserError  # noqa: E402
 from core.io.files import read_json, write_lines  # noqa: E402
-from core.runtime.hardware import available_cpus  # noqa: E402
 
 FINAL = ("--crop-size", "144", "--lr", "0.02")  # as demo/run.sh trains the final model
 _WEB_LIST = "web_train_list.txt"
@@ -27,7 +27,7 @@ def runs_parser(description, name):
     demo = os.path.join(ROOT, "demo")
     parser.set_defaults(config=[os.path.join(demo, "sample.yaml")], root=os.path.join(demo, "work", name))
     parser.add_argument("--gpu", default="cpu", metavar="DEVICES", help="device of all runs (default: %(default)s)")
-    parser.add_argument("--jobs", type=positive, default=available_cpus(), metavar="N",
+    parser.add_argument("--jobs", type=positive, default=joblib.cpu_count(), metavar="N",
                         help="runs at once, each on its share of the CPUs (default: one for each CPU: %(default)s)")
     return parser
 

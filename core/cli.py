@@ -11,7 +11,6 @@ import sys
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Optional, Sequence
 
 from core.errors import UserError, printable
-from core.runtime.hardware import available_cpus
 
 if TYPE_CHECKING:
     from core.config import Config
@@ -86,7 +85,8 @@ def _number(text, kind, fits, expected):
 
 
 def add_jobs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--jobs", type=positive, default=available_cpus(), metavar="N",
+    from joblib import cpu_count
+    parser.add_argument("--jobs", type=positive, default=cpu_count(), metavar="N",
                         help="processes (default: one for each CPU, here %(default)s)")
 
 

@@ -1,34 +1,6 @@
-"""How many CPU cores and how much memory this process may use, and what the cores can do."""
-import math
-import os
+"""How much memory this process may use, and what its CPU cores can do."""
 import re
 from typing import Iterator, List, NamedTuple, Optional, Set, Tuple
-
-
-def available_cpus() -> int:
-    """Logical CPUs that the scheduler and the container's quota leave to this process, at least 1."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    count = len(affinity(0)) if affinity else os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
-            quota, period = file.read().split()
-        count = min(count, math.ceil(int(quota) / int(period)))
-    except (OSError, ValueError):
-        pass  # no cgroup v2, or "max": no quota
-    return max(1, count)
-
-
-def physical_cores() -> int:
-    """`available_cpus` with hyper-threads of one core counted once."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = set()
-    for cpu in affinity(0) if affinity else ():
-        try:
-            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", encoding="ascii") as file:
-                cores.add(file.read())
-        except OSError:
-            return available_cpus()
-    return min(available_cpus(), len(cores) or available_cpus())
 
 
 def cpu_flags() -> Set[str]:

@@ -10,12 +10,14 @@ import os
 import sys
 from typing import List, Set
 
+import joblib
+
 from core.config import CLUSTER_STORES
 from core.errors import UserError
 from core.io.logs import logger
 from core.runtime.devices import Device, check_numbers, leave
 from core.runtime.gpu_libraries import check_capabilities, has_gpu, prepare_gpu_build
-from core.runtime.hardware import cpu_flags, physical_cores
+from core.runtime.hardware import cpu_flags
 from core.runtime.old_names import old_names
 
 os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
@@ -23,7 +25,7 @@ os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
 # servers.
 os.environ["MXNET_UPDATE_ON_KVSTORE"] = "0"
 # Unset, MXNet takes half of the cores that it sees, for fear of hyper-threads.
-os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
+os.environ.setdefault("OMP_NUM_THREADS", str(joblib.cpu_count(only_physical_cores=True)))
 
 # Linux on x86-64, the only system whose CPU flags name AMX (arch/x86/include/uapi/asm/prctl.h).
 _SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18

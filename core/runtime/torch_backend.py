@@ -5,10 +5,12 @@ import os
 import re
 from typing import List, NamedTuple
 
+import joblib
+
 from core.errors import UserError
 from core.io.logs import logger
 from core.runtime.devices import Device, check_numbers, leave, parse_devices
-from core.runtime.hardware import cpu_flags, physical_cores
+from core.runtime.hardware import cpu_flags
 
 try:
     import torch
@@ -18,7 +20,7 @@ except (ImportError, OSError) as error:
 
 _LOCAL_RANK, _LOCAL_SIZE = (int(os.environ.get(name, default)) for name, default in (("LOCAL_RANK", 0),
                                                                                      ("LOCAL_WORLD_SIZE", 1)))
-torch.set_num_threads(max(1, physical_cores() // _LOCAL_SIZE))
+torch.set_num_threads(max(1, joblib.cpu_count(only_physical_cores=True) // _LOCAL_SIZE))
 torch.backends.cudnn.allow_tf32 = False  # unlike PyTorch's default; matrix products don't use it by default
 _TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

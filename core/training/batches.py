@@ -8,6 +8,7 @@ import concurrent.futures
 from typing import Iterator, List, NamedTuple
 
 import cv2
+import joblib
 import numpy as np
 
 from core.classes import IGNORE_LABEL
@@ -16,7 +17,6 @@ from core.dataset.preprocessing import subtract_mean
 from core.dataset.samples import Sample
 from core.io.images import read_image, read_mask
 from core.paths import web_class
-from core.runtime.hardware import available_cpus
 from core.training.augmentation import augment
 
 
@@ -54,7 +54,7 @@ class BatchLoader:
         self._config = config
         self._size = config.batch_size // parts
         self._part = part
-        self._workers = config.workers or available_cpus()
+        self._workers = config.workers or joblib.cpu_count()
         self._ahead = 2 + self._workers // self._size  # batches made in advance
         self._orders = {}
 

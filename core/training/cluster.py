@@ -22,9 +22,10 @@ import sys
 import time
 from typing import Dict, List, NamedTuple, Optional
 
+import joblib
+
 from core.errors import UserError
 from core.io.files import read_text
-from core.runtime.hardware import physical_cores
 
 _LAUNCHER = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "launch.py")
 _GRACE = 30  # seconds from the good end of the first process to that of the last
@@ -163,8 +164,8 @@ def run_node(text):
     shared = dict(environment, DMLC_NODE_HOST=_address_towards(environment["DMLC_PS_ROOT_URI"]),
                   # so that "python" is the launcher's, also where ssh knows nothing of its virtual environment
                   PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]))
-    shared.setdefault("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS",
-                                                        str(max(1, physical_cores() // node["workers"]))))
+    threads = max(1, joblib.cpu_count(only_physical_cores=True) // node["workers"])
+    shared.setdefault("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", str(threads)))
     with _Processes() as processes:
         for number in range(node["servers"]):
             processes.start("server %d on %s" % (number, node["host"]), [sys.executable, _LAUNCHER, "--serve"],

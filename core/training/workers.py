@@ -6,10 +6,11 @@ import contextlib
 import os
 import sys
 
+import joblib
+
 from core.config import CLUSTER_STORES, Config
 from core.errors import UserError
 from core.runtime.engines import backend, choose_engine
-from core.runtime.hardware import physical_cores
 from core.training.cluster import free_port, run_here
 
 
@@ -43,6 +44,6 @@ def joined_workers(config: Config, gpus: str):
         return
     shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
               "MASTER_PORT": str(free_port()), "TORCHELASTIC_RUN_ID": "none",
-              "OMP_NUM_THREADS": str(max(1, physical_cores() // count))}
+              "OMP_NUM_THREADS": str(max(1, joblib.cpu_count(only_physical_cores=True) // count))}
     run_here([sys.executable, *sys.argv], [dict(shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(count)])
     sys.exit()

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import joblib
 import numpy as np
 import pytest
 from conftest import CPUS, ROOT
@@ -14,7 +15,7 @@ from core.inference import mxnet_network
 from core.network import fcn
 from core.network.precision import unsafe_convolutions
 from core.network.symbols import inference_symbol
-from core.runtime.hardware import available_cpus, cpu_flags
+from core.runtime.hardware import cpu_flags
 
 SMALL = {"width": 2, "units": (1, 1, 1, 1), "head_channels": 3, "global_channels": 5, "classes": ("bk", "a", "b", "c")}
 SIZES = range(8, 401, 8)
@@ -96,6 +97,6 @@ def test_no_size_harms_a_process_on_a_cpu_with_amx(model):
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, timeout=300)
         return done.returncode == 0 and "scored" in done.stdout
     sizes = [(size, size) for size in SIZES] + [(192, 256), (224, 168), (48, 64), (72, 40), (160, 288)]
-    with concurrent.futures.ThreadPoolExecutor(max(1, available_cpus() // 2)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(max(1, joblib.cpu_count() // 2)) as pool:
         failed = [size for size, fine in zip(sizes, pool.map(score, sizes)) if not fine]
     assert not failed
