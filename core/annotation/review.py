@@ -16,9 +16,10 @@ from core.config import Config
 from core.cosegmentation.contact_sheet import outlined
 from core.errors import UserError
 from core.io.files import read_text
-from core.io.images import read_image, read_mask, write_image
+from core.io.images import encode_image, read_image, read_mask, write_image
 from core.io.logs import logger
 from core.io.provenance import file_state
+from core.io.resize import shrink
 from core.paths import Layout, image_path, stems, web_class
 from core.web.corrections import DECISIONS, MOVE, Decision, add_decision, corrected_names, read_decisions
 
@@ -173,8 +174,7 @@ class Review:
 
     def view(self, name: str, outline: bool) -> bytes:
         """The whole image as JPEG, with the outline of its mask or without."""
-        picture = self._picture(name, outline)
-        return cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+        return encode_image(self._picture(name, outline), ".jpg", 90)
 
     def _files(self, name: str) -> List[str]:
         mask = self._layout.web_mask(name)
@@ -188,10 +188,8 @@ class Review:
         except UserError:
             return np.full((_THUMBNAIL, _THUMBNAIL, 3), 235, np.uint8)
         if longest:
-            factor = min(1, longest / max(image.shape[:2]))
-            size = tuple(max(1, round(side * factor)) for side in image.shape[1::-1])
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-            mask = mask if mask is None else cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+            image = shrink(image, longest)
+            mask = mask if mask is None else shrink(mask, longest, cv2.INTER_NEAREST)
         return outlined(image, mask) if outline and mask is not None else image
 
 

@@ -9,6 +9,7 @@ from core.classes import IGNORE_LABEL
 from core.errors import UserError
 from core.io.drawing import write_title
 from core.io.images import read_image, read_mask, write_image
+from core.io.resize import resize_longest_side
 from core.paths import image_path
 
 _SIDE, _COLUMNS, _GAP, _HEADER = 120, 10, 4, 20
@@ -33,7 +34,7 @@ def write_sheets(layout, config, results):
         for kept, most in ((True, _KEPT), (False, _LEFT_OUT)):
             sort = [result for result in own if result.kept == kept]
             shown = [sort[int(place)] for place in np.linspace(0, len(sort) - 1, min(most, len(sort)))]
-            title = "%s: %d %s" % (config.classes[index], len(sort), "kept" if kept else "left out")
+            title = f"{config.classes[index]}: {len(sort)} {'kept' if kept else 'left out'}"
             parts.append(_grid(title, [_thumbnail(layout, config, result) for result in shown]))
         write_image(os.path.join(layout.web_sheets, config.classes[index] + ".jpg"), np.concatenate(parts), 85)
 
@@ -59,11 +60,8 @@ def _thumbnail(layout, config, result):
     except UserError:
         cv2.putText(tile, "unreadable", (20, _SIDE // 2), cv2.FONT_HERSHEY_SIMPLEX, 0.4, _RED, 1, cv2.LINE_AA)
         return tile
-    scale = _SIDE / max(image.shape[:2])
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    picture = outlined(cv2.resize(image, size, interpolation=cv2.INTER_AREA),
-                       cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
-    tile[:size[1], :size[0]] = picture
+    picture = outlined(resize_longest_side(image, _SIDE), resize_longest_side(mask, _SIDE, cv2.INTER_NEAREST))
+    tile[:picture.shape[0], :picture.shape[1]] = picture
     cv2.putText(tile, f"{result.score:.2f}", (3, _SIDE - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.35,
                 (0, 0, 0) if result.kept else _RED, 1, cv2.LINE_AA)
     return tile

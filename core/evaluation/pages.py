@@ -3,7 +3,6 @@ import base64
 import os
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-import cv2
 import jinja2
 import numpy as np
 from markupsafe import Markup
@@ -11,6 +10,7 @@ from markupsafe import Markup
 from core.errors import printable
 from core.evaluation.metrics import row_shares
 from core.io.images import encode_image
+from core.io.resize import shrink
 
 COLOURS = {  # of light and of dark pages; good and bad differ for colour-blind eyes too
     "light": {"back": (255, 255, 255), "text": (27, 31, 36), "faint": (87, 96, 106), "line": (208, 215, 222),
@@ -117,11 +117,8 @@ def confusions(confusion: Any, classes: Sequence[str], count: int = 10) -> Marku
 
 def picture(image: np.ndarray, max_side: int = 360) -> Picture:
     """An (h, w, 3) uint8 RGB image for a page, scaled down to `max_side` pixels."""
-    height, width = image.shape[:2]
-    scale = min(1, max_side / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    content = encode_image(cv2.resize(image, size, interpolation=cv2.INTER_AREA), ".jpg", 85)
-    return Picture(data_uri("image/jpeg", content), *size)
+    image = shrink(image, max_side)
+    return Picture(data_uri("image/jpeg", encode_image(image, ".jpg", 85)), image.shape[1], image.shape[0])
 
 
 def data_uri(kind: str, content: bytes) -> str:
