@@ -102,7 +102,8 @@ def analyse(name, config, kind):
         rows = np.sort(rng.permutation(regions.count)[:_ROWS])
         descriptors = _describe(layout, regions, name, kind)
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, features=features.astype(np.float16), labels=labels.astype(np.float32), rows=rows,
+        np.savez_compressed(buffer, superpixels=regions.labels.astype(np.uint16),
+                            features=features.astype(np.float16), labels=labels.astype(np.float32), rows=rows,
                             weights=regions.area[rows].astype(np.float32),
                             descriptors=descriptors[rows].astype(np.float16),
                             cuts=cuts.astype(np.float16),
@@ -114,9 +115,10 @@ def relabel(name, config, kind, rounds):
     """Step 2 for an image of the sample: writes its labels after the given number of rounds."""
     layout = Layout(config)
     with threadpool_limits(1):
-        regions = Regions(read_image(image_path(layout.web_images, name)), config.web_side, config.web_regions)
-        labels = _labels_after(layout, regions, name, _read_regions(layout, name),
-                               _describe(layout, regions, name, kind), kind, rounds)
+        stored = _read_regions(layout, name)
+        regions = Regions(read_image(image_path(layout.web_images, name)), config.web_side, config.web_regions,
+                          stored["superpixels"])
+        labels = _labels_after(layout, name, stored, _describe(layout, regions, name, kind), kind, rounds)
         write_array(cache_file(layout, f"round{rounds}", name, ".npy"), labels.astype(np.float32))
 
 
@@ -125,10 +127,10 @@ def segment(name, config, kind, rounds):
     layout = Layout(config)
     image = read_image(image_path(layout.web_images, name))
     with threadpool_limits(1):
-        regions = Regions(image, config.web_side, config.web_regions)
         stored = _read_regions(layout, name)
+        regions = Regions(image, config.web_side, config.web_regions, stored["superpixels"])
         descriptors = _describe(layout, regions, name, kind)
-        labels = _labels_after(layout, regions, name, stored, descriptors, kind, rounds)
+        labels = _labels_after(layout, name, stored, descriptors, kind, rounds)
         shares = _SHARES[kind]
         if shares.last_cuts:
             labels = _with_cuts(regions, labels, shares.last_cuts, _CERTAIN_THRESHOLDS)
@@ -165,7 +167,7 @@ def _learn(layout, config, names, kind, rounds, run):
             continue
         sampled = sample_names(names, config.web_sample_images)
         if number > 1:
-            done = stems(cache_folder(layout, "round%d" % (number - 1)), ".npy")
+            done = stems(cache_folder(layout, f"round{number - 1}"), ".npy")
             run(functools.partial(relabel, config=config, kind=kind, rounds=number - 1),
                 [name for name in sampled if name not in done], f"round {number}")
         sample = _read_sample(layout, sampled, number - 1)
@@ -184,17 +186,14 @@ def _learn(layout, config, names, kind, rounds, run):
                                         np.array([fold_of(name) for name in sampled])))
 
 
-def _labels_after(layout, regions, name, stored, descriptors, kind, rounds):
+def _labels_after(layout, name, stored, descriptors, kind, rounds):
     """(n,) labels of an image after the given number of rounds."""
-    features = stored["features"].astype(np.float32)
-    if len(features) != regions.count:
-        raise UserError(f"{image_path(layout.web_images, name)} has changed since it was analysed: pass --overwrite")
     labels = stored["labels"].astype(float)
     if not rounds:
         return labels
     path = _model_path(layout, rounds)
     model = _models(path, os.stat(path).st_mtime_ns)[fold_of(name)]
-    learned = relative(predict(model, features, descriptors, class_of(name)))
+    learned = relative(predict(model, stored["features"].astype(np.float32), descriptors, class_of(name)))
     share = _SHARES[kind].learned
     return relative(share * learned + (1 - share) * labels)
 

@@ -11,7 +11,7 @@ from core.paths import Layout, image_path, mask_path, stems, web_class
 
 SETTINGS = ("web_side", "web_regions", "web_rounds", "web_sample_images", "web_threshold", "web_uncertain",
             "web_min_score", "web_min_likeness", "web_min_foreground", "web_max_foreground", "seed", "classes")
-_FORMAT = 4  # of the files; those of another one can't be used
+_FORMATS = {"imagenet": 4, "hog": 5, "resnet": 5}  # of the files; those of another one can't be used
 
 
 def claim(layout: Layout, config: Config, kind: str, names: Sequence[str], overwrite: bool) -> StageRecord:
@@ -28,7 +28,7 @@ def claim(layout: Layout, config: Config, kind: str, names: Sequence[str], overw
     Raises:
         UserError: what is there was made otherwise, or can't be removed, or an image is no file.
     """
-    origin = {"settings": network_settings(config, SETTINGS), "features": kind, "format": _FORMAT}
+    origin = {"settings": network_settings(config, SETTINGS), "features": kind, "format": _FORMATS[kind]}
     if kind == "resnet":
         origin["base_model_sha256"] = file_digest(layout.base_model)
     check_classes(layout.classes, config.classes, {web_class(name, config.num_classes) for name in names}, record=True)

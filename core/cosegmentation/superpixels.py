@@ -1,4 +1,6 @@
 """Superpixels of an image, their colour and texture statistics and their adjacency graph."""
+from typing import Optional
+
 import cv2
 import numpy as np
 import scipy.sparse
@@ -31,23 +33,18 @@ class Regions:
         gradient_x, gradient_y, magnitude: (h, w) float32, gradient of the lightness.
     """
 
-    def __init__(self, image, side, regions):
+    def __init__(self, image: np.ndarray, side: int, regions: int, labels: Optional[np.ndarray] = None):
         """
         Args:
             image: (h, w, 3) uint8 RGB.
             side: longest side of the working image, pixels; a smaller image stays as it is.
             regions: superpixels to aim at; fewer where they would have less than 60 pixels.
+            labels: those of the same image from before, of any integer dtype; by default they are computed.
         """
         self.image = resize_longest_side(image, min(side, max(image.shape[:2])), smallest=8)
         height, width = self.image.shape[:2]
-        regions = max(1, min(regions, height * width // _FEWEST_PIXELS))
+        self.labels = superpixels(self.image, regions) if labels is None else labels.astype(np.int32)
         self.lab = cv2.cvtColor(self.image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-        smooth = cv2.cvtColor(cv2.GaussianBlur(self.image, (3, 3), 0), cv2.COLOR_RGB2LAB)
-        slic = cv2.ximgproc.createSuperpixelSLIC(smooth, cv2.ximgproc.SLIC,
-                                                 max(3, int(round((height * width / regions) ** 0.5))), _COMPACTNESS)
-        slic.iterate(_ITERATIONS)
-        slic.enforceLabelConnectivity(_SMALLEST)
-        self.labels = np.unique(slic.getLabels(), return_inverse=True)[1].reshape(height, width).astype(np.int32)
         self.count = int(self.labels.max()) + 1
         self.area = np.bincount(self.labels.ravel(), minlength=self.count).astype(float)
         rows, columns = np.indices((height, width))
@@ -87,6 +84,18 @@ class Regions:
         strength = scipy.sparse.coo_matrix((edge[cross], pairs), shape).toarray()
         self.boundary = length + length.T
         self.edge = np.divide(strength + strength.T, self.boundary, out=np.zeros(shape), where=self.boundary > 0)
+
+
+def superpixels(image: np.ndarray, regions: int) -> np.ndarray:
+    """(h, w) int32 labels, 0..count-1, of the SLIC superpixels of an (h, w, 3) uint8 RGB image."""
+    height, width = image.shape[:2]
+    regions = max(1, min(regions, height * width // _FEWEST_PIXELS))
+    smooth = cv2.cvtColor(cv2.GaussianBlur(image, (3, 3), 0), cv2.COLOR_RGB2LAB)
+    slic = cv2.ximgproc.createSuperpixelSLIC(smooth, cv2.ximgproc.SLIC,
+                                             max(3, int(round((height * width / regions) ** 0.5))), _COMPACTNESS)
+    slic.iterate(_ITERATIONS)
+    slic.enforceLabelConnectivity(_SMALLEST)
+    return np.unique(slic.getLabels(), return_inverse=True)[1].reshape(height, width).astype(np.int32)
 
 
 def colour_histograms(regions):

@@ -105,6 +105,16 @@ def test_small_images_are_not_enlarged_and_get_fewer_regions():
     assert regions.labels.shape == (40, 50) and regions.count <= 60
 
 
+def test_stored_superpixels_give_the_same_regions():
+    image, _ = disc_image()
+    first = Regions(image, 120, 100)
+    again = Regions(image, 120, 100, first.labels.astype(np.uint16))
+    for name, value in vars(first).items():
+        assert np.array_equal(value, getattr(again, name)), name
+    merged = Regions(image, 120, 100, first.labels // 2)
+    assert merged.count == (first.count + 1) // 2
+
+
 def test_every_saliency_is_higher_on_an_object_that_differs_from_the_border():
     image, mask = disc_image()
     regions = Regions(image, 120, 100)
