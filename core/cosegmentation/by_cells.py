@@ -44,6 +44,7 @@ from core.paths import Layout, image_path, stems
 ROUNDS = 4
 _START_SHARE = 0.2  # of the first labels in those of each round
 _FOREGROUND = 0.5   # labels above are foreground, to the regression
+_PASSES = 3         # of the noise filter
 _EVEN, _SLOPE = 0.63, 8.0  # label that is as likely foreground as background, and slope of the log-odds there
 _CRF: Dict[str, Any] = {"crf_gaussian_sxy": 2.0, "crf_gaussian_compat": 3.0, "crf_bilateral_srgb": 5.0,
                         "crf_bilateral_compat": 4.0}
@@ -145,7 +146,7 @@ def _learn(layout, config, names, rounds, run):
         descriptors = np.stack([_foreground(found, centre) for found in labelled(max(rounds - 1, 0))])
         with threadpool_limits(1):
             write_bytes(check_path(layout), fit_check(descriptors, np.array([class_of(name) for name in sampled]),
-                                                      np.array([fold_of(name) for name in sampled])))
+                                                      np.array([fold_of(name) for name in sampled]), _PASSES))
 
 
 def _labels_after(layout, cells, name, rounds):

@@ -1,7 +1,8 @@
 """Whether what was found in an image looks like its class, in the eyes of the other images: the check for noise.
 
-A logistic regression tells the classes apart by one descriptor of each image's foreground. It sees no mask and no image
-that it judges: images are dealt into folds as in `core.cosegmentation.region_classifier`.
+A logistic regression tells the classes apart by one descriptor of each image's foreground. It learns from no image that
+it judges: images are dealt into folds as in `core.cosegmentation.region_classifier`. Further passes learn from the
+images alone that the pass before found to look like their class.
 """
 import io
 import warnings
@@ -18,17 +19,45 @@ _STRENGTH = 75.0    # of the fit, scikit-learn's C, for descriptors of unit leng
 _ITERATIONS = 200
 
 
-def fit_check(descriptors, classes, folds):
+def fit_check(descriptors: np.ndarray, classes: np.ndarray, folds: np.ndarray, passes: int = 1) -> bytes:
     """One classifier for each fold, fitted to the images of the other folds.
 
     Args:
         descriptors: (m, d) float32 of unit length, `descriptors.describe_foregrounds` of m images.
         classes, folds: (m,) int.
+        passes: how often to fit, from the second time on without the images that look unlike their class; for
+            descriptors that tell the classes apart well, or right images are lost too.
 
     Returns:
         bytes for `likeness`: an .npz of classes (k,), weights (FOLDS, k, d) and offsets (FOLDS, k); NaN where a fold
         has too few images to tell. O(m d k).
     """
+    check = _fit(descriptors, classes, folds)
+    for _ in range(passes - 1):
+        alike = _alike(check, descriptors, classes, folds)
+        check = _fit(descriptors[alike], classes[alike], folds[alike])
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **check)
+    return buffer.getvalue()
+
+
+def _alike(check, descriptors, classes, folds):
+    """(m,) bool: the images that look like their class, and all of a class that would have too few of them."""
+    alike = np.ones(len(classes), bool)
+    for fold, index in set(zip(folds.tolist(), classes.tolist())):
+        rows = (folds == fold) & (classes == index)
+        odds = log_odds(check, fold, descriptors[rows], index)
+        if odds is not None:
+            alike[rows] = odds >= 0
+    for index in np.unique(classes):
+        own = classes == index
+        if min((alike & own & (folds != fold)).sum() for fold in range(FOLDS)) < FEWEST_IMAGES:
+            alike |= own
+    return alike
+
+
+def _fit(descriptors, classes, folds):
+    """Dict of the arrays that `fit_check` describes."""
     known = np.unique(classes)
     weights = np.full((FOLDS, len(known), descriptors.shape[1]), np.nan, np.float32)
     offsets = np.full((FOLDS, len(known)), np.nan, np.float32)
@@ -48,9 +77,7 @@ def fit_check(descriptors, classes, folds):
             intercepts = np.append(0.0, intercepts)
         places = np.searchsorted(known, fitted.classes_)
         weights[fold, places], offsets[fold, places] = coefficients, intercepts
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, classes=known, weights=weights, offsets=offsets)
-    return buffer.getvalue()
+    return {"classes": known, "weights": weights, "offsets": offsets}
 
 
 def unjudged_classes(check):

@@ -418,6 +418,39 @@ def test_odds_are_against_an_average_other_class():
     assert likeness(check, 1, descriptors[0], 3) == pytest.approx(0.5)
 
 
+def mixed_up(count, share, seed=0):
+    """Descriptors of four classes, the classes that they are labelled with, folds, and which labels are wrong."""
+    rng = np.random.default_rng(seed)
+    true = np.repeat([1, 2, 5, 6], count)
+    descriptors = rng.normal(size=(4, 40))[np.searchsorted([1, 2, 5, 6], true)] + rng.normal(size=(4 * count, 40))
+    descriptors = (descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True)).astype(np.float32)
+    labelled = np.where(rng.random(4 * count) < share, rng.permutation(true), true)
+    return descriptors, labelled, rng.integers(0, FOLDS, 4 * count), labelled != true
+
+
+def unlike(check, descriptors, classes, folds):
+    check = dict(np.load(io.BytesIO(check)))
+    return np.array([likeness(check, *image) < 0.5 for image in zip(folds, descriptors, classes)])
+
+
+def test_later_passes_learn_without_the_wrong_images():
+    descriptors, classes, folds, wrong = mixed_up(60, 0.4)
+    once, often = (unlike(fit_check(descriptors, classes, folds, passes), descriptors, classes, folds)
+                   for passes in (1, 3))
+    assert often[wrong].mean() > once[wrong].mean() + 0.05 and often[wrong].mean() > 0.9
+    assert often[~wrong].mean() < once[~wrong].mean() / 2 and often[~wrong].mean() < 0.05
+
+
+def test_later_passes_leave_out_no_class():
+    descriptors, classes, _, _ = mixed_up(20, 0.0)
+    descriptors[60:] = descriptors[:60:3]  # what is labelled 6 shows another class
+    folds = np.arange(80) // 4 % FOLDS
+    once, twice = (fit_check(descriptors, classes, folds, passes) for passes in (1, 2))
+    assert unlike(once, descriptors, classes, folds)[60:].mean() > 0.9
+    check = dict(np.load(io.BytesIO(twice)))
+    assert check["classes"].tolist() == [1, 2, 5, 6] and unjudged_classes(check) == []
+
+
 def test_a_run_that_keeps_nothing_says_so(web):
     with pytest.raises(UserError, match="no web image is kept"):
         stage.cosegment(Config(root=web.root, **dict(SETTINGS, web_max_foreground=0.01)))
