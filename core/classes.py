@@ -9,7 +9,7 @@ VOC_CLASSES = (
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
 
 
-def voc_palette():
+def voc_palette() -> np.ndarray:
     """Colour map of the PASCAL VOC mask files.
 
     The bits of the class index are dealt in turn to red, green and blue, from the highest bit of each channel down

@@ -8,7 +8,7 @@ import difflib
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Iterable, List, NoReturn, Optional, Sequence, Tuple
 
 from core.errors import UserError, printable
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Parser(argparse.ArgumentParser):
     """Reports a wrong flag, with the nearest right one, or an empty value in one line."""
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args: Optional[Iterable[str]] = None, namespace: Any = None) -> Tuple[Any, List[str]]:
         args = sys.argv[1:] if args is None else list(args)
         own = args[:args.index("--")] if "--" in args else args
         for previous, text in zip([""] + own, own):
@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"{flag} is empty: perhaps a shell variable was not set")
         return super().parse_known_args(args, namespace)
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments:"):
             flag = message.split(":", 1)[1].split()[0].split("=")[0]
             near = difflib.get_close_matches(flag, self._option_string_actions, 1, 0.5)

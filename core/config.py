@@ -167,7 +167,7 @@ class Config:
     # Names of the settings that flags or the --config file gave, at their default or not
     given: FrozenSet[str] = dataclasses.field(default=frozenset(), repr=False, compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in FIELDS.values():
             value = _convert(field, getattr(self, field.name))
             if field.name == "classes":  # names of folders may be decomposed, as on macOS

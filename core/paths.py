@@ -1,7 +1,9 @@
 """Where every stage finds and leaves its files: the stages know each other by these names only."""
 import os
 import re
+from typing import Callable, Iterable, List, Sequence, Set, Tuple
 
+from core.config import Config
 from core.errors import UserError
 from core.io.files import find_path, list_folder
 
@@ -9,7 +11,7 @@ from core.io.files import find_path, list_folder
 class Layout:
     """Paths below `config.root`."""
 
-    def __init__(self, config):
+    def __init__(self, config: Config):
         path = config.path
         self.root = path(".")
         self.voc = path(config.voc_dir)
@@ -58,21 +60,21 @@ class Layout:
             return corrected
         return mask_path(self.web_estimated if estimated else self.web_masks, name)
 
-    def snapshot_prefix(self, model):
+    def snapshot_prefix(self, model: str) -> str:
         return os.path.join(self.snapshots, f"{model}_{self._network}")
 
-    def snapshot(self, model, epoch):
+    def snapshot(self, model: str, epoch: int) -> str:
         """Parameters of `model` after `epoch`."""
         return f"{self.snapshot_prefix(model)}-{epoch}.params"
 
-    def state(self, model, epoch):
+    def state(self, model: str, epoch: int) -> str:
         """What training needs beside the snapshot of `epoch` to resume as if it had never stopped."""
         return f"{self.snapshot_prefix(model)}-{epoch}.states"
 
-    def symbol(self, model):
+    def symbol(self, model: str) -> str:
         return self.snapshot_prefix(model) + "-symbol.json"
 
-    def epochs(self, model, ending="params"):
+    def epochs(self, model: str, ending: str = "params") -> List[int]:
         """Epochs of the finished snapshots of `model`, or of its "states", in rising order.
 
         Files still being written do not count.
@@ -80,60 +82,60 @@ class Layout:
         pattern = re.compile(rf"{re.escape(os.path.basename(self.snapshot_prefix(model)))}-(0|[1-9][0-9]*)\.{ending}")
         return sorted(int(match.group(1)) for match in map(pattern.fullmatch, list_folder(self.snapshots)) if match)
 
-    def unfinished(self, model):
+    def unfinished(self, model: str) -> List[str]:
         """Paths of what a killed training run of `model` left behind half-written."""
         start = f".{os.path.basename(self.snapshot_prefix(model))}-"
         return [os.path.join(self.snapshots, name) for name in list_folder(self.snapshots)
                 if name.startswith(start) and name.endswith(".tmp")]
 
-    def training_lock(self, model):
+    def training_lock(self, model: str) -> str:
         return os.path.join(self.snapshots, f".{os.path.basename(self.snapshot_prefix(model))}.lock")
 
-    def output(self, model, epoch):
+    def output(self, model: str, epoch: int) -> str:
         """Folder of an evaluation of `model` after `epoch`."""
         return os.path.join(self.outputs, f"{model}_{self._network}_epoch{epoch}")
 
-    def test_output(self, model, epoch):
+    def test_output(self, model: str, epoch: int) -> str:
         """Folder of the predictions of `model` after `epoch` on VOC test."""
         return self.output(model, epoch) + "_test"
 
-    def ranking(self, model):
+    def ranking(self, model: str) -> str:
         """Epochs of `model` in the order of their mean IoU, as eval_loop.py found them."""
         return os.path.join(self.outputs, f"{model}_ranking.json")
 
     @property
-    def predictions(self):
+    def predictions(self) -> str:
         """Folder of predict.py's results."""
         return os.path.join(self.outputs, "predictions")
 
-    def log(self, name):
+    def log(self, name: str) -> str:
         return os.path.join(self.logs, name + ".log")
 
-    def metrics(self, model):
+    def metrics(self, model: str) -> str:
         """Losses and accuracies of a model's training, for learning curves."""
         return os.path.join(self.logs, f"{model}_metrics.csv")
 
 
-def image_path(folder, name):
+def image_path(folder: str, name: str) -> str:
     return os.path.join(folder, name + ".jpg")
 
 
-def mask_path(folder, name):
+def mask_path(folder: str, name: str) -> str:
     return os.path.join(folder, name + ".png")
 
 
-def folder_lock(folder):
+def folder_lock(folder: str) -> str:
     """Lock of a folder that one process fills; it lies beside it."""
     above, name = os.path.split(folder)
     return os.path.join(above, f".{name}.lock")
 
 
-def stems(folder, ending):
+def stems(folder: str, ending: str) -> Set[str]:
     """Names, without the ending, of the finished files of a folder; an empty set where there is no folder."""
     return {name[:-len(ending)] for name in list_folder(folder) if name.endswith(ending) and not name.startswith(".")}
 
 
-def web_class(name, num_classes):
+def web_class(name: str, num_classes: int) -> int:
     """Class index that the name of a web image starts with: 7 for "7_000123".
 
     Raises:
@@ -149,7 +151,7 @@ def web_class(name, num_classes):
     return int(match.group(1))
 
 
-def check_no_true_mask(folder, names, *places):
+def check_no_true_mask(folder: str, names: Iterable[str], *places: str) -> None:
     """Raise UserError if <name>.png in `folder` is, links followed, a mask of one of the folders `places`."""
     true = {os.path.realpath(mask_path(place, name)) for place in places for name in stems(place, ".png")}
     real = os.path.realpath(folder)
@@ -159,7 +161,7 @@ def check_no_true_mask(folder, names, *places):
                             "another --output")
 
 
-def check_pairs(names, *places):
+def check_pairs(names: Sequence[str], *places: Tuple[Callable[[str, str], str], str, str]) -> None:
     """Check that every name has its file in every place.
 
     Args:

@@ -1,6 +1,7 @@
 """Pictures for people: masks in colour, over their image, side by side."""
 import functools
 import os
+from typing import Sequence
 
 import cv2
 import numpy as np
@@ -12,12 +13,12 @@ _HEADER = 22  # pixels above a column
 _BAND = 256  # rows that are mixed at once
 
 
-def colour_mask(mask):
+def colour_mask(mask: np.ndarray) -> np.ndarray:
     """(h, w) uint8 class indices as (h, w, 3) uint8 RGB in VOC colours."""
     return voc_palette()[mask]
 
 
-def overlay(image, mask, opacity=0.6):
+def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.6) -> np.ndarray:
     """The image with its mask's colours laid over it; background stays clear.
 
     Args:
@@ -35,13 +36,13 @@ def overlay(image, mask, opacity=0.6):
     return result
 
 
-def heat_map(values):
+def heat_map(values: np.ndarray) -> np.ndarray:
     """(h, w) values in [0, 1] as (h, w, 3) uint8 RGB, from dark violet for 0 over green to yellow for 1."""
     levels = np.clip(np.rint(255 * values), 0, 255).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
 
 
-def write_title(picture, title, left, baseline):
+def write_title(picture: np.ndarray, title: str, left: int, baseline: int) -> None:
     """Write black text of 13 pixels into a (h, w, 3) uint8 RGB picture; OpenCV's fonts have no letters but a to z."""
     image = Image.fromarray(picture)
     ImageDraw.Draw(image).text((left, baseline), title, (0, 0, 0), _title_font(), anchor="ls")
@@ -54,7 +55,7 @@ def _title_font():
     return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 13)
 
 
-def side_by_side(rows, titles, height=150):
+def side_by_side(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], height: int = 150) -> np.ndarray:
     """Table of pictures.
 
     Args:

@@ -8,7 +8,7 @@ import os
 import re
 import unicodedata
 import uuid
-from typing import Any, Dict, Hashable, Optional
+from typing import Any, Dict, Hashable, Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
 import yaml
@@ -17,7 +17,7 @@ from core.errors import UserError
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path: str) -> Iterator[str]:
     """Give a temporary name beside `path`; move it to `path` when the block ends well, else remove it.
 
     Raises:
@@ -46,28 +46,28 @@ def remove_leftovers(*folders: str) -> None:
                     remove(os.path.join(place, name), missing_ok=True)
 
 
-def write_bytes(path, content):
+def write_bytes(path: str, content: bytes) -> None:
     """Write `content` (bytes) to `path`."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
 
 
-def write_text(path, text):
+def write_text(path: str, text: str) -> None:
     """Write `text` to `path` as UTF-8; what UTF-8 can't hold of a file name goes in as JSON escapes it."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
-def write_lines(path, lines):
+def write_lines(path: str, lines: Iterable[str]) -> None:
     """Write a text file of one string a line."""
     write_text(path, "".join(line + "\n" for line in lines))
 
 
-def write_json(path, value):
+def write_json(path: str, value: Any) -> None:
     """Write `value` as indented JSON."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_array(path, array):
+def write_array(path: str, array: np.ndarray) -> None:
     """Write a numpy array as .npy."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
@@ -75,7 +75,7 @@ def write_array(path, array):
     write_bytes(path, buffer.getvalue())
 
 
-def remove(path, missing_ok=False):
+def remove(path: str, missing_ok: bool = False) -> None:
     """Delete a file.
 
     Args:
@@ -92,7 +92,7 @@ def remove(path, missing_ok=False):
         raise UserError(f"{path} can't be removed: {error.strerror or error}") from error
 
 
-def list_folder(path):
+def list_folder(path: str) -> List[str]:
     """Sorted names of what is in a folder; an empty list where there is no such folder.
 
     Raises:
@@ -125,7 +125,7 @@ def _composed_names(folder: str, changed: int) -> Dict[str, str]:
     return {unicodedata.normalize("NFC", name): name for name in list_folder(folder)}
 
 
-def walk(folder, leave_out=()):
+def walk(folder: str, leave_out: Iterable[str] = ()) -> Iterator[Tuple[str, List[str]]]:
     """Yield the path and the sorted names of the files of a folder and of each below it, in the order of their paths.
 
     Links are followed, but no folder is entered twice. Names that start with a dot are passed over.
@@ -149,7 +149,7 @@ def walk(folder, leave_out=()):
         yield place, sorted(name for name in names if not name.startswith("."))
 
 
-def read_bytes(path):
+def read_bytes(path: str) -> bytes:
     """Content of a file.
 
     Raises:
@@ -162,7 +162,7 @@ def read_bytes(path):
         raise UserError(f"{path} can't be read: {error.strerror or error}") from error
 
 
-def file_digest(path):
+def file_digest(path: str) -> str:
     """SHA-256 of a file's content, as hexadecimal text.
 
     Raises:
@@ -178,7 +178,7 @@ def file_digest(path):
     return digest.hexdigest()
 
 
-def read_text(path):
+def read_text(path: str) -> str:
     """Text of a UTF-8 file, with or without a byte order mark.
 
     Raises:
@@ -190,7 +190,7 @@ def read_text(path):
         raise UserError(f"{path} is not a UTF-8 text file (byte {error.start})") from error
 
 
-def read_lines(path):
+def read_lines(path: str) -> List[str]:
     """Non-blank lines of a text file, without the white space around them; any line ending.
 
     Raises:
@@ -203,7 +203,7 @@ def read_lines(path):
     return lines
 
 
-def read_list(path, remedy=None):
+def read_list(path: str, remedy: Optional[str] = None) -> List[str]:
     """Ids of a list file, one per line.
 
     Args:
@@ -219,8 +219,7 @@ def read_list(path, remedy=None):
         if name in seen:
             raise UserError(f"{path} names {name} twice: remove one of the lines")
         if "/" in name or "\\" in name or "\0" in name:
-            raise UserError("%s, entry %d: %r is no id; ids are file names without folder and ending"
-                            % (path, number, name))
+            raise UserError(f"{path}, entry {number}: {name!r} is no id; ids are file names without folder and ending")
         seen.add(name)
     return ids
 
@@ -237,7 +236,7 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def read_json(path):
+def read_json(path: str) -> Any:
     """Value of a JSON file.
 
     Raises:
@@ -258,7 +257,7 @@ def _unique_keys(pairs):
     return value
 
 
-def read_array(path):
+def read_array(path: str) -> np.ndarray:
     """Array of a .npy file.
 
     Raises:
@@ -273,7 +272,7 @@ def read_array(path):
 class _UniqueKeyLoader(yaml.SafeLoader):
     """Loads plain types only, and refuses a mapping with a key twice, of which PyYAML takes the last."""
 
-    def compose_mapping_node(self, anchor):
+    def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
         lines = {}
         for key_node, _ in node.value:
@@ -289,7 +288,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return node
 
 
-def read_yaml(path):
+def read_yaml(path: str) -> Any:
     """Value of a YAML file, of plain types only: nothing in it is run.
 
     Raises:

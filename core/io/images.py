@@ -239,14 +239,14 @@ def _check_size(image: Image.Image, content: bytes) -> None:
 
     Headers cost nothing: files of 500 bytes give 30000 x 30000 pixels.
     """
-    pixels = image.size[0] * image.size[1]
+    width, height = image.size
+    pixels = width * height
     ratio = _PIXELS_PER_BYTE.get(image.format, _PNG_PIXELS_PER_BYTE)
     if pixels > _HARMLESS_PIXELS and pixels > ratio * len(content):
-        raise DecodingError("the file is damaged: %d x %d pixels can't come out of %d bytes"
-                            % (*image.size, len(content)))
+        raise DecodingError(f"the file is damaged: {width} x {height} pixels can't come out of {len(content)} bytes")
     if pixels > _MOST_PIXELS:
-        raise DecodingError("%d x %d are too many pixels, at most %d million are read: scale it down, or cut it into "
-                            "parts" % (*image.size, _MOST_PIXELS // 10 ** 6))
+        raise DecodingError(f"{width} x {height} are too many pixels, at most {_MOST_PIXELS // 10 ** 6} million are "
+                            "read: scale it down, or cut it into parts")
 
 
 def _decode_jpeg(content: bytes) -> Decoded:
@@ -315,7 +315,7 @@ def _by_opencv(content: bytes, damage: Optional[str] = None) -> np.ndarray:
     except cv2.error as error:
         image, damage = None, error.err
     if image is None:
-        raise DecodingError("the file is damaged or truncated%s" % (f" ({damage})" if damage else ""))
+        raise DecodingError("the file is damaged or truncated" + (f" ({damage})" if damage else ""))
     return image
 
 

@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import time
+from typing import Iterator
 
 from core.errors import UserError
 from core.io.logs import logger
@@ -16,7 +17,7 @@ _WINDOWS_PLACE = 1 << 30  # of the byte that is locked there: others can't read 
 
 
 @contextlib.contextmanager
-def locked(path, work, wait=False):
+def locked(path: str, work: str, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path` through the block; the system frees it when this process ends, however it ends.
 
     Args:

@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 import time
+from typing import Any, Iterable, Iterator, Optional, TypeVar
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -12,16 +13,17 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from core.errors import UserError, printable
 
 logger = logging.getLogger("segmentation")
+_Item = TypeVar("_Item")
 _LINE_EVERY = 30  # seconds between progress lines where there is no terminal
 _PACKAGES = ("mxnet", "mxnet-cu117", "mxnet-cu112", "torch", "numpy", "opencv-contrib-python-headless", "pillow",
              "simplejpeg", "scipy", "scikit-learn", "distributed", "numba", "requests", "urllib3", "ImageHash",
              "icrawler")
 
 
-class _LosesNoRun:
-    """Part of a log handler: what can't be written to, as on a full disk, is reported once and then left out."""
+class _LosesNoRun(logging.Handler):
+    """A log handler: what can't be written to, as on a full disk, is reported once and then left out."""
 
-    def handleError(self, record):  # noqa: N802  logging's name
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
         logger.removeHandler(self)
         error = sys.exc_info()[1]
         name, reason = getattr(self, "baseFilename", "standard output"), getattr(error, "strerror", None) or error
@@ -39,13 +41,13 @@ class _Console(_LosesNoRun, logging.StreamHandler):
 class _OneLine(logging.Formatter):
     """Escapes control characters of the message, such as those of file names."""
 
-    def formatMessage(self, record):  # noqa: N802  logging's name
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
         record.message = printable(record.message)
         return super().formatMessage(record)
 
 
-def start_log(path, config):
-    """Log to the console and append to the file at `path`; the first lines tell what runs, on what, how set.
+def start_log(path: str, config: Any) -> None:
+    """Log to the console and append to the file at `path`; the first lines say what runs, on what, how set.
 
     Raises:
         UserError: the file can't be written.
@@ -58,7 +60,8 @@ def start_log(path, config):
         file_handler = _LogFile(path, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path} can't be written: {error.strerror}") from error
-    file_handler.stream.reconfigure(errors="backslashreplace")  # file names that are not UTF-8
+    # File names that are not UTF-8; the stream is None only where it is opened later.
+    file_handler.stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     file_handler.setFormatter(_OneLine("%(asctime)s %(message)s"))
     if hasattr(sys.stdout, "reconfigure"):  # file names that the console's encoding lacks
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -74,7 +77,7 @@ def start_log(path, config):
     logger.info("seed %d, settings: %s", config.seed, changes or "all as published")
 
 
-def versions():
+def versions() -> str:
     """Python, platform and the packages that results depend on, as one line."""
     found = ["Python " + platform.python_version(), platform.platform(terse=True)]
     for package in _PACKAGES:
@@ -85,7 +88,7 @@ def versions():
     return ", ".join(found)
 
 
-def progress(items, total, what):
+def progress(items: Iterable[_Item], total: Optional[int], what: str) -> Iterator[_Item]:
     """Pass `items` on, showing how many are done: a bar on a terminal, else a line every half minute.
 
     Args:

@@ -123,7 +123,7 @@ class StageRecord:
         self._write()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: Any) -> None:
         with contextlib.suppress(OSError):
             self._journal.close()
 

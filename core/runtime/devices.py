@@ -3,7 +3,7 @@ import contextlib
 import os
 import re
 import sys
-from typing import List, NamedTuple, Tuple
+from typing import Any, Iterator, List, NamedTuple, Tuple
 
 from core.errors import UserError
 
@@ -39,7 +39,7 @@ def check_numbers(numbers: List[int], available: int) -> None:
         raise UserError(f"there is no GPU {missing[0]}; this machine has {available}, numbered from 0")
 
 
-def leave(status: int, *_) -> None:
+def leave(status: int, *_: Any) -> None:
     """End the process at once; what else is passed stays open until then."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -47,7 +47,7 @@ def leave(status: int, *_) -> None:
 
 
 @contextlib.contextmanager
-def explaining_out_of_memory(remedy: str):
+def explaining_out_of_memory(remedy: str) -> Iterator[None]:
     """Raise UserError where an engine runs out of memory in the block: its own errors are pages of C++ calls.
 
     Args:

@@ -2,7 +2,7 @@
 import importlib.util
 import os
 import platform
-from typing import List, Tuple
+from typing import Any, List, Tuple
 
 from core.errors import UserError
 from core.io.logs import logger
@@ -66,7 +66,7 @@ def choose_engine(text: str, engine: str = "auto") -> Tuple[str, str]:
     return engine, why
 
 
-def backend(engine: str):
+def backend(engine: str) -> Any:
     """The module of an engine: `mxnet_backend` or `torch_backend`."""
     if engine == "torch":
         from core.runtime import torch_backend

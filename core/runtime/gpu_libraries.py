@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import re
 import sys
+from typing import Iterable, List, Optional, Sequence, Set
 
 from core.errors import UserError
 
@@ -24,7 +25,7 @@ _CAPABILITIES = range(5, 9)  # major numbers that the wheels contain code for: 5
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 
 
-def prepare_gpu_build():
+def prepare_gpu_build() -> None:
     """Load what the installed build of MXNet needs; nothing for the CPU build.
 
     Raises:
@@ -32,30 +33,31 @@ def prepare_gpu_build():
     """
     builds = sorted(installed_builds())
     if len(builds) > 1:
-        raise UserError("%s are installed over each other: pip uninstall -y %s, then pip install -r dependencies.txt "
-                        "for CPUs or dependencies-gpu.txt for GPUs" % (" and ".join(builds), " ".join(builds)))
+        raise UserError(f"{' and '.join(builds)} are installed over each other: pip uninstall -y {' '.join(builds)}, "
+                        "then pip install -r dependencies.txt for CPUs or dependencies-gpu.txt for GPUs")
     if not any("-cu" in name for name in builds):
         return
-    back = "or change to the CPU build: pip uninstall -y %s, then pip install -r dependencies.txt" % builds[0]
+    back = f"or change to the CPU build: pip uninstall -y {builds[0]}, then pip install -r dependencies.txt"
     driver = _driver()
     if driver is None:
-        raise UserError("%s needs NVIDIA's driver, and this machine has none (libcuda.so.1): install it, %s"
-                        % (builds[0], back))
+        raise UserError(f"{builds[0]} needs NVIDIA's driver, and this machine has none (libcuda.so.1): install it, "
+                        f"{back}")
     version = ctypes.c_int()
     if driver.cuDriverGetVersion(ctypes.byref(version)) == 0 and version.value < _OLDEST_CUDA:
-        raise UserError("NVIDIA's driver supports CUDA %d.%d, and %s needs 11.0: install a newer driver, %s"
-                        % (version.value // 1000, version.value % 1000 // 10, builds[0], back))
+        major, minor = version.value // 1000, version.value % 1000 // 10
+        raise UserError(f"NVIDIA's driver supports CUDA {major}.{minor}, and {builds[0]} needs 11.0: install a newer "
+                        f"driver, {back}")
     load_libraries()
 
 
-def installed_builds():
+def installed_builds() -> Set[str]:
     """Names of the installed packages that bring the module mxnet: mxnet, mxnet-cu117..."""
     names = (distribution.metadata["Name"] or "" for distribution in importlib.metadata.distributions())
-    names = {name.lower().replace("_", "-") for name in names}
-    return {name for name in names if re.fullmatch("mxnet(-(cu[0-9]+)?(mkl|native)?)?", name)}
+    normalized = {name.lower().replace("_", "-") for name in names}
+    return {name for name in normalized if re.fullmatch("mxnet(-(cu[0-9]+)?(mkl|native)?)?", name)}
 
 
-def load_libraries(folders=None):
+def load_libraries(folders: Optional[Sequence[str]] = None) -> List[str]:
     """Load NVIDIA's libraries from the folder nvidia of each of `folders`, sys.path by default.
 
     Those that are not there are left to the system's loader.
@@ -75,13 +77,13 @@ def load_libraries(folders=None):
             try:
                 ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
             except OSError as error:
-                raise UserError("%s can't be loaded (%s): pip install --force-reinstall -r dependencies-gpu.txt"
-                                % (path, error)) from error
+                raise UserError(f"{path} can't be loaded ({error}): pip install --force-reinstall -r "
+                                "dependencies-gpu.txt") from error
             loaded.append(path)
     return loaded
 
 
-def check_capabilities(numbers):
+def check_capabilities(numbers: Iterable[int]) -> None:
     """Check that MXNet's wheels hold code for these GPUs.
 
     Raises:
@@ -97,12 +99,12 @@ def check_capabilities(numbers):
                 driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device))):
             continue
         if major.value not in _CAPABILITIES:
-            raise UserError("GPU %d has compute capability %d.%d; MXNet's wheels contain code for %d.0 to %d.9 "
-                            "(Maxwell to Ada) only: choose another GPU, or cpu"
-                            % (number, major.value, minor.value, _CAPABILITIES[0], _CAPABILITIES[-1]))
+            raise UserError(f"GPU {number} has compute capability {major.value}.{minor.value}; MXNet's wheels contain "
+                            f"code for {_CAPABILITIES[0]}.0 to {_CAPABILITIES[-1]}.9 (Maxwell to Ada) only: choose "
+                            "another GPU, or cpu")
 
 
-def serves(numbers):
+def serves(numbers: Iterable[int]) -> bool:
     """Whether the installed build of MXNet can use these GPUs, as far as the driver knows them."""
     try:
         check_capabilities(numbers)
@@ -111,7 +113,7 @@ def serves(numbers):
     return has_gpu() and any("-cu" in name for name in installed_builds())
 
 
-def has_gpu():
+def has_gpu() -> bool:
     """Whether the driver knows a GPU, be MXNet's build for GPUs or not."""
     driver, count = _driver(), ctypes.c_int()
     return bool(driver and not driver.cuInit(0) and not driver.cuDeviceGetCount(ctypes.byref(count)) and count.value)

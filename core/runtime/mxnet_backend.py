@@ -8,7 +8,7 @@ import contextlib
 import ctypes
 import os
 import sys
-from typing import List, Set
+from typing import Iterator, List, Optional, Set
 
 import joblib
 
@@ -62,7 +62,7 @@ except OSError as error:  # a library that MXNet's own one needs
 
 
 @contextlib.contextmanager
-def joined_cluster(kv_store):
+def joined_cluster(kv_store: str) -> Iterator[Optional[mx.kv.KVStore]]:
     """Give the mxnet.kvstore.KVStore that connects the workers of launch.py, or None for a process by itself.
 
     A worker that ends the block with an error leaves at once; after a good end, workers wait for each other.
@@ -76,13 +76,13 @@ def joined_cluster(kv_store):
     role = os.environ.get("DMLC_ROLE")
     if kv_store not in CLUSTER_STORES:
         if role == "worker":
-            raise UserError("launch.py started this, and kv_store is %s, with which each worker would train by "
-                            "itself: give --kv-store dist_sync" % kv_store)
+            raise UserError(f"launch.py started this, and kv_store is {kv_store}, with which each worker would train "
+                            "by itself: give --kv-store dist_sync")
         yield None
         return
     if role != "worker":
-        raise UserError("kv_store %s is for several workers; start them with: launch.py --workers N -- python "
-                        "train_seg_model.py ..." % kv_store)
+        raise UserError(f"kv_store {kv_store} is for several workers; start them with: launch.py --workers N -- python "
+                        "train_seg_model.py ...")
     store = mx.kv.create(kv_store)
     try:
         yield store

@@ -1,8 +1,10 @@
 """Machine code for loops over pixels, made by Numba. Does not import mxnet, so that it runs in workers."""
+from typing import Any, Callable, List, Union
+
 import numba
 
 
-def compiled(signatures):
+def compiled(signatures: Union[str, List[str]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: machine code of a function for arguments of one signature, or several, in Numba's notation.
 
     It is made when the module is first imported, and kept in `__pycache__` beside it, or in the user's cache folder, or

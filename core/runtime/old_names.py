@@ -7,6 +7,7 @@ import contextlib
 import sys
 import types
 import warnings
+from typing import Iterator
 
 import numpy as np
 
@@ -24,7 +25,7 @@ _GONE = ("mirr", "npv", "pmt", "ppmt", "pv", "rate")
 
 
 @contextlib.contextmanager
-def old_names():
+def old_names() -> Iterator[None]:
     """Give numpy the names that it lacks, and Python distutils, in the block, in which mxnet is imported.
 
     After the block mxnet's modules keep a view of numpy of their own that has them.

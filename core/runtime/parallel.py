@@ -5,17 +5,22 @@ Workers are spawned, never forked (MXNet's threads don't survive a fork), and mu
 import collections
 import concurrent.futures
 import contextlib
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
 import sys
 import threading
+from typing import Any, Callable, Iterable, Iterator, Optional, Tuple, TypeVar
 
 from core.errors import UserError
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
 
 @contextlib.contextmanager
-def process_pool(jobs):
+def process_pool(jobs: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
     """Executor of `jobs` spawned processes; none outlives this process, however it ends."""
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(jobs, context, _die_with_parent)
@@ -24,14 +29,17 @@ def process_pool(jobs):
     except BaseException:
         for process in list((pool._processes or {}).values()):
             process.terminate()
-        if (3, 9) <= sys.version_info < (3, 11, 5) and pool._call_queue:
-            pool._call_queue._reader.close()  # else shutdown waits for a thread that writes on to them (gh-94777)
+        call_queue: Any = getattr(pool, "_call_queue", None)
+        if (3, 9) <= sys.version_info < (3, 11, 5) and call_queue:
+            call_queue._reader.close()  # else shutdown waits for a thread that writes on to them (gh-94777)
         raise
     finally:
         pool.shutdown()
 
 
-def ordered_map(function, items, executor=None, ahead=1):
+def ordered_map(function: Callable[[_Item], _Result], items: Iterable[_Item],
+                executor: Optional[concurrent.futures.Executor] = None, ahead: int = 1
+                ) -> Iterator[Tuple[_Item, _Result]]:
     """Yield (item, function(item)) in the order of the items.
 
     Args:
@@ -51,10 +59,7 @@ def ordered_map(function, items, executor=None, ahead=1):
     items = iter(items)
     try:
         while True:
-            while len(pending) <= ahead:
-                item = next(items, pending)
-                if item is pending:  # no items left
-                    break
+            for item in itertools.islice(items, ahead + 1 - len(pending)):
                 pending.append((item, executor.submit(function, item)))
             if not pending:
                 return

@@ -1,22 +1,26 @@
 """Where the work runs: this process, processes of this machine, or the workers of a Dask cluster."""
-import collections
 import concurrent.futures
 import contextlib
 import logging
 import re
 import threading
+from typing import Iterator, NamedTuple, Optional
 
 from core.errors import UserError
 from core.runtime.parallel import process_pool
 
-TaskPool = collections.namedtuple("TaskPool", "executor ahead")
-TaskPool.__doc__ = """executor: as of concurrent.futures, or None for this process; ahead: tasks at once."""
 _PATIENCE = 60  # seconds to wait for workers
 _RETRIES = 3  # times that a task whose worker died is started again elsewhere
 
 
+class TaskPool(NamedTuple):
+    """executor: as of concurrent.futures, or None for this process; ahead: tasks at once."""
+    executor: Optional[concurrent.futures.Executor]
+    ahead: int
+
+
 @contextlib.contextmanager
-def task_pool(jobs, scheduler=None):
+def task_pool(jobs: int, scheduler: Optional[str] = None) -> Iterator[TaskPool]:
     """TaskPool for `parallel.ordered_map`.
 
     Args:

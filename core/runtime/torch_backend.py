@@ -3,7 +3,7 @@ import atexit
 import contextlib
 import os
 import re
-from typing import List, NamedTuple
+from typing import Iterator, List, NamedTuple
 
 import joblib
 
@@ -60,7 +60,7 @@ def device_count(text: str) -> int:
 
 
 @contextlib.contextmanager
-def process_group(text: str):
+def process_group(text: str) -> Iterator["ProcessGroup"]:
     """Give the group of the processes that torchrun started.
 
     A process that ends the block with an error leaves at once: the others may wait for it.
