@@ -5,7 +5,7 @@ Does not import mxnet.
 import hashlib
 import json
 import os
-from typing import Dict, List, NamedTuple
+from typing import Dict, List, NamedTuple, Sequence
 
 import numpy as np
 
@@ -201,7 +201,7 @@ def label_shares(samples: List[Sample], config: Config) -> np.ndarray:
     return np.average(groups, 0, weights)
 
 
-def read_labels(path, names, config):
+def read_labels(path: str, names: Sequence[str], config: Config) -> Dict[str, List[int]]:
     """Image-level labels.
 
     Args:
@@ -228,6 +228,6 @@ def read_labels(path, names, config):
     return {name: labels[name] for name in names}
 
 
-def training_samples(model, layout, config):
+def training_samples(model: str, layout: Layout, config: Config) -> List[Sample]:
     """Samples that train `model`, in the order of its list."""
     return (web_samples if model == "init" else voc_samples)(layout, config)

@@ -43,8 +43,8 @@ def evaluation_options(config: Config, model: str, *, epoch: int, ms: bool = Fal
             predictions are then kept.
     """
     layout = Layout(config)
-    paths = {"list": layout.val_list, "images": layout.val_images, "masks": layout.val_masks,
-             "output": layout.output(model, epoch)}
+    paths: Dict[str, Any] = {"list": layout.val_list, "images": layout.val_images, "masks": layout.val_masks,
+                             "output": layout.output(model, epoch)}
     paths.update((name, path) for name, path in places.items() if path is not None)
     if paths["masks"] == NO_MASKS:
         paths["masks"] = None

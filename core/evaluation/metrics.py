@@ -1,19 +1,21 @@
 """Accuracy of predicted masks, from one confusion matrix over all pixels that are not 255."""
+from typing import Any, Dict, Iterable, Optional, Sequence, Union
+
 import numpy as np
 
 
-def row_shares(confusion):
+def row_shares(confusion: Union[np.ndarray, Sequence[Sequence[int]]]) -> np.ndarray:
     """The matrix with each row divided by its sum; rows of zeros stay. (classes, classes) float64."""
     confusion = np.asarray(confusion, np.float64)
     return confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
 
 
-def image_iou(confusion):
+def image_iou(confusion: np.ndarray) -> Optional[float]:
     """Mean IoU over the classes in the truth or the prediction of one image; None where no pixel counts."""
     return summarise(confusion, range(len(confusion)))["mean_iou"]
 
 
-def summarise(confusion, classes):
+def summarise(confusion: np.ndarray, classes: Iterable[Any]) -> Dict[str, Any]:
     """Scores of a confusion matrix (Long et al., "Fully Convolutional Networks", CVPR 2015, section 5).
 
     Args:

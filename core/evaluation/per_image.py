@@ -51,6 +51,7 @@ def examples(config: Config, options: EvaluationOptions, segmenter: Segmenter,
     found = {}
     for scored in scored_images(segmenter, names, folder=options.images, options=options.inference):
         mask, _ = predict(scored, config, options.inference.crf)
-        truth = read_mask(mask_path(options.masks, scored.name), config.num_classes, mask.shape)
+        path = mask_path(options.masks, scored.name)  # type: ignore[arg-type]  # reports are of evaluations with masks
+        truth = read_mask(path, config.num_classes, mask.shape)
         found[scored.name] = Example(scored.name, scored.image, truth, mask)
     return found

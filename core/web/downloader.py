@@ -4,12 +4,15 @@ import http.client
 import socket
 import threading
 import time
+from typing import Any, Callable, Mapping, Optional
 from urllib.parse import urljoin, urlsplit
 
 import requests
 import requests.adapters
 import urllib3
 from urllib3.util.retry import Retry
+
+from core.config import Config
 
 _CHUNK = 1 << 16  # bytes
 _REDIRECTS = 5
@@ -36,7 +39,7 @@ class _Passing(Exception):
         silent: there was no answer at all.
     """
 
-    def __init__(self, reason, pause=0, busy=False, silent=False):
+    def __init__(self, reason: str, pause: float = 0, busy: bool = False, silent: bool = False):
         super().__init__(reason)
         self.pause, self.busy, self.silent = pause, busy, silent
 
@@ -51,7 +54,7 @@ class Downloader:
         config: Config; its settings web_* apply.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: Config):
         self._config = config
         self._session = requests.Session()
         self._session.headers.update({"User-Agent": config.web_user_agent, "Accept": "image/*, */*;q=0.5",
@@ -66,14 +69,14 @@ class Downloader:
         self._closed = threading.Event()
         threading.Thread(target=self._enforce_deadlines, daemon=True).start()
 
-    def close(self):
+    def close(self) -> None:
         """End all downloads now; they raise Failed."""
         self._closed.set()
         for connection, _ in list(self._sockets.values()):
             _shut_down(connection)
         self._session.close()
 
-    def get(self, url, headers=None):
+    def get(self, url: str, headers: Optional[Mapping[str, str]] = None) -> bytes:  # type: ignore[return]  # the last try returns or raises
         """Content of an http or https address, as bytes.
 
         Args:
@@ -197,15 +200,15 @@ class Downloader:
 class _Adapter(requests.adapters.HTTPAdapter):
     """Shows each connection's socket to `watch` before it waits for the answer."""
 
-    def __init__(self, watch, **flags):
+    def __init__(self, watch: Callable[[Any], None], **flags: Any):
         self._watch = watch
         super().__init__(**flags)
 
-    def init_poolmanager(self, *args, **flags):
+    def init_poolmanager(self, *args: Any, **flags: Any) -> None:
         super().init_poolmanager(*args, **flags)
         self._show(self.poolmanager)
 
-    def proxy_manager_for(self, proxy, **flags):
+    def proxy_manager_for(self, proxy: str, **flags: Any) -> Any:
         known = proxy in self.proxy_manager
         manager = super().proxy_manager_for(proxy, **flags)
         if not known:

@@ -12,7 +12,7 @@ import pathlib
 import queue
 import types
 import unicodedata
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 from urllib.parse import quote, urlencode, urljoin
 
 from core.classes import BACKGROUND
@@ -49,7 +49,7 @@ _FLICKR_PAGES = 8  # of 500: Flickr gives no more than 4,000 results
 _FLICKR_SIZES = "mzclo"  # medium, 640, 800, large, original
 
 
-def read_queries(path, config):
+def read_queries(path: Optional[str], config: Config) -> Dict[int, List[str]]:
     """Query words of each class.
 
     Args:
@@ -99,7 +99,7 @@ def folder_source(config: Config, folder: str) -> Source:
     return candidates
 
 
-def url_source(config, path):
+def url_source(config: Config, path: str) -> Source:
     """Addresses of a folder's <class name>.txt, one a line, or of a JSON lines file such as web_manifest.jsonl.
 
     Lines of a .txt that start with # are left out. A JSON line has "class" and "url", and may have "query", "page" and
@@ -131,12 +131,13 @@ def url_source(config, path):
                 listed[index].append(Candidate(index, "urls", row["url"], row.get("query"), row.get("page"),
                                                row.get("licence")))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError('%s, line %d: {"class": <name of a class>, "url": ...} is expected (%s: %s)'
-                            % (path, number, type(error).__name__, error)) from error
+            raise UserError(f'{path}, line {number}: {{"class": <name of a class>, "url": ...}} is expected '
+                            f'({type(error).__name__}: {error})') from error
     return lambda class_index: iter(listed[class_index])
 
 
-def flickr_source(config, queries, get, key, licence=None, base=FLICKR):
+def flickr_source(config: Config, queries: Mapping[int, Sequence[str]], get: Callable[[str], bytes], key: str,
+                  licence: Optional[str] = None, base: str = FLICKR) -> Source:
     """Photos that Flickr finds for the queries, most relevant first, in the smallest size that is large enough.
 
     Args:
@@ -208,7 +209,8 @@ def _flickr_size(photo, longest_side):
     return min(sizes)[2] if sizes else None
 
 
-def search_source(queries, get, engine, licence=None):
+def search_source(queries: Mapping[int, Sequence[str]], get: Callable[[str, Mapping[str, str]], bytes], engine: str,
+                  licence: Optional[str] = None) -> Source:
     """Up to 1,000 addresses that a search engine shows for each query; icrawler knows its pages.
 
     A page is asked for when the addresses of those before it are used up, so a class that is full asks for no more.
