@@ -26,8 +26,8 @@ _BASE_SETTINGS = ("width", "units", "stride_on", "mean_rgb")
 class Input(NamedTuple):
     """What a network does to a picture: (pixel - mean) / std, with pixels in 0..255, and the order of its channels."""
     channels: str  # rgb or bgr
-    mean_rgb: Tuple[float, float, float]
-    std_rgb: Tuple[float, float, float] = (1.0, 1.0, 1.0)
+    mean_rgb: Tuple[float, ...]
+    std_rgb: Tuple[float, ...] = (1.0, 1.0, 1.0)
 
 
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)  # 255 times torchvision's
@@ -63,7 +63,8 @@ class Family(NamedTuple):
 
 def _place(layer: str) -> Tuple[int, int, str]:
     """(stage, unit from 0, branch) of "res2a_branch2a"."""
-    stage, unit, branch = re.fullmatch(r"res([2-5])([a-z])_branch(1|2[abc])", layer).groups()
+    parts = re.fullmatch(r"res([2-5])([a-z])_branch(1|2[abc])", layer)
+    stage, unit, branch = parts.groups()  # type: ignore[union-attr]  # all layers but conv1 have such names
     return int(stage), ord(unit) - ord("a"), branch
 
 
@@ -203,9 +204,9 @@ def convert_base_model(config: Config, source: str, output: str, *, preprocessin
         logger.info("%-15s %-19s from %s, %s", name, shapes[name + "_weight"], *family.names(name))
     logger.info("left over: %s", left_over)
     values = _convert(layers, of_input, config.mean_rgb, epsilon)
-    parts = ({name: values[name].astype(np.float32) for name in shapes if name in values}
-             for shapes in (arg_shapes, aux_shapes))
-    write_parameters(output, Parameters(*parts, settings=network_settings(config, _BASE_SETTINGS)))
+    args, aux = ({name: values[name].astype(np.float32) for name in shapes if name in values}
+                 for shapes in (arg_shapes, aux_shapes))
+    write_parameters(output, Parameters(args, aux, network_settings(config, _BASE_SETTINGS)))
     logger.info("%s holds %d parameters; it goes with %s", output, len(values), "; ".join(
         f"{name}={getattr(config, name)}" for name in _BASE_SETTINGS))
 
@@ -220,7 +221,8 @@ def _read(source: str) -> Tuple[str, Arrays, Dict[str, Any]]:
     parameters = read_parameters(source)
     arrays = {}
     for name, value in {**parameters.args, **parameters.aux}.items():
-        layer, part = re.fullmatch(r"(.*?)_?(?:moving_)?([^_]*)", name).groups()
+        parts = re.fullmatch(r"(.*?)_?(?:moving_)?([^_]*)", name)
+        layer, part = parts.groups()  # type: ignore[union-attr]  # it matches any name
         arrays[layer, part] = value
     return kind, arrays, {name: parameters.settings[name] for name in _BASE_SETTINGS if name in parameters.settings}
 
@@ -267,7 +269,7 @@ def _same(arrays: Arrays, first: str, other: str) -> bool:
     common = set(parts[0]) & set(parts[1])
     try:
         return all(parts[0][name].shape == parts[1][name].shape
-                   and np.array_equal(*(np.asarray(part[name]) for part in parts)) for name in common)
+                   and np.array_equal(np.asarray(parts[0][name]), np.asarray(parts[1][name])) for name in common)
     except READ_ERRORS:
         return False
 

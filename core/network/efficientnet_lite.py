@@ -8,11 +8,12 @@ sizes.
 Layers are `stem`, `block<N>_expand`, `block<N>_depthwise`, `block<N>_project`, `head` and `fc`, N from 0 to 20; the
 batch norm of a layer is `<layer>_bn`.
 """
-import collections
 import itertools
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from core.config import Config
 from core.errors import UserError
 from core.network.imagenet_weights import read_tensors, weights_path
 from core.network.shapes import ShapeRecorder
@@ -23,7 +24,16 @@ BN_EPSILON = 1e-3
 OUTPUT_STRIDE = 16  # of the dense branch
 IMAGENET_CLASSES = 1000
 
-Stage = collections.namedtuple("Stage", "blocks kernel stride expansion channels")
+
+class Stage(NamedTuple):
+    """A stage of inverted residual blocks: their number, and kernel, stride, expansion and channels of each."""
+    blocks: int
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+
+
 STAGES = (Stage(1, 3, 1, 1, 16), Stage(3, 3, 2, 6, 24), Stage(3, 5, 2, 6, 48), Stage(4, 3, 2, 6, 88),
           Stage(4, 5, 1, 6, 120), Stage(5, 5, 2, 6, 208), Stage(1, 3, 1, 6, 352))
 _STEM, _HEAD = 32, 1280  # channels
@@ -31,12 +41,13 @@ _FIRST_BLOCK = (0,) + tuple(itertools.accumulate(stage.blocks for stage in STAGE
 _SHARED = 5  # stages up to the one from which the branches differ in stride
 
 
-def stem(ops, data):
+def stem(ops: Any, data: Any) -> Any:
     """The first layer, (b, 32, h / 2, w / 2)."""
     return _layer(ops, data, "stem", _STEM, kernel=3, stride=2, relu=True)
 
 
-def stage(ops, data, number, stride, dilation=1, first_dilation=None, same=True, suffix=""):
+def stage(ops: Any, data: Any, number: int, stride: int, dilation: int = 1, first_dilation: Optional[int] = None,
+          same: bool = True, suffix: str = "") -> Any:
     """Stage 1 to 7 after the one before it.
 
     Args:
@@ -52,7 +63,7 @@ def stage(ops, data, number, stride, dilation=1, first_dilation=None, same=True,
     return data
 
 
-def stages(ops, data, output_stride=32):
+def stages(ops: Any, data: Any, output_stride: int = 32) -> List[Any]:
     """Outputs of the seven stages, at strides 2, 4, 8, 16, 16, 32 and 32 as the network was trained.
 
     Args:
@@ -72,13 +83,13 @@ def stages(ops, data, output_stride=32):
     return found
 
 
-def class_scores(ops, last_stage):
+def class_scores(ops: Any, last_stage: Any) -> Any:
     """ImageNet logits (b, 1000, h, w) of every cell of the last stage; their mean over the cells is the network's
     logit of the image, so they are its class activation maps (Zhou et al., CVPR 2016)."""
     return ops.convolution(_layer(ops, last_stage, "head", _HEAD, relu=True), "fc", IMAGENET_CLASSES)
 
 
-def shared_stages(ops, config, data):
+def shared_stages(ops: Any, config: Config, data: Any) -> List[Any]:
     """Outputs of stages 4 and 5, which both branches start from: (b, 88, h / 16, w / 16) and 120 channels.
 
     Stage 4 pads evenly: cell i is centred on pixel 16 i + 7.
@@ -90,18 +101,18 @@ def shared_stages(ops, config, data):
     return found[-2:]
 
 
-def dense_stages(ops, config, shared):
+def dense_stages(ops: Any, config: Config, shared: Sequence[Any]) -> Any:
     """Stages 4 to 7 side by side, the last two dilated: (b, 768, h / 16, w / 16)."""
     sixth = stage(ops, shared[1], 6, stride=1, dilation=2, first_dilation=1)
     return ops.concat([*shared, sixth, stage(ops, sixth, 7, stride=1, dilation=2)])
 
 
-def global_stages(ops, config, shared, suffix):
+def global_stages(ops: Any, config: Config, shared: Sequence[Any], suffix: str) -> Any:
     """Stages 6 and 7 of the global branch: (b, 352, h / 32, w / 32). Even padding also serves an input of one cell."""
     return stage(ops, stage(ops, shared[1], 6, stride=2, same=False, suffix=suffix), 7, stride=1, suffix=suffix)
 
 
-def stage_of(name):
+def stage_of(name: str) -> Optional[int]:
     """Stage 1 to 7 that a parameter belongs to, the stem to the first; None for those of other layers."""
     if name.startswith("stem_"):
         return 1
@@ -111,12 +122,12 @@ def stage_of(name):
     return next(number for number in range(1, len(_FIRST_BLOCK)) if block < _FIRST_BLOCK[number])
 
 
-def convolution_of(norm):
+def convolution_of(norm: str) -> str:
     """Name of the convolution before a batch norm."""
     return norm[:-len("_bn")]
 
 
-def read_imagenet_weights(path=None):
+def read_imagenet_weights(path: Optional[str] = None) -> Tuple[Dict[str, np.ndarray], Dict[str, np.ndarray]]:
     """The weights of `imagenet_weights` under this module's names.
 
     Args:
@@ -131,7 +142,7 @@ def read_imagenet_weights(path=None):
     return from_torch(read_tensors(path), path or weights_path())
 
 
-def from_torch(tensors, path):
+def from_torch(tensors: Mapping[str, Any], path: Optional[str]) -> Tuple[Dict[str, np.ndarray], Dict[str, np.ndarray]]:
     """State dict of the PyTorch port, as `read_imagenet_weights` returns it.
 
     Raises:
@@ -149,10 +160,10 @@ def from_torch(tensors, path):
                 raise UserError(f"{path}: {source} is missing or not of shape {shape}: this is no EfficientNet-Lite2")
             values[name] = np.asarray(tensor, np.float32).reshape(shape)
         found.append(values)
-    return tuple(found)
+    return found[0], found[1]
 
 
-def network_input(image, multiple=32):
+def network_input(image: np.ndarray, multiple: int = 32) -> np.ndarray:
     """(3, H, W) float32 input of an (h, w, 3) uint8 RGB image; zeros fill it up to multiples of `multiple` pixels."""
     height, width = image.shape[:2]
     padded = np.zeros((3, -(-height // multiple) * multiple, -(-width // multiple) * multiple), np.float32)

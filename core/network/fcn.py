@@ -10,7 +10,7 @@ so snapshots interchange with the published ones.
 A new backbone is a module as `resnet` and `efficientnet_lite`, and a line in BACKBONES. A new engine is a class as
 `symbols.SymbolOperations`.
 """
-from typing import List, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ BACKBONES = {"resnet50": resnet, "efficientnet_lite2": efficientnet_lite}
 _GLOBAL = "_g"  # suffix of the global branch's copies of the backbone's layers
 
 
-def scores(ops, model: str, config: Config, dropout: float = 0.0):
+def scores(ops: Any, model: str, config: Config, dropout: float = 0.0) -> Tuple[Any, Any]:
     """The network, up to the losses or the softmax.
 
     Args:
@@ -37,7 +37,7 @@ def scores(ops, model: str, config: Config, dropout: float = 0.0):
     return (cells, None) if whole is None else (ops.broadcast_add(cells, whole), whole)
 
 
-def branches(ops, model: str, config: Config, dropout: float = 0.0):
+def branches(ops: Any, model: str, config: Config, dropout: float = 0.0) -> Tuple[Any, Any]:
     """As `scores`, but the image-level scores are not added to the per-cell ones."""
     if model not in MODELS:
         raise UserError(f"there is no model {model!r}; it is one of: {', '.join(MODELS)}")
@@ -61,12 +61,12 @@ def branches(ops, model: str, config: Config, dropout: float = 0.0):
     return cells, ops.convolution(whole, "g_score", config.num_classes)
 
 
-def probabilities(ops, model: str, config: Config):
+def probabilities(ops: Any, model: str, config: Config) -> Any:
     """Class probabilities (b, classes, h/8, w/8)."""
     return ops.softmax(scores(ops, model, config)[0], "softmax")
 
 
-def branch_probabilities(ops, config: Config) -> List:
+def branch_probabilities(ops: Any, config: Config) -> List[Any]:
     """The final model's branches apart: class probabilities (b, classes, h/8, w/8) of the cells by themselves, without
     the image-level scores; and the image-level probabilities (b, classes, 1, 1), each class by itself."""
     cells, whole = branches(ops, "final", config)
@@ -84,7 +84,7 @@ def parameter_shapes(model: str, config: Config) -> Tuple[Shapes, Shapes]:
     return recorder.args, recorder.aux
 
 
-def fold_batch_norms(args, aux):
+def fold_batch_norms(args: Mapping[str, np.ndarray], aux: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
     """Parameters of the network that scales and shifts in the convolutions what its batch norms scaled and shifted.
 
     A batch norm g (x - m) / sqrt(v + e) + b after a convolution is the convolution with weights times

@@ -8,7 +8,7 @@ import errno
 import os
 import struct
 from io import BufferedReader
-from typing import BinaryIO, Dict, Mapping, Tuple
+from typing import BinaryIO, Dict, List, Mapping, Tuple
 
 import numpy as np
 
@@ -87,7 +87,7 @@ class _Reader:
         self._rest = file.seek(0, os.SEEK_END)
         file.seek(0)
 
-    def read(self):
+    def read(self) -> Tuple[List[np.ndarray], List[str]]:
         magic, _, count = self._numbers("<QQQ")
         if magic != _LIST_MAGIC:
             raise ValueError("it starts with other bytes")
@@ -113,7 +113,7 @@ class _Reader:
             raise ValueError(f"an array has {axes} axes")
         if not axes:  # an array of nothing: the rest is left out
             return np.zeros(0, np.float32)
-        shape = self._numbers("<%d%s" % (axes, "q" if version in (_SHAPE32, _SHAPE64) else "I"))
+        shape = self._numbers(f"<{axes}{'q' if version in (_SHAPE32, _SHAPE64) else 'I'}")
         context, _, kind = self._numbers("<iii")
         if context not in _CONTEXTS or kind not in _TYPES or min(shape) < 1:
             raise ValueError(f"an array has shape {shape}, type {kind}, context {context}")

@@ -3,35 +3,39 @@
 With stride_on "3x3" it is their later variant "v1.5", of the same parameters. Layers carry the names of He et al.'s
 Caffe model: conv1, res<stage><unit>_branch<branch>, and bn in place of res for the batch norms.
 """
+from typing import Any, Optional
+
+from core.config import Config
+
 BN_EPSILON = 1.001e-5
 OUTPUT_STRIDE = 8  # of the dense branch
 NAME = "ResNet-50"
 
 
-def shared_stages(ops, config, data):
+def shared_stages(ops: Any, config: Config, data: Any) -> Any:
     """Stages 1 to 3, which both branches start from: (b, 8 * width, h / 8, w / 8)."""
     stem = ops.normalized(data, "conv1", "bn_conv1", config.width, BN_EPSILON, kernel=7, stride=2, bias=True)
     stem = ops.max_pool(ops.relu(stem), kernel=3, stride=2, pad=1, name="pool1")
     return stage(ops, config, stage(ops, config, stem, 2, stride=1), 3, stride=2)
 
 
-def dense_stages(ops, config, shared):
+def dense_stages(ops: Any, config: Config, shared: Any) -> Any:
     """Stages 4 and 5 of the per-cell branch, dilated: (b, 32 * width, h / 8, w / 8)."""
     return stage(ops, config, stage(ops, config, shared, 4, stride=1, dilation=2), 5, stride=1, dilation=4)
 
 
-def global_stages(ops, config, shared, suffix):
+def global_stages(ops: Any, config: Config, shared: Any, suffix: str) -> Any:
     """Stages 4 and 5 of the global branch: (b, 32 * width, h / 32, w / 32)."""
     return stage(ops, config, stage(ops, config, shared, 4, stride=2, suffix=suffix), 5, stride=2, suffix=suffix)
 
 
-def activations(ops, config):
+def activations(ops: Any, config: Config) -> Any:
     """Outputs of stages 3 and 4 for the images: (b, 24 * width, h / 8, w / 8)."""
     third = shared_stages(ops, config, ops.input())
     return ops.concat([third, stage(ops, config, third, 4, stride=1, dilation=2)])
 
 
-def stage(ops, config, data, number, stride, dilation=1, suffix=""):
+def stage(ops: Any, config: Config, data: Any, number: int, stride: int, dilation: int = 1, suffix: str = "") -> Any:
     """Residual stage 2 to 5, with 2^number * width channels."""
     channels = config.width * 2 ** (number - 2)
     for index in range(config.units[number - 2]):
@@ -41,7 +45,7 @@ def stage(ops, config, data, number, stride, dilation=1, suffix=""):
     return data
 
 
-def stage_of(name):
+def stage_of(name: str) -> Optional[int]:
     """Stage 1 to 5 that a parameter belongs to; None for those of the head and the global branch's own layers."""
     if name.startswith(("conv1_", "bn_conv1_")):
         return 1
@@ -50,7 +54,7 @@ def stage_of(name):
     return None
 
 
-def convolution_of(norm):
+def convolution_of(norm: str) -> str:
     """Name of the convolution before a batch norm."""
     return "conv1" if norm == "bn_conv1" else "res" + norm[len("bn"):]
 

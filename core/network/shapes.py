@@ -1,5 +1,5 @@
 """Names and shapes of a network's parameters, without an engine."""
-from typing import Dict, Tuple
+from typing import Any, Dict, Iterable, Tuple
 
 Shapes = Dict[str, Tuple[int, ...]]
 
@@ -10,7 +10,7 @@ class _Map:
     def __init__(self, channels: int):
         self.channels = channels
 
-    def __add__(self, other):
+    def __add__(self, other: "_Map") -> "_Map":
         return self
 
 
@@ -25,22 +25,24 @@ class ShapeRecorder:
         self.args: Shapes = {}
         self.aux: Shapes = {}
 
-    def input(self):
+    def input(self) -> _Map:
         return _Map(3)
 
-    def convolution(self, data, name, channels, kernel=1, bias=True, depthwise=False, **_):
+    def convolution(self, data: _Map, name: str, channels: int, kernel: int = 1, bias: bool = True,
+                    depthwise: bool = False, **_: Any) -> _Map:
         self.args[name + "_weight"] = (channels, 1 if depthwise else data.channels, kernel, kernel)
         if bias:
             self.args[name + "_bias"] = (channels,)
         return _Map(channels)
 
-    def normalized(self, data, name, norm, channels, epsilon, bias=False, **shape):
+    def normalized(self, data: _Map, name: str, norm: str, channels: int, epsilon: float, bias: bool = False,
+                   **shape: Any) -> _Map:
         data = self.convolution(data, name, channels, bias=bias, **shape)
         self.args.update({norm + "_gamma": (channels,), norm + "_beta": (channels,)})
         self.aux.update({norm + "_moving_mean": (channels,), norm + "_moving_var": (channels,)})
         return data
 
-    def concat(self, parts):
+    def concat(self, parts: Iterable[_Map]) -> _Map:
         return _Map(sum(part.channels for part in parts))
 
     def _same(self, data, *_, **__):

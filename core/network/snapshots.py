@@ -4,12 +4,11 @@ The settings that the parameters fit travel inside the file, as the name of one 
 object. MXNet and the published implementation take names that start with "arg:" and "aux:" only. A file without that
 record, as the published ones are, fits the settings that it is used with.
 """
-import collections
 import dataclasses
 import hashlib
 import json
 import os
-from typing import Dict, Tuple
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -22,12 +21,18 @@ from core.network.params_files import read_params, write_params
 from core.paths import Layout
 
 Parts = Tuple[Dict[str, np.ndarray], Dict[str, np.ndarray]]  # (args, aux): float32 arrays by the parameters' names
-Parameters = collections.namedtuple("Parameters", "args aux settings")
-Parameters.__doc__ = """Content of a .params file.
 
-args, aux: dicts from parameter name to float32 array.
-settings: dict from the name of a setting to its value, as the file records them; empty where it records none.
-"""
+
+class Parameters(NamedTuple):
+    """Content of a .params file.
+
+    Attributes:
+        args, aux: dicts from parameter name to float32 array.
+        settings: dict from the name of a setting to its value, as the file records them; empty where it records none.
+    """
+    args: Dict[str, np.ndarray]
+    aux: Dict[str, np.ndarray]
+    settings: Dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +52,8 @@ class Snapshot:
     digest: str
 
 
-def save_snapshot(layout, model, epoch, config, symbol, args, aux):
+def save_snapshot(layout: Layout, model: str, epoch: int, config: Config, symbol: Optional[str],
+                  args: Dict[str, np.ndarray], aux: Dict[str, np.ndarray]) -> str:
     """Write the parameters after `epoch`, and the network beside them.
 
     Args:
@@ -64,7 +70,7 @@ def save_snapshot(layout, model, epoch, config, symbol, args, aux):
     return path
 
 
-def write_parameters(path, parameters):
+def write_parameters(path: str, parameters: Parameters) -> None:
     """Write `Parameters` as a .params file.
 
     Raises:
@@ -76,7 +82,7 @@ def write_parameters(path, parameters):
     write_params(path, values)
 
 
-def read_parameters(path):
+def read_parameters(path: str) -> Parameters:
     """`Parameters` of a .params file.
 
     Raises:
@@ -90,15 +96,15 @@ def read_parameters(path):
         kind, _, name = key.partition(":")
         if kind in parts:
             if not np.isfinite(value).all():
-                raise UserError("%s: %s holds numbers that are not finite: the file is damaged, or its training had "
-                                "diverged" % (path, name))
+                raise UserError(f"{path}: {name} holds numbers that are not finite: the file is damaged, or its "
+                                "training had diverged")
             parts[kind][name] = value
         elif kind == "settings":
             settings = read_record(name, path)
     return Parameters(parts["arg"], parts["aux"], settings)
 
 
-def read_record(text, path):
+def read_record(text: str, path: str) -> Dict[str, Any]:
     """The JSON object that the name of an array holds, as a dict.
 
     Raises:
@@ -109,11 +115,11 @@ def read_record(text, path):
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
-        raise UserError("%s is damaged: its record of settings is not a JSON object" % path)
+        raise UserError(f"{path} is damaged: its record of settings is not a JSON object")
     return record
 
 
-def parameters_digest(args, aux):
+def parameters_digest(args: Mapping[str, np.ndarray], aux: Mapping[str, np.ndarray]) -> str:
     """SHA-256 of parameters, whatever file they are in, as hexadecimal text.
 
     Args:
@@ -127,14 +133,14 @@ def parameters_digest(args, aux):
     return digest.hexdigest()
 
 
-def adopt_recorded(config, path, recorded):
+def adopt_recorded(config: Config, path: str, recorded: Dict[str, Any]) -> Config:
     """Config with the settings that the parameter file `path` records; those that change are logged.
 
     Raises:
         UserError: as `config.adopt_settings`.
     """
     adopted = adopt_settings(config, recorded, path)
-    changes = ["%s=%s" % (name, getattr(adopted, name)) for name in recorded
+    changes = [f"{name}={getattr(adopted, name)}" for name in recorded
                if getattr(adopted, name) != getattr(config, name)]
     if changes:
         logger.info("settings from %s: %s", path, "; ".join(changes))
@@ -166,8 +172,9 @@ def _read_snapshot(config, model, epoch):
     path = layout.snapshot(model, epoch)
     epochs = layout.epochs(model)
     if epoch not in epochs:
-        raise UserError("%s is missing; %s" % (path, "epochs there: " + ", ".join(map(str, epochs)) if epochs
-                                               else "train it with: train_seg_model.py --model %s" % model))
+        hint = (f"epochs there: {', '.join(map(str, epochs))}" if epochs
+                else f"train it with: train_seg_model.py --model {model}")
+        raise UserError(f"{path} is missing; {hint}")
     parameters = read_parameters(path)
     config = adopt_recorded(config, path, parameters.settings)
     return config, tuple(

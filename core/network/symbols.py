@@ -1,14 +1,17 @@
 """The networks as MXNet symbols."""
+from typing import Any, List, Sequence, Tuple
+
 from core.classes import IGNORE_LABEL
-from core.config import STRIDE
+from core.config import STRIDE, Config
 from core.network import fcn
 from core.runtime.mxnet_backend import mx
 
+Inputs = List[Tuple[str, Tuple[int, ...]]]  # names and shapes
 
 class SymbolOperations:
     """The operations that the networks consist of, as MXNet symbols of (b, channels, h, w) float32."""
 
-    def __init__(self, norm="stored"):
+    def __init__(self, norm: str = "stored"):
         """
         Args:
             norm: statistics of the batch norms, "stored" or "batch"; "folded": there are none, see
@@ -16,11 +19,12 @@ class SymbolOperations:
         """
         self._norm = norm
 
-    def input(self):
+    def input(self) -> mx.sym.Symbol:
         """The images, data."""
         return mx.sym.Variable("data")
 
-    def convolution(self, data, name, channels, kernel=1, stride=1, dilation=1, bias=True, depthwise=False, same=False):
+    def convolution(self, data: mx.sym.Symbol, name: str, channels: int, kernel: int = 1, stride: int = 1,
+                    dilation: int = 1, bias: bool = True, depthwise: bool = False, same: bool = False) -> mx.sym.Symbol:
         """
         Args:
             depthwise: every channel by itself.
@@ -36,7 +40,8 @@ class SymbolOperations:
                                   stride=(stride, stride), dilate=(dilation, dilation), pad=(pad, pad),
                                   no_bias=not bias, **groups)
 
-    def normalized(self, data, name, norm, channels, epsilon, bias=False, **shape):
+    def normalized(self, data: mx.sym.Symbol, name: str, norm: str, channels: int, epsilon: float, bias: bool = False,
+                   **shape: Any) -> mx.sym.Symbol:
         """A convolution, with the arguments of `convolution`, and its batch norm, called `norm`."""
         data = self.convolution(data, name, channels, bias=bias or self._norm == "folded", **shape)
         if self._norm == "folded":
@@ -44,44 +49,44 @@ class SymbolOperations:
         return mx.sym.BatchNorm(data, name=norm, fix_gamma=False, eps=epsilon, use_global_stats=self._norm == "stored",
                                 momentum=0.9 if self._norm == "stored" else 0.0)
 
-    def relu(self, data):
+    def relu(self, data: mx.sym.Symbol) -> mx.sym.Symbol:
         return mx.sym.Activation(data, act_type="relu")
 
-    def relu6(self, data):
+    def relu6(self, data: mx.sym.Symbol) -> mx.sym.Symbol:
         return mx.sym.clip(data, 0, 6)
 
-    def max_pool(self, data, kernel, stride, pad, name):
+    def max_pool(self, data: mx.sym.Symbol, kernel: int, stride: int, pad: int, name: str) -> mx.sym.Symbol:
         return mx.sym.Pooling(data, kernel=(kernel, kernel), stride=(stride, stride), pad=(pad, pad), pool_type="max",
                               name=name)
 
-    def global_max(self, data, name):
+    def global_max(self, data: mx.sym.Symbol, name: str) -> mx.sym.Symbol:
         """(b, channels, 1, 1)."""
         return mx.sym.Pooling(data, kernel=(1, 1), global_pool=True, pool_type="max", name=name)
 
-    def average_pool(self, data, kernel, stride):
+    def average_pool(self, data: mx.sym.Symbol, kernel: int, stride: int) -> mx.sym.Symbol:
         return mx.sym.Pooling(data, kernel=(kernel, kernel), stride=(stride, stride), pool_type="avg")
 
-    def dropout(self, data, share):
+    def dropout(self, data: mx.sym.Symbol, share: float) -> mx.sym.Symbol:
         return mx.sym.Dropout(data, p=share) if share else data
 
-    def upsample(self, data, factor):
+    def upsample(self, data: mx.sym.Symbol, factor: int) -> mx.sym.Symbol:
         """Bilinear, with samples at the cells' centres."""
         return mx.sym.contrib.BilinearResize2D(data, scale_height=factor, scale_width=factor, align_corners=False)
 
-    def concat(self, parts):
+    def concat(self, parts: Sequence[mx.sym.Symbol]) -> mx.sym.Symbol:
         return mx.sym.concat(*parts, dim=1)
 
-    def broadcast_add(self, data, scores):
+    def broadcast_add(self, data: mx.sym.Symbol, scores: mx.sym.Symbol) -> mx.sym.Symbol:
         return mx.sym.broadcast_add(data, scores)
 
-    def softmax(self, scores, name):
+    def softmax(self, scores: mx.sym.Symbol, name: str) -> mx.sym.Symbol:
         return mx.sym.softmax(scores, axis=1, name=name)
 
-    def sigmoid(self, scores, name):
+    def sigmoid(self, scores: mx.sym.Symbol, name: str) -> mx.sym.Symbol:
         return mx.sym.sigmoid(scores, name=name)
 
 
-def training_symbol(model, config, device_batch, stored_statistics=True):
+def training_symbol(model: str, config: Config, device_batch: int, stored_statistics: bool = True) -> mx.sym.Symbol:
     """Network with its losses.
 
     Inputs: data (b, 3, h, w) float32, RGB minus the mean; softmax_label (b, h/8 * w/8), class indices or 255; for the
@@ -114,16 +119,16 @@ def training_symbol(model, config, device_batch, stored_statistics=True):
     return symbol
 
 
-def training_inputs(model, config, batch_size):
+def training_inputs(model: str, config: Config, batch_size: int) -> Tuple[Inputs, Inputs]:
     """(name, shape) pairs of the inputs of `training_symbol`, and of its labels."""
     crop, cells = config.crop_size, (config.crop_size // STRIDE) ** 2
-    labels = [("softmax_label", (batch_size, cells))]
+    labels: Inputs = [("softmax_label", (batch_size, cells))]
     if model == "final":
         labels.append(("g_logistic_label", (batch_size, config.num_classes, 1, 1)))
     return [("data", (batch_size, 3, crop, crop))], labels
 
 
-def inference_symbol(model, config, folded=False):
+def inference_symbol(model: str, config: Config, folded: bool = False) -> mx.sym.Symbol:
     """Network that maps data (b, 3, h, w) to class probabilities (b, classes, h/8, w/8).
 
     Args:

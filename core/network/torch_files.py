@@ -13,7 +13,7 @@ import os
 import pickle
 import struct
 import zipfile
-from typing import Any, BinaryIO, Callable, Dict, Iterator, Tuple
+from typing import Any, BinaryIO, Callable, ClassVar, Dict, Iterator, List, Tuple, Union
 
 import numpy as np
 
@@ -200,7 +200,7 @@ class Tensor:
         self.dtype = np.dtype("f4" if storage.kind == "bfloat16" else storage.kind)
         self._storage, self._offset, self._stride = storage, offset, stride
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         if 0 in self.shape:
             return np.zeros(self.shape, dtype or self.dtype)
         items = self._storage.read()[self._offset:]
@@ -212,8 +212,10 @@ class Tensor:
 class _Array:
     """A numpy array of a pickle, which numpy.asarray reads."""
 
-    shape, dtype = (0,), np.dtype("f4")
-    _content, _order = b"", "C"
+    shape: Tuple[int, ...] = (0,)
+    dtype = np.dtype("f4")
+    _content: Union[bytes, str] = b""
+    _order: Any = "C"
 
     def set(self, state: Any) -> None:
         _, shape, dtype, fortran, content = state
@@ -225,7 +227,7 @@ class _Array:
         self.shape, self.dtype = shape, dtype.dtype
         self._content, self._order = content, "F" if fortran else "C"
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         content = self._content
         content = content.encode("latin1") if isinstance(content, str) else content  # Python 2 wrote text
         return np.array(np.frombuffer(content, self.dtype).reshape(self.shape, order=self._order), dtype)
@@ -307,7 +309,9 @@ class _Unpickler(pickle._Unpickler):
         storage: function from (dtype, key, number of items) to _Storage.
     """
 
-    dispatch = {_opcode(name): pickle._Unpickler.dispatch[_opcode(name)] for name in _OPCODES}
+    stack: List[Any]
+    append: Callable[[Any], None]
+    dispatch: ClassVar[Dict[int, Any]] = {_opcode(name): pickle._Unpickler.dispatch[_opcode(name)] for name in _OPCODES}
     for _set, _list in (("EMPTY_SET", "EMPTY_LIST"), ("ADDITEMS", "APPENDS"), ("FROZENSET", "LIST")):
         dispatch[_opcode(_set)] = dispatch[_opcode(_list)]  # lists do for sets, and hash nothing
 

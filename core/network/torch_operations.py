@@ -31,14 +31,16 @@ class TorchOperations:
     def input(self) -> torch.Tensor:
         return self._data
 
-    def convolution(self, data, name, channels, kernel=1, stride=1, dilation=1, bias=True, depthwise=False, same=False):
+    def convolution(self, data: torch.Tensor, name: str, channels: int, kernel: int = 1, stride: int = 1,
+                    dilation: int = 1, bias: bool = True, depthwise: bool = False, same: bool = False) -> torch.Tensor:
         """As `symbols.SymbolOperations.convolution`."""
         values = self._values
         return _convolve(data, values[name + "_weight"], values[name + "_bias"] if bias else None, kernel, stride,
                          dilation, depthwise, same)
 
-    def normalized(self, data, name, norm, channels, epsilon, bias=False, kernel=1, stride=1, dilation=1,
-                   depthwise=False, same=False):
+    def normalized(self, data: torch.Tensor, name: str, norm: str, channels: int, epsilon: float, bias: bool = False,
+                   kernel: int = 1, stride: int = 1, dilation: int = 1, depthwise: bool = False, same: bool = False
+                   ) -> torch.Tensor:
         """As `symbols.SymbolOperations.normalized`."""
         shape = (kernel, stride, dilation, depthwise, same)
         weight = self._values[name + "_weight"]
@@ -56,37 +58,37 @@ class TorchOperations:
         shift = beta - slope * (mean if shift is None else mean - shift)
         return _convolve(data, weight * slope[:, None, None, None], shift, *shape)
 
-    def relu(self, data):
+    def relu(self, data: torch.Tensor) -> torch.Tensor:
         return torch.relu_(data)
 
-    def relu6(self, data):
+    def relu6(self, data: torch.Tensor) -> torch.Tensor:
         return F.hardtanh(data, 0, 6, inplace=True)
 
-    def max_pool(self, data, kernel, stride, pad, name):
+    def max_pool(self, data: torch.Tensor, kernel: int, stride: int, pad: int, name: str) -> torch.Tensor:
         return F.max_pool2d(data, kernel, stride, pad)
 
-    def average_pool(self, data, kernel, stride):
+    def average_pool(self, data: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
         return F.avg_pool2d(data, kernel, stride)
 
-    def global_max(self, data, name):
+    def global_max(self, data: torch.Tensor, name: str) -> torch.Tensor:
         return data.flatten(2).max(2).values[..., None, None]
 
-    def dropout(self, data, share):
+    def dropout(self, data: torch.Tensor, share: float) -> torch.Tensor:
         return F.dropout(data, share) if share else data
 
-    def upsample(self, data, factor):
+    def upsample(self, data: torch.Tensor, factor: int) -> torch.Tensor:
         return F.interpolate(data, scale_factor=factor, mode="bilinear", align_corners=False)
 
-    def concat(self, parts: List[torch.Tensor]):
+    def concat(self, parts: List[torch.Tensor]) -> torch.Tensor:
         return torch.cat(parts, 1)
 
-    def broadcast_add(self, data, scores):
+    def broadcast_add(self, data: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         return data + scores
 
-    def softmax(self, scores, name):
+    def softmax(self, scores: torch.Tensor, name: str) -> torch.Tensor:
         return torch.softmax(scores.float(), 1)
 
-    def sigmoid(self, scores, name):
+    def sigmoid(self, scores: torch.Tensor, name: str) -> torch.Tensor:
         return torch.sigmoid(scores.float())
 
 
