@@ -22,7 +22,8 @@ def augment(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, confi
     Returns:
         (crop, crop, 3) uint8 RGB and (crop / 8, crop / 8) uint8 labels.
     """
-    side = int(config.crop_size / rng.uniform(*config.scale_range))
+    lowest, highest = config.scale_range
+    side = int(config.crop_size / rng.uniform(lowest, highest))
     height, width = mask.shape
     top = int(rng.integers(max(height - side, 0) + 1))
     left = int(rng.integers(max(width - side, 0) + 1))

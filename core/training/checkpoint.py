@@ -7,11 +7,10 @@ belongs to. The rest needs no file: the random choices depend on the seed, the e
 It is written before its snapshot, so that a snapshot of a run that was killed between the two never lacks its state.
 MXNet's own optimizer states are pickles, which execute what a file says, and are not read.
 """
-import collections
 import contextlib
 import json
 import os
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from core.io.files import file_digest, read_json, remove
 from core.io.logs import logger
 from core.network.params_files import read_params, write_params
 from core.network.snapshots import (
+    Parts,
     adopt_recorded,
     load_snapshot,
     parameters_digest,
@@ -32,14 +32,20 @@ from core.training.initialization import base_file
 
 _STATES_KEPT = 2  # the last one, and one more in case that its snapshot gets damaged
 
-Checkpoint = collections.namedtuple("Checkpoint", "epoch parameters momentum record")
-Checkpoint.__doc__ = """Where a run stands.
 
-epoch: the last finished one.
-parameters: (args, aux), dicts from name to float32 array.
-momentum: dict from parameter name to float32 array; empty without momentum.
-record: dict, as `run_record` makes it.
-"""
+class Checkpoint(NamedTuple):
+    """Where a run stands.
+
+    Attributes:
+        epoch: the last finished one.
+        parameters: (args, aux), dicts from name to float32 array.
+        momentum: dict from parameter name to float32 array; empty without momentum.
+        record: dict, as `run_record` makes it.
+    """
+    epoch: int
+    parameters: Parts
+    momentum: Dict[str, np.ndarray]
+    record: Dict[str, Any]
 
 
 def run_record(model: str, config: Config, *, data: Dict[str, str], start_epoch: int,
@@ -60,7 +66,8 @@ def run_record(model: str, config: Config, *, data: Dict[str, str], start_epoch:
             **data, "devices": devices}
 
 
-def save_checkpoint(layout, model, config, symbol, checkpoint, keep=None):
+def save_checkpoint(layout: Layout, model: str, config: Config, symbol: Optional[str], checkpoint: Checkpoint,
+                    keep: Optional[int] = None) -> str:
     """Write state and snapshot, then remove what is no longer needed.
 
     Args:
@@ -132,7 +139,7 @@ def find_checkpoint(layout: Layout, model: str, config: Config, *, data: Dict[st
     return config, None
 
 
-def start_file(config, model, start_epoch):
+def start_file(config: Config, model: str, start_epoch: Optional[int]) -> Optional[str]:
     """Path of the parameters that a run starts from."""
     return Layout(config).snapshot(model, start_epoch) if start_epoch else base_file(config)
 
@@ -173,7 +180,7 @@ def _read_state(path):
     expected = {"settings": dict, "start_epoch": int, "start_sha256": (str, type(None)), "list_sha256": str,
                 "devices": int, "parameters_sha256": str}
     if record is None or not all(isinstance(record.get(name), kind) for name, kind in expected.items()):
-        raise UserError("%s is damaged: its record of the run is incomplete" % path)
+        raise UserError(f"{path} is damaged: its record of the run is incomplete")
     return momentum, record
 
 
@@ -183,9 +190,9 @@ def _naming_the_way_on(model, epoch, earlier):
     try:
         yield
     except UserError as error:
-        way = "continues from epoch %d" % earlier[0] if earlier else "starts from the beginning"
-        raise UserError("%s; with the files of the %s model's epoch %d moved away, --resume %s"
-                        % (error, model, epoch, way)) from error
+        way = f"continues from epoch {earlier[0]}" if earlier else "starts from the beginning"
+        raise UserError(f"{error}; with the files of the {model} model's epoch {epoch} moved away, --resume {way}"
+                        ) from error
 
 
 def _best_epoch(layout, model):

@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import joblib
 
@@ -45,7 +45,8 @@ _SLOTS = re.compile(r"(?:slots|max[-_]slots|cpu)=[0-9]+")
 _FIRST_PORT = 22  # a smaller number behind a colon is meant as MPICH's number of processes
 
 
-def launch(command, hosts_file=None, slurm=False, workers=1, servers=1, address=None):
+def launch(command: List[str], hosts_file: Optional[str] = None, slurm: bool = False, workers: int = 1,
+           servers: int = 1, address: Optional[str] = None) -> None:
     """Run a command as the workers of a job, to its end.
 
     Args:
@@ -145,7 +146,7 @@ def _host(text: str, place: str) -> Host:
     return Host(name, int(port))
 
 
-def run_node(text):
+def run_node(text: str) -> None:
     """Run the servers and workers of one machine, until they end, or the launcher is gone or silent.
 
     Args:
@@ -159,8 +160,7 @@ def run_node(text):
     try:
         os.chdir(node["folder"])
     except OSError as error:
-        raise UserError("%s: the folder %s can't be entered: %s"
-                        % (node["host"], node["folder"], error.strerror)) from error
+        raise UserError(f"{node['host']}: the folder {node['folder']} can't be entered: {error.strerror}") from error
     shared = dict(environment, DMLC_NODE_HOST=_address_towards(environment["DMLC_PS_ROOT_URI"]),
                   # so that "python" is the launcher's, also where ssh knows nothing of its virtual environment
                   PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]))
@@ -168,15 +168,15 @@ def run_node(text):
     shared.setdefault("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", str(threads)))
     with _Processes() as processes:
         for number in range(node["servers"]):
-            processes.start("server %d on %s" % (number, node["host"]), [sys.executable, _LAUNCHER, "--serve"],
+            processes.start(f"server {number} on {node['host']}", [sys.executable, _LAUNCHER, "--serve"],
                             dict(shared, DMLC_ROLE="server"), essential=False)
         for number in range(node["workers"]):
-            processes.start("worker %d on %s" % (number, node["host"]), node["command"],
+            processes.start(f"worker {number} on {node['host']}", node["command"],
                             dict(shared, DMLC_ROLE="worker"))
         processes.watch(sys.stdin.fileno())
 
 
-def serve():
+def serve() -> None:
     """Be the scheduler or a server, as the environment says; ends when the workers are finished."""
     import core.runtime.mxnet_backend  # noqa: F401  MXNet does it all while it is imported
     raise UserError("the environment has no DMLC_ROLE of a scheduler or server")
@@ -188,11 +188,11 @@ class _Processes:
     def __init__(self):
         self._running = []  # (name, Popen, essential)
 
-    def __enter__(self):
+    def __enter__(self) -> "_Processes":
         self._old = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # being ended twice must not leave processes behind
         for kill, seconds in ((signal.SIGTERM, _STOP), (signal.SIGKILL, None)):
             for _, process, _ in self._running:
@@ -208,7 +208,8 @@ class _Processes:
             process.wait()
         signal.signal(signal.SIGTERM, self._old)
 
-    def start(self, name, command, environment, essential=True, tied=False):
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str], essential: bool = True,
+              tied: bool = False) -> None:
         """Start a process in a session of its own.
 
         Args:
@@ -222,12 +223,12 @@ class _Processes:
                                        preexec_fn=_die_with_parent,
                                        stdin=subprocess.PIPE if tied else subprocess.DEVNULL)
         except OSError as error:
-            raise UserError("%s can't be started: %s: %s" % (name, command[0], error.strerror)) from error
-        if tied:
+            raise UserError(f"{name} can't be started: {command[0]}: {error.strerror}") from error
+        if process.stdin:  # it is tied
             os.set_blocking(process.stdin.fileno(), False)
         self._running.append((name, process, essential))
 
-    def watch(self, tie=None):
+    def watch(self, tie: Optional[int] = None) -> None:
         """Wait for the good end of all essential processes, and _GRACE seconds at most for the others.
 
         Args:
@@ -254,8 +255,8 @@ class _Processes:
                 if time.monotonic() - first_end > _GRACE:
                     essential = [name for name, status, essential in states if essential and status is None]
                     if essential:
-                        raise UserError("%s still runs %d seconds after others of the job were finished: the job "
-                                        "is ended" % (essential[0], _GRACE))
+                        raise UserError(f"{essential[0]} still runs {_GRACE} seconds after others of the job were "
+                                        "finished: the job is ended")
                     return
             if tie is None:
                 time.sleep(_LOOK_EVERY)
@@ -264,7 +265,7 @@ class _Processes:
                     raise UserError("the launcher is gone: the job is ended")
                 heard = time.monotonic()
             elif time.monotonic() - heard > _SILENCE:
-                raise UserError("no sign of life from the launcher for %d seconds: the job is ended" % _SILENCE)
+                raise UserError(f"no sign of life from the launcher for {_SILENCE} seconds: the job is ended")
 
     def _sign(self):
         """Give a sign of life to all tied processes."""
@@ -275,7 +276,7 @@ class _Processes:
 
 
 def _words(status):
-    return "was killed by signal %d" % -status if status < 0 else "ended with status %d" % status
+    return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
 
 
 def _die_with_parent():
@@ -292,7 +293,7 @@ def _slurm_hosts():
         return subprocess.run(["scontrol", "show", "hostnames", nodes], stdout=subprocess.PIPE, check=True,
                               universal_newlines=True).stdout.split()
     except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError("scontrol show hostnames %s failed: %s" % (nodes, error)) from error
+        raise UserError(f"scontrol show hostnames {nodes} failed: {error}") from error
 
 
 def _srun(host):
@@ -309,11 +310,11 @@ def _address_towards(host):
             probe.connect((host, 9))
             return probe.getsockname()[0]
     except OSError as error:
-        raise UserError("there is no route to %s (%s): set --address to the address at which it reaches this machine"
-                        % (host, error.strerror or error)) from error
+        raise UserError(f"there is no route to {host} ({error.strerror or error}): set --address to the address at "
+                        "which it reaches this machine") from error
 
 
-def free_port():
+def free_port() -> int:
     """Number of a port that no one uses."""
     with socket.socket() as probe:
         probe.bind(("", 0))

@@ -40,9 +40,10 @@ def from_base_model(config: Config, model: str) -> Tuple[Config, Parts]:
     """
     rng = np.random.default_rng((config.seed, 2))
     path = base_file(config)
-    found = _imagenet_parameters() if path == imagenet_weights.weights_path() else read_parameters(path)
-    config = adopt_recorded(config, path, {name: found.settings[name] for name in _BASE_SETTINGS
-                                           if name in found.settings})
+    found = (_imagenet_parameters() if path is None or path == imagenet_weights.weights_path()
+             else read_parameters(path))
+    config = adopt_recorded(config, str(path), {name: found.settings[name] for name in _BASE_SETTINGS
+                                                if name in found.settings})
     parts = {}, {}
     for part, base, shapes in zip(parts, (found.args, found.aux), parameter_shapes(model, config)):
         for name, shape in shapes.items():

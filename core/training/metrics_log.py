@@ -1,6 +1,7 @@
 """Learning curves as a table: log/<model>_metrics.csv."""
 import csv
 import os
+from typing import Optional
 
 from core.errors import UserError
 from core.io.files import read_bytes, write_text
@@ -26,7 +27,7 @@ class MetricsLog:
         kept = [line for line in lines[1:] if _is_row(line) and int(line.split(",")[0]) <= last_epoch]
         write_text(path, ",".join(COLUMNS) + "\n" + "".join(kept))
 
-    def add(self, **values) -> None:
+    def add(self, **values: Optional[float]) -> None:
         """Append a row of all columns; None leaves one empty.
 
         Raises:

@@ -1,5 +1,5 @@
 """Training steps by MXNet, data-parallel over the devices of a process and the workers of launch.py."""
-from typing import Callable, Dict, List
+from typing import Any, Callable, Dict, List
 
 import numpy as np
 
@@ -20,7 +20,7 @@ class Steps:
     """
 
     def __init__(self, config: Config, model: str, *, devices: List[Device], parameters: Parts,
-                 momentum: Dict[str, np.ndarray], first: int, last: int, store=None):
+                 momentum: Dict[str, np.ndarray], first: int, last: int, store: Any = None):
         """
         Args:
             parameters: (args, aux) to start from.
@@ -76,8 +76,9 @@ class Steps:
         """(args, aux) after the last step."""
         # Those of the first device: the mean over equal devices, which get_params returns, may differ in the last bit.
         group = self._module._exec_group
-        return tuple({name: arrays[0].asnumpy() for name, arrays in zip(*part)}
+        args, aux = ({name: arrays[0].asnumpy() for name, arrays in zip(*part)}
                      for part in ((group.param_names, group.param_arrays), (group.aux_names, group.aux_arrays)))
+        return args, aux
 
     def momentum(self) -> Dict[str, np.ndarray]:
         """dict from parameter name to float32 array; empty without momentum."""
@@ -109,7 +110,7 @@ def batch_statistics(config: Config, model: str, device: Device, args: Dict[str,
     return {name: value.asnumpy() for name, value in executor.aux_dict.items()}
 
 
-def of_first_worker(store, values: np.ndarray) -> np.ndarray:
+def of_first_worker(store: Any, values: np.ndarray) -> np.ndarray:
     """A float32 array of the worker of rank 0; every worker calls this once."""
     first = mx.nd.zeros(values.shape)
     store.init("first", mx.nd.array(values))  # the value of rank 0 counts

@@ -1,6 +1,6 @@
 """Training steps by torch, on one device of each process that torchrun, or `workers`, started."""
 import warnings
-from typing import Callable, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class Steps:
     symbol = None
 
     def __init__(self, config: Config, model: str, *, devices: List[Device], parameters: Parts,
-                 momentum: Dict[str, np.ndarray], first: int, last: int, store=None):
+                 momentum: Dict[str, np.ndarray], first: int, last: int, store: Any = None):
         """As `mxnet_steps.Steps`, but for the devices: one."""
         device, = devices
         self._config = config
@@ -81,7 +81,7 @@ class Steps:
 class _Network(torch.nn.Module):
     """The trained parameters and the losses, in the form that DistributedDataParallel takes."""
 
-    def __init__(self, config, model, device, dtype, parameters):
+    def __init__(self, config: Config, model: str, device: torch.device, dtype: torch.dtype, parameters: Parts):
         super().__init__()
         self._config, self._model = config, model
         self._format = memory_format(device, dtype)
@@ -91,7 +91,8 @@ class _Network(torch.nn.Module):
         for name in fcn.frozen_parameters(model, config):
             self.trained[name].requires_grad_(False)
 
-    def forward(self, data, labels, image_labels):
+    def forward(self, data: torch.Tensor, labels: torch.Tensor, image_labels: torch.Tensor
+                ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
         """(loss, list of the outputs that `Steps.step` promises); the losses are those of `symbols.training_symbol`."""
         ops = TorchOperations({**self.trained, **self.states}, data.contiguous(memory_format=self._format),
                               "stored")
@@ -115,7 +116,7 @@ class _SGD(torch.optim.Optimizer):
         momentum: dict from parameter name to tensor.
     """
 
-    def __init__(self, network, config, model, momentum):
+    def __init__(self, network: _Network, config: Config, model: str, momentum: Dict[str, np.ndarray]):
         learning = {name: value for name, value in network.trained.items() if value.requires_grad}
         super().__init__(learning.values(), {})
         self.learning_rate = config.learning_rate
@@ -131,7 +132,7 @@ class _SGD(torch.optim.Optimizer):
             self._rules.append((value, self.momentum.get(name), rate, decay * config.weight_decay * decays))
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Any = None) -> None:
         for value, momentum, rate, decay in self._rules:
             change = value.grad.add(value, alpha=decay).mul_(-rate * self.learning_rate)
             value += change if momentum is None else momentum.mul_(self._mu).add_(change)
@@ -148,7 +149,7 @@ def batch_statistics(config: Config, model: str, device: Device, args: Dict[str,
     return _arrays(ops.statistics)
 
 
-def of_first_worker(store, values: np.ndarray) -> np.ndarray:
+def of_first_worker(store: Any, values: np.ndarray) -> np.ndarray:
     """A float32 array of the worker of rank 0; every worker calls this once."""
     first = torch.tensor(values, device=store.device)
     torch.distributed.broadcast(first, 0)

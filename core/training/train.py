@@ -2,7 +2,7 @@
 import hashlib
 import json
 import os
-from typing import List, Optional
+from typing import Any, List, Optional
 
 import numpy as np
 
@@ -22,8 +22,8 @@ from core.training.metrics_log import MetricsLog
 from core.training.trainer import Trainer
 
 
-def train(config: Config, model: str, *, devices: List[Device], start_epoch: Optional[int] = None,
-          resume: bool = False, keep: Optional[int] = None, store=None) -> None:
+def train(config: Config, model: str, *, devices: List[Device], start_epoch: Optional[int] = None, resume: bool = False,
+          keep: Optional[int] = None, store: Any = None) -> None:
     """Train `model` up to `config.max_epoch`, with a snapshot after every epoch.
 
     Args:
@@ -69,7 +69,7 @@ def _train(config, model, *, devices, start_epoch, resume, keep, store):
             logger.info("epoch %d, the last before max_epoch %d, is trained already", checkpoint.epoch,
                         config.max_epoch)
             return
-        logger.info("resuming after epoch %d" % checkpoint.epoch if checkpoint else "there is no run to resume")
+        logger.info(f"resuming after epoch {checkpoint.epoch}" if checkpoint else "there is no run to resume")
     if checkpoint is None:
         config, checkpoint = _start(config, model, devices=devices, samples=samples, data=data,
                                     epoch=start_epoch or 0, total=total)

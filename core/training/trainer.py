@@ -1,7 +1,7 @@
 """A network with its optimizer, and the steps of an epoch, data-parallel over the devices."""
 import contextlib
 import time
-from typing import Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterable, Iterator, List, Optional
 
 import numpy as np
 
@@ -26,8 +26,8 @@ class Trainer:
         epoch_size: batches in an epoch.
     """
 
-    def __init__(self, config: Config, model: str, *, devices: List[Device], parameters: Parts,
-                 start_epoch: int = 0, momentum: Optional[Dict[str, np.ndarray]] = None, store=None,
+    def __init__(self, config: Config, model: str, *, devices: List[Device], parameters: Parts, start_epoch: int = 0,
+                 momentum: Optional[Dict[str, np.ndarray]] = None, store: Any = None,
                  metrics: Optional[MetricsLog] = None):
         """
         Args:
@@ -56,8 +56,8 @@ class Trainer:
         # Dropout: the same in a run that resumes here, another one in every epoch and every worker.
         self._steps.seed(self._config.seed * 100003 + epoch + 1009 * self._rank)
         meter = _Meter(self._config, epoch, self.epoch_size)
-        waiting = None
-        steps = range(self.epoch_size)
+        waiting: Any = None
+        steps: Iterable[int] = range(self.epoch_size)
         if not self._rank:
             steps = progress(steps, self.epoch_size, f"{self._model} model, epoch {epoch}")
         for _ in steps:
@@ -80,7 +80,7 @@ class Trainer:
 class _Meter:
     """Running loss, accuracy and speed of an epoch, logged a few times."""
 
-    def __init__(self, config, epoch, epoch_size):
+    def __init__(self, config: Config, epoch: int, epoch_size: int):
         self._batch_size = config.batch_size
         self._epoch = epoch
         self._epoch_size = epoch_size
@@ -91,12 +91,12 @@ class _Meter:
         self._has_label_loss = False
 
     @contextlib.contextmanager
-    def waiting_for_data(self):
+    def waiting_for_data(self) -> Iterator[None]:
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
-    def add(self, batch, outputs):
+    def add(self, batch: Batch, outputs: List[np.ndarray]) -> None:
         """Add a step.
 
         Args:
@@ -123,11 +123,11 @@ class _Meter:
         self._cells += np.count_nonzero(valid)
         self._correct += np.count_nonzero((probabilities.argmax(1) == truth) & valid)
 
-    def is_due(self):
+    def is_due(self) -> bool:
         """Whether to report after the last step."""
         return self._batches % self._log_every == 0 or self._batches == self._epoch_size
 
-    def report(self):
+    def report(self) -> Dict[str, Any]:
         """Log the means since the epoch began, and return them: columns of `MetricsLog`, all but lr."""
         seconds = time.perf_counter() - self._start
         cells = max(self._cells, 1)

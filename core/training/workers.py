@@ -5,6 +5,7 @@ With torch each process has one device. Several devices in --gpus are several pr
 import contextlib
 import os
 import sys
+from typing import Any, Iterator
 
 import joblib
 
@@ -15,7 +16,7 @@ from core.training.cluster import free_port, run_here
 
 
 @contextlib.contextmanager
-def joined_workers(config: Config, gpus: str):
+def joined_workers(config: Config, gpus: str) -> Iterator[Any]:
     """Give what connects this process with others that share every batch: rank, num_workers; or None where it is alone.
 
     Where torch is to compute on several devices, start a process with the same command for each, and end with them.
