@@ -1,16 +1,18 @@
 """Dense CRF: sharpens scores along the edges of the image. Does not import mxnet, so that it runs in workers."""
 import importlib.util
 import math
+from typing import Any, Dict, Optional
 
 import numpy as np
 
+from core.config import Config
 from core.errors import UserError
 
 SMALLEST_SCORE = 1e-20  # lower scores, zeros among them, count as this: their logarithm stays finite
 _LARGEST_ROW = 1.5  # of the normalised kernels; on photographs up to 1.1 (smoothness) and 1.35 (appearance)
 
 
-def refine(scores, image, config, minor_odds=None):
+def refine(scores: np.ndarray, image: np.ndarray, config: Config, minor_odds: Optional[float] = None) -> np.ndarray:
     """Mean-field inference in a fully connected CRF.
 
     Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials" (NIPS 2011),
@@ -50,12 +52,12 @@ def refine(scores, image, config, minor_odds=None):
     return odds.reshape((-1,) + image.shape[:2])
 
 
-def largest_message(config):
+def largest_message(config: Config) -> float:
     """S of `refine`, at least 4: also where messages hardly count, labels left out must be well below the best."""
     return max(4, _LARGEST_ROW * (config.crf_gaussian_compat + config.crf_bilateral_compat))
 
 
-def crf_settings(config):
+def crf_settings(config: Config) -> Dict[str, Any]:
     """What decides the CRF's marginals, as JSON keeps it.
 
     The project's own engine goes without saying, as in old results.

@@ -162,7 +162,7 @@ def _write_web_list(layout, config, labels):
 def _log_shown(shown, labelled, config):
     """Log how many of the images labelled with a class have a mask that shows it: two Counters of class indices."""
     logger.info("masks that show a label of their image: %s", ", ".join(
-        "%s %d of %d" % (config.classes[label], shown[label], labelled[label]) for label in sorted(labelled)) or "none")
+        f"{config.classes[label]} {shown[label]} of {labelled[label]}" for label in sorted(labelled)) or "none")
     lost = [config.classes[label] for label in sorted(labelled) if not shown[label]]
     if lost:
         logger.warning("no mask shows %s, so nothing can be learned of it from them: look at the model's own "

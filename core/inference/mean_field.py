@@ -3,15 +3,18 @@
 Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials" (NIPS 2011).
 """
 import functools
+from typing import Tuple
 
 import numpy as np
 
+from core.config import Config
 from core.inference.permutohedral import CHANNELS, add_filtered, compiled_for_lanes, gaussian_filter
 
 _FILTERS_KEPT = 3  # sizes of images whose smoothness filters are kept: 7 MB each for 375 x 500 pixels
 
 
-def mean_field(scores, rest, image, config, idle_odds):
+def mean_field(scores: np.ndarray, rest: np.ndarray, image: np.ndarray, config: Config, idle_odds: float
+               ) -> Tuple[np.ndarray, np.ndarray]:
     """Marginals of the labels after `config.crf_iterations` steps of algorithm 1, with a Potts model.
 
     Args:

@@ -4,7 +4,7 @@ import contextlib
 import glob
 import os
 import struct
-from typing import BinaryIO, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import BinaryIO, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: a damaged file is reported in one line of ours
 import cv2  # noqa: E402
@@ -24,11 +24,14 @@ _MOST_STRETCHED = 4  # width of a pixel by its height; more is a damaged header
 _USUAL_RATE = 25.0  # frames per second of a video that does not say
 _MOST_TICKS = 65535  # per second, of MPEG-4: the numerator of a rate that is written as a decimal fraction
 
-Medium = collections.namedtuple("Medium", "name path")
-Medium.__doc__ = """A file and the name of its results: with folders, and with the extension only if it is needed."""
+
+class Medium(NamedTuple):
+    """A file and the name of its results: with folders, and with the extension only if it is needed."""
+    name: str
+    path: str
 
 
-def find_media(paths, leave_out=()):
+def find_media(paths: Iterable[str], leave_out: Iterable[str] = ()) -> List[Medium]:
     """Pictures and videos that a command line names.
 
     Args:
@@ -61,16 +64,16 @@ def find_media(paths, leave_out=()):
             for file, name in names.items()]
 
 
-def shown(path):
+def shown(path: str) -> str:
     """The path as text that can be printed and logged, even where the name is not UTF-8."""
     return path.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def is_video(path):
+def is_video(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in VIDEOS
 
 
-def read_picture(path, max_side):
+def read_picture(path: str, max_side: int) -> Tuple[np.ndarray, Tuple[int, ...]]:
     """Decode a picture and scale it down until its longer side has at most `max_side` pixels.
 
     Returns:
@@ -214,7 +217,7 @@ def _is_picture_track(file: BinaryIO, media: Optional[List[int]]) -> bool:
 
 
 @contextlib.contextmanager
-def video_writer(path, rate):
+def video_writer(path: str, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
     """Give a function that appends a frame, (h, w, 3) uint8 RGB and of one shape all, to an MP4 file (MPEG-4 part 2),
     which appears when the block ends well.
 
@@ -235,16 +238,15 @@ def video_writer(path, rate):
             nonlocal count
             size = frame.shape[1::-1]
             if not count and not writer.open(part, cv2.VideoWriter_fourcc(*"mp4v"), round(rate, decimals), size):
-                raise UserError("%s can't be written: OpenCV can't encode frames of %d x %d pixels as MPEG-4 here"
-                                % (path, *size))
+                raise UserError(f"{path} can't be written: OpenCV can't encode frames of {size[0]} x {size[1]} pixels "
+                                "as MPEG-4 here")
             writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
             count += 1
 
         yield add
         writer.release()
         if cv2.VideoCapture(part).get(cv2.CAP_PROP_FRAME_COUNT) != count:  # OpenCV overlooks a full disk
-            raise UserError("%s can't be written: OpenCV wrote fewer than %d frames; is the disk full?"
-                            % (path, count))
+            raise UserError(f"{path} can't be written: OpenCV wrote fewer than {count} frames; is the disk full?")
         os.replace(part, temporary)
 
 

@@ -1,5 +1,5 @@
 """A network by MXNet."""
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -24,7 +24,9 @@ class Network:
         self._dtype = dtype
         self._device = context(device)
         self._args = {name: mx.nd.array(value, self._device) for name, value in args.items()}
-        self._shape = self._bound = self._executor = None
+        self._shape: Optional[Tuple[int, ...]] = None
+        self._bound: Any = None
+        self._executor: Any = None
 
     def forward(self, data: np.ndarray) -> Callable[[], List[np.ndarray]]:
         """Start the network on (3, h, w) float32; returns a function that waits for its outputs, without batch axes."""

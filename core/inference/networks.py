@@ -6,7 +6,8 @@ import numpy as np
 from core.runtime.devices import Device
 
 
-def make_network(build: Callable[[Any], List], args: Dict[str, np.ndarray], device: Device, dtype: str = "float32"):
+def make_network(build: Callable[[Any], List], args: Dict[str, np.ndarray], device: Device, dtype: str = "float32"
+                 ) -> Any:
     """A network without batch norms, on one device: `mxnet_network.Network` or `torch_network.Network`.
 
     Args:
@@ -15,7 +16,7 @@ def make_network(build: Callable[[Any], List], args: Dict[str, np.ndarray], devi
         dtype: what `engines.resolve_dtype` gives.
     """
     if device.engine == "torch":
-        from core.inference.torch_network import Network
-    else:
-        from core.inference.mxnet_network import Network
-    return Network(build, args, device, dtype)
+        from core.inference import torch_network
+        return torch_network.Network(build, args, device, dtype)
+    from core.inference import mxnet_network
+    return mxnet_network.Network(build, args, device, dtype)

@@ -1,11 +1,13 @@
 """A model as an ONNX graph that takes a picture of any size and gives its mask: for use without MXNet."""
 import ast
 import json
+from typing import Any, Optional, Tuple, Union
 
 import numpy as np
 
-from core.config import STRIDE
+from core.config import STRIDE, Config
 from core.errors import UserError
+from core.inference.segmenter import Segmenter
 from core.inference.upsampling import DOUBLINGS, KERNEL
 from core.io.files import write_bytes
 from core.io.logs import logger
@@ -25,7 +27,7 @@ OPSET = 13
 _IR_VERSION = 7  # of ONNX 1.8, which came with opset 13: older runtimes read the file
 
 
-def export(config, model, *, epoch, path):
+def export(config: Config, model: str, *, epoch: int, path: str) -> None:
     """Write a snapshot as an ONNX file.
 
     Input: image (height, width, 3) uint8 RGB, of any size. Outputs: mask (height, width) uint8 class indices; scores
@@ -58,12 +60,12 @@ def export(config, model, *, epoch, path):
     logger.info("%s: %s model, epoch %d, ONNX opset %d, %d classes", path, model, epoch, OPSET, config.num_classes)
 
 
-def open_session(path):
+def open_session(path: str) -> onnxruntime.InferenceSession:
     """ONNX Runtime, on the CPU, with a file that `export` wrote."""
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
-def agreement(session, segmenter, image):
+def agreement(session: onnxruntime.InferenceSession, segmenter: Segmenter, image: np.ndarray) -> Tuple[float, float]:
     """How far ONNX Runtime and MXNet agree on an image.
 
     Args:
@@ -86,15 +88,15 @@ class _Graph:
         self.nodes = []
         self.initializers = []
 
-    def add(self, kind, *inputs, name=None, **attributes):
+    def add(self, kind: str, *inputs: Union[str, np.ndarray], name: Optional[str] = None, **attributes: Any) -> str:
         """Append a node; inputs are names or arrays. Returns the name of its output."""
-        inputs = [item if isinstance(item, str) else self.constant(item) for item in inputs]
+        names = [item if isinstance(item, str) else self.constant(item) for item in inputs]
         name = name or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
+        self.nodes.append(helper.make_node(kind, names, [name], name, **attributes))
         return name
 
-    def constant(self, array, name=None):
-        name = name or "constant_%d" % len(self.initializers)
+    def constant(self, array: np.ndarray, name: Optional[str] = None) -> str:
+        name = name or f"constant_{len(self.initializers)}"
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 

@@ -4,7 +4,7 @@ Adams, Baek and Davis, "Fast High-Dimensional Filtering Using the Permutohedral 
 of the lattice in d dimensions are the vectors of d + 1 integers that add up to 0 and leave the same remainder (the
 "colour" of the point) when divided by d + 1. They cut the space into simplices with one point of each remainder.
 """
-import collections
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
@@ -15,17 +15,22 @@ _ROOM = 1 << 13  # lattice points that the hash table is made for at first; it d
 _GOLDEN = -7046029254386353131  # odd; 2 ** 64 divided by the golden ratio, as a signed number
 _HASH_SHIFT = 36  # of the product of 64 bits: leaves the upper ones, which more bits of the key change
 
-Lattice = collections.namedtuple("Lattice", "vertices weights neighbours")
-Lattice.__doc__ = """A linear filter of n values.
 
-vertices: (n, d + 1) uint32, the corners of the simplex around each position, as indices of lattice points.
-weights: (n, d + 1) float32, between each value and its vertices.
-neighbours: (d + 1, points + 1, 2) uint32, the next and the last point in each direction. The last row is a point that
-    stands for those that do not exist, and has itself as neighbours.
-"""
+class Lattice(NamedTuple):
+    """A linear filter of n values.
+
+    Attributes:
+        vertices: (n, d + 1) uint32, the corners of the simplex around each position, as indices of lattice points.
+        weights: (n, d + 1) float32, between each value and its vertices.
+        neighbours: (d + 1, points + 1, 2) uint32, the next and the last point in each direction. The last row is a
+            point that stands for those that do not exist, and has itself as neighbours.
+    """
+    vertices: np.ndarray
+    weights: np.ndarray
+    neighbours: np.ndarray
 
 
-def gaussian_filter(features):
+def gaussian_filter(features: np.ndarray) -> Lattice:
     """Lattice that filters with exp(-|f_i - f_j|^2 / 2), normalised on both sides.
 
     Args:
@@ -43,7 +48,7 @@ def gaussian_filter(features):
     return lattice._replace(weights=lattice.weights * norm)
 
 
-def add_filtered(lattice, values, factor, result):
+def add_filtered(lattice: Lattice, values: np.ndarray, factor: float, result: np.ndarray) -> None:
     """Add `factor` times the filtered values to the result.
 
     Args:
@@ -57,7 +62,7 @@ def add_filtered(lattice, values, factor, result):
     _slice(points, lattice.vertices, lattice.weights, factor, result, lanes)
 
 
-def compiled_for_lanes(arguments, result="void"):
+def compiled_for_lanes(arguments: str, result: str = "void") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator as `compiled`, of a function with one more argument, `lanes`: a tuple as long as there are channels.
 
     Loops over the length of a tuple are unrolled, which makes those over channels several times as fast.

@@ -1,28 +1,48 @@
 """What becomes of the scores of an image: CRF, mask, files, comparison. Does not import mxnet: it runs in workers."""
-import collections
 import os
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 
 from core.classes import BACKGROUND, IGNORE_LABEL
-from core.config import network_settings
+from core.config import Config, network_settings
 from core.inference.confusion import confusion_matrix
 from core.inference.crf import SMALLEST_SCORE, crf_settings, refine
+from core.inference.options import EvaluationOptions, InferenceOptions, SegmentationOptions
 from core.io.drawing import overlay
 from core.io.files import write_array
 from core.io.images import read_image, read_mask, write_image, write_mask
 from core.paths import mask_path
 
+if TYPE_CHECKING:
+    from core.network.snapshots import Snapshot
+
 LONGEST_JPEG = 65500  # pixels of a side that OpenCV's encoder takes
 
-Scored = collections.namedtuple("Scored", "name image scores")  # id, (h, w, 3) uint8 RGB, (classes, h, w) float32
 
-Picture = collections.namedtuple("Picture", "name path size")
-Picture.__doc__ = """A picture of the user's own: name of its results; file, or None for a frame of a video; (h, w)."""
+class Scored(NamedTuple):
+    """An image and its scores.
+
+    Attributes:
+        name: its id; of the user's own pictures a `Picture`.
+        image: (h, w, 3) uint8 RGB.
+        scores: (classes, h, w) float32.
+    """
+    name: Any
+    image: np.ndarray
+    scores: np.ndarray
 
 
-def predict(scored, config, crf, allowed=None):
+class Picture(NamedTuple):
+    """A picture of the user's own: name of its results; file, or None for a frame of a video; (h, w)."""
+    name: str
+    path: Optional[str]
+    size: Tuple[int, ...]
+
+
+def predict(scored: Scored, config: Config, crf: bool, allowed: Optional[Sequence[int]] = None
+            ) -> Tuple[np.ndarray, np.ndarray]:
     """Mask of an image from its scores.
 
     Args:
@@ -46,7 +66,7 @@ def predict(scored, config, crf, allowed=None):
     return (mask if allowed is None else np.array(allowed, np.uint8)[mask]), values
 
 
-def compare(scored, config, options):
+def compare(scored: Scored, config: Config, options: EvaluationOptions) -> np.ndarray:
     """Predict an image, keep what the options ask for, and count its pixels, if there are masks.
 
     Args:
@@ -69,7 +89,8 @@ def compare(scored, config, options):
     return confusion_matrix(truth, mask, config.num_classes)
 
 
-def estimate(scored, config, *, crf, labels, folder, priors=None):
+def estimate(scored: Scored, config: Config, *, crf: bool, labels: Mapping[str, Sequence[int]], folder: str,
+             priors: Optional[np.ndarray] = None) -> List[int]:
     """Predict an image with its image-level labels only and write its mask.
 
     Args:
@@ -87,12 +108,12 @@ def estimate(scored, config, *, crf, labels, folder, priors=None):
     return shown_labels(mask, labels[scored.name])
 
 
-def shown_labels(mask, labels):
+def shown_labels(mask: np.ndarray, labels: Iterable[int]) -> List[int]:
     """Those of the labels, class indices, that stand anywhere in a mask, (h, w) uint8: list of int."""
     return [label for label in labels if (mask == label).any()]
 
 
-def segment(scored, config, options):
+def segment(scored: Scored, config: Config, options: SegmentationOptions) -> Tuple[Dict[int, float], np.ndarray]:
     """Predict a picture of the user's own, in its own size, and keep what the options ask for.
 
     Args:
@@ -106,7 +127,7 @@ def segment(scored, config, options):
         UserError: a file can't be written.
     """
     name, path, size = scored.name
-    mask, values = predict(scored, config, options.inference.crf, options.allowed)
+    mask, values = predict(scored, config, options.inference.crf, options.allowed)  # type: ignore[arg-type]  # indices
     if options.save_scores:
         write_array(scores_path(options.output, name), values)
     if mask.shape != size:
@@ -119,22 +140,22 @@ def segment(scored, config, options):
     return {int(index): count / mask.size for index, count in zip(indices, pixels.tolist())}, mask
 
 
-def overlay_path(output, name, size):
+def overlay_path(output: str, name: str, size: Tuple[int, ...]) -> str:
     """Where the overlay of an (h, w) picture goes: a JPEG, or a PNG where a side is too long for JPEG."""
     return os.path.join(output, "overlays", name + (".jpg" if max(size) <= LONGEST_JPEG else ".png"))
 
 
-def masks_folder(output):
+def masks_folder(output: str) -> str:
     """Where an evaluation keeps its predictions."""
     return os.path.join(output, "masks")
 
 
-def scores_path(output, name):
+def scores_path(output: str, name: str) -> str:
     """Where an evaluation keeps the scores of an image."""
     return os.path.join(output, "scoremaps", name + ".npy")
 
 
-def scoring_settings(snapshot, options):
+def scoring_settings(snapshot: "Snapshot", options: InferenceOptions) -> Dict[str, Any]:
     """What decides the prediction of an image, as JSON keeps it.
 
     float32 and no flip go without saying, as in old results.

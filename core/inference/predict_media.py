@@ -1,13 +1,17 @@
 """Pictures and videos of the user's own: masks, overlays, scores, and what is in them."""
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import os
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from core.classes import BACKGROUND
+from core.config import Config
 from core.errors import UserError
-from core.inference.media import Video, is_video, read_picture, shown, video_writer
+from core.inference.media import Medium, Video, is_video, read_picture, shown, video_writer
+from core.inference.options import SegmentationOptions
 from core.inference.postprocess import (
     LONGEST_JPEG,
     Picture,
@@ -26,10 +30,12 @@ from core.io.provenance import StageRecord
 from core.io.resize import shrink
 from core.network.snapshots import load_snapshot
 from core.paths import Layout, check_no_true_mask, mask_path
+from core.runtime.devices import Device
 from core.runtime.parallel import ordered_map, process_pool
 
 
-def segment_media(config, model, *, epoch, devices, media, options, jobs=1):
+def segment_media(config: Config, model: str, *, epoch: int, devices: List[Device], media: Sequence[Medium],
+                  options: SegmentationOptions, jobs: int = 1) -> Dict[str, Any]:
     """Segment pictures and videos; write palette masks and overlays of their own size, and predictions.json.
 
     A file that can't be decoded is reported, and the others follow. A killed run continues after the last finished one.
@@ -79,7 +85,7 @@ def _segment_media(snapshot, devices, media, options, jobs):
         for medium, found in progress(work.results(rest, pool), len(rest), "segmentation"):
             record.done(medium.name, found)
             logger.info("%s: %d x %d pixels%s: %s", shown(medium.path), found["width"], found["height"],
-                        ", %d frames" % found["frames"] if "frames" in found else "", shares_text(found["shares"]))
+                        f", {found['frames']} frames" if "frames" in found else "", shares_text(found["shares"]))
 
     found = {medium.name: record.values[medium.name] for medium in media if medium.path not in work.failures}
     path = os.path.join(options.output, "predictions.json")
@@ -88,13 +94,13 @@ def _segment_media(snapshot, devices, media, options, jobs):
                 options.output)
     if work.failures:
         first = next(iter(work.failures.values()))
-        raise UserError("%d of %d files could not be segmented: %s%s" % (
-            len(work.failures), len(media), first, "; the log names the others" if len(work.failures) > 1 else ""))
+        others = "; the log names the others" if len(work.failures) > 1 else ""
+        raise UserError(f"{len(work.failures)} of {len(media)} files could not be segmented: {first}{others}")
     record.remove()
     return found
 
 
-def shares_text(shares):
+def shares_text(shares: Mapping[str, float]) -> str:
     """Classes and their shares of the pixels, the largest first: "background 80.0 %, cat 20.0 %"."""
     rows = sorted(shares.items(), key=lambda row: -row[1])
     return ", ".join(f"{name} {100 * share:.1f} %" for name, share in rows)
@@ -107,14 +113,15 @@ class _Work:
         failures: dict from path to message, of the files that can't be decoded.
     """
 
-    def __init__(self, config, options, segmenter, jobs):
+    def __init__(self, config: Config, options: SegmentationOptions, segmenter: Segmenter, jobs: int):
         self.failures = {}
         self._config = config
         self._options = options
         self._segmenter = segmenter
         self._ahead = 2 * jobs
 
-    def results(self, media, pool):
+    def results(self, media: Sequence[Medium], pool: Optional[concurrent.futures.Executor]
+                ) -> Iterator[Tuple[Medium, Dict[str, Any]]]:
         """Yield (medium, dict for predictions.json) for every file that can be decoded: pictures, then videos."""
         pictures = {medium.name: medium for medium in media if not is_video(medium.path)}
         for name, (shares, _), size in self._segment(self._pictures(pictures.values()), pool):
@@ -194,7 +201,7 @@ class _Work:
             logger.error("left out: %s", shown(str(error)))
 
 
-def allowed_classes(config, text):
+def allowed_classes(config: Config, text: str) -> List[int]:
     """Indices of the classes that a flag names, as "cat,dog"; the background may always occur.
 
     Raises:
@@ -203,7 +210,7 @@ def allowed_classes(config, text):
     return sorted({config.class_index(name.strip()) for name in text.split(",")} | {BACKGROUND})
 
 
-def video_path(output, name):
+def video_path(output: str, name: str) -> str:
     """Where the overlays of a video's frames go."""
     return os.path.join(output, "overlays", name if name.lower().endswith(".mp4") else name + ".mp4")
 
@@ -213,7 +220,7 @@ def _results(medium, entry, options):
     name = medium.name
     paths = [video_path(options.output, name)] if is_video(medium.path) else [
         overlay_path(options.output, name, (entry["height"], entry["width"]))]
-    name = "%s/%06d" % (name, entry["frames"]) if "frames" in entry else name
+    name = f"{name}/{entry['frames']:06d}" if "frames" in entry else name
     return paths + [mask_path(masks_folder(options.output), name)] + [
         scores_path(options.output, name)] * options.save_scores
 

@@ -1,6 +1,7 @@
 """From an image to the scores of the classes at its pixels: for evaluation, mask estimation and the demo alike."""
 import collections
 import itertools
+from typing import Any, Iterable, Iterator, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -9,12 +10,14 @@ from core.config import STRIDE
 from core.dataset.preprocessing import subtract_mean
 from core.errors import UserError
 from core.inference.networks import make_network
+from core.inference.options import InferenceOptions
 from core.inference.postprocess import Scored
 from core.inference.upsampling import combine_scales
 from core.io.images import read_image
 from core.network import fcn
+from core.network.snapshots import Snapshot
 from core.paths import image_path
-from core.runtime.devices import explaining_out_of_memory
+from core.runtime.devices import Device, explaining_out_of_memory
 from core.runtime.hardware import free_memory
 
 _TOGETHER, _PIXELS_TOGETHER = 8, 1 << 22  # images for each device, and their pixels, scored shape by shape
@@ -26,7 +29,7 @@ _LESS_MEMORY = "leave out the largest of --scales, or shrink the images"
 class Segmenter:
     """A trained network on one or more devices."""
 
-    def __init__(self, snapshot, devices, dtype="float32"):
+    def __init__(self, snapshot: Snapshot, devices: Sequence[Device], dtype: str = "float32"):
         """
         Args:
             snapshot: `snapshots.Snapshot`.
@@ -39,7 +42,7 @@ class Segmenter:
         self._networks = [make_network(lambda ops: [fcn.probabilities(ops, snapshot.model, snapshot.config)], args,
                                        device, dtype) for device in devices]
 
-    def check_memory(self, path, size, scales):
+    def check_memory(self, path: str, size: Tuple[int, ...], scales: Sequence[float]) -> None:
         """Raise UserError, naming `path`, if the scores of an image of (h, w) pixels exceed the free memory.
 
         Without this the system would end the process, and maybe others, without a word. GPUs are not checked.
@@ -49,16 +52,16 @@ class Segmenter:
         needed = pixels * (_BYTES_PER_CHANNEL * self._config.width * max(scales) ** 2
                            + _SCORE_COPIES * 4 * self._config.num_classes)
         if self._on_cpu and free is not None and needed > free:
-            raise UserError("%s is %d x %d pixels: at scale %g that takes about %.1f GiB of memory, and %.1f GiB are "
-                            "free; shrink it (a lower --max-side of predict.py; elsewhere with its mask), or give "
-                            "lower --scales"
-                            % (path, size[1], size[0], max(scales), needed / 2 ** 30, free / 2 ** 30))
+            raise UserError(f"{path} is {size[1]} x {size[0]} pixels: at scale {max(scales):g} that takes about "
+                            f"{needed / 2 ** 30:.1f} GiB of memory, and {free / 2 ** 30:.1f} GiB are free; shrink it "
+                            "(a lower --max-side of predict.py; elsewhere with its mask), or give lower --scales")
 
-    def scores(self, image, scales=(1.0,), flip=False):
+    def scores(self, image: np.ndarray, scales: Sequence[float] = (1.0,), flip: bool = False) -> np.ndarray:
         """Scores of one image; see `scores_of`."""
         return next(self.scores_of([image], scales, flip))
 
-    def scores_of(self, images, scales=(1.0,), flip=False):
+    def scores_of(self, images: Iterable[np.ndarray], scales: Sequence[float] = (1.0,), flip: bool = False
+                  ) -> Iterator[np.ndarray]:
         """Scores of images, in order.
 
         Args:
@@ -103,7 +106,8 @@ class Segmenter:
         return plain
 
 
-def scored_images(segmenter, names, *, folder, options):
+def scored_images(segmenter: Segmenter, names: Iterable[str], *, folder: str, options: InferenceOptions
+                  ) -> Iterator[Scored]:
     """Yield a `postprocess.Scored` for each name, in order; images are read when they are needed.
 
     Args:
@@ -120,7 +124,8 @@ def scored_images(segmenter, names, *, folder, options):
     return score_pairs(segmenter, pairs(), options)
 
 
-def score_pairs(segmenter, pairs, options):
+def score_pairs(segmenter: Segmenter, pairs: Iterable[Tuple[Any, np.ndarray]], options: InferenceOptions
+                ) -> Iterator[Scored]:
     """Yield a `postprocess.Scored` for each (name, image) pair, in order; pairs are taken when they are needed."""
     under_way = collections.deque()
 
@@ -134,7 +139,7 @@ def score_pairs(segmenter, pairs, options):
         yield Scored(name, image, scores)
 
 
-def branch_scores(snapshot, image, device):
+def branch_scores(snapshot: Snapshot, image: np.ndarray, device: Device) -> Tuple[np.ndarray, np.ndarray]:
     """What the two branches of the final model say about an image, each by itself.
 
     Args:
@@ -153,7 +158,7 @@ def branch_scores(snapshot, image, device):
     return combine_scales([cells], [size], size), image_level.ravel()
 
 
-def prepare(image, size, mean_rgb):
+def prepare(image: np.ndarray, size: Tuple[int, ...], mean_rgb: Sequence[float]) -> np.ndarray:
     """Network input of an image.
 
     Args:

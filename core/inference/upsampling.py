@@ -4,6 +4,7 @@ The published system upsamples by 2 three times, crops, and resizes, each step b
 rows and columns apart, so all of them together are one matrix for the rows and one for the columns.
 """
 import functools
+from typing import Sequence, Tuple
 
 import numpy as np
 
@@ -11,7 +12,8 @@ DOUBLINGS = 3  # 2 ^ 3 = the network's stride
 KERNEL = (0.25, 0.75, 0.75, 0.25)  # of the bilinear upsampling by 2
 
 
-def combine_scales(probabilities, scaled_sizes, size):
+def combine_scales(probabilities: Sequence[np.ndarray], scaled_sizes: Sequence[Tuple[int, ...]], size: Tuple[int, ...]
+                   ) -> np.ndarray:
     """Upsample the probabilities of each scale to the image's size and add them up.
 
     Args:
@@ -30,7 +32,7 @@ def combine_scales(probabilities, scaled_sizes, size):
 
 
 @functools.lru_cache(maxsize=256)
-def upsampling_matrix(cells, scaled, original):
+def upsampling_matrix(cells: int, scaled: int, original: int) -> np.ndarray:
     """Weights that take samples along one axis of the score map to those of the original image.
 
     Args:
