@@ -2,11 +2,12 @@
 
 Runs in the main process, the only one that may import mxnet or torch; what the workers need they read from files.
 """
-import collections
 import os
+from typing import Any, Iterable, NamedTuple
 
 import numpy as np
 
+from core.config import Config
 from core.errors import UserError
 from core.inference.networks import make_network
 from core.inference.segmenter import prepare
@@ -19,18 +20,25 @@ from core.network.fcn import fold_batch_norms
 from core.network.shapes import ShapeRecorder
 from core.network.snapshots import adopt_recorded, matching, read_parameters
 from core.paths import image_path, stems
+from core.runtime.devices import Device
 
 CHANNELS = 256  # kept of the activations, by a random projection: distances and linear scores survive it
 
 
-Backbone = collections.namedtuple("Backbone", "path config network")
-Backbone.__doc__ = """The base model's stages 1 to 4.
+class Backbone(NamedTuple):
+    """The base model's stages 1 to 4.
 
-config: with the mean that its file records. network: what `networks.make_network` gives.
-"""
+    Attributes:
+        path: of its file.
+        config: with the mean that its file records.
+        network: what `networks.make_network` gives.
+    """
+    path: str
+    config: Config
+    network: Any
 
 
-def cache_activations(backbone, names, images, folder):
+def cache_activations(backbone: Backbone, names: Iterable[str], images: str, folder: str) -> None:
     """Write <folder>/<name>.npy, (256, h', w') float16, for every image that has none; unreadable ones are left out.
 
     The activations of stages 3 and 4 at a stride of 8 pixels, each stage scaled to unit length and both projected by
@@ -53,7 +61,7 @@ def cache_activations(backbone, names, images, folder):
         try:
             image = resize_longest_side(read_image(image_path(images, name)), config.web_side, smallest=8)
         except UserError:
-            continue  # the analysis of the image tells why
+            continue  # the analysis of the image says why
         maps = network.forward(prepare(image, image.shape[:2], config.mean_rgb))()[0]
         maps = maps[:, :-(-image.shape[0] // 8), :-(-image.shape[1] // 8)]
         for part in (maps[:third], maps[third:]):
@@ -61,7 +69,7 @@ def cache_activations(backbone, names, images, folder):
         write_array(os.path.join(folder, name + ".npy"), np.tensordot(projection, maps, 1).astype(np.float16))
 
 
-def load_backbone(config, device):
+def load_backbone(config: Config, device: Device) -> Backbone:
     """Backbone of the base model, on a Device.
 
     Raises:

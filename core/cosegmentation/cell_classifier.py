@@ -4,8 +4,7 @@ No mask is learned from. First, cells of a class's images are separated from tho
 every image has. Then rounds learn foreground from background, by the labels that the round before found. Images are
 dealt into folds; the model that judges an image was fitted to the other folds.
 """
-import collections
-from typing import Iterable, Tuple
+from typing import Iterable, NamedTuple, Tuple
 
 import numpy as np
 
@@ -16,11 +15,18 @@ _SHARED = 0.3      # weight of the other classes' images, where their foreground
 _LEAST_VARIANCE = 1e-8  # of features, where all cells are alike
 _NEGATIVE = 0.3    # the same, where all of them counts as background
 
-Models = collections.namedtuple("Models", "classes weights centre")
-Models.__doc__ = """Linear scores of cells.
 
-classes: (k,) int class indices. weights: (FOLDS, k, c + 1) float32. centre: (c,) float32, mean features of all images.
-"""
+class Models(NamedTuple):
+    """Linear scores of cells.
+
+    Attributes:
+        classes: (k,) int class indices.
+        weights: (FOLDS, k, c + 1) float32.
+        centre: (c,) float32, mean features of all images.
+    """
+    classes: np.ndarray
+    weights: np.ndarray
+    centre: np.ndarray
 
 
 class Moments:

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.fft
 import scipy.sparse
 
-from core.cosegmentation.superpixels import ORIENTATIONS
+from core.cosegmentation.superpixels import ORIENTATIONS, Regions
 from core.errors import UserError
 from core.io.files import read_array
 
@@ -31,7 +31,7 @@ _LEAST_LABEL, _LEAST_VARIANCE = 1e-3, 1e-3
 _CHANNELS = 64                                       # resized at once: OpenCV 5 takes at most 128
 
 
-def describe(regions, kind, path=None):
+def describe(regions: Regions, kind: str, path: str) -> np.ndarray:
     """Descriptors of the regions of an image.
 
     Args:
@@ -53,7 +53,7 @@ def describe(regions, kind, path=None):
     return pooled(activations, regions)
 
 
-def hog_windows(regions):
+def hog_windows(regions: Regions) -> np.ndarray:
     """HOG (Dalal and Triggs, CVPR 2005) and mean Lab of 5 x 5 cells around each region's centre, at three sizes.
 
     Gradients come from the Lab channel where they are strongest, are unsigned, and are normalised by the energy of
@@ -107,7 +107,7 @@ def _oriented_gradients(image):
     return lab, magnitude, votes
 
 
-def describe_foregrounds(regions, labels, kind, descriptors):
+def describe_foregrounds(regions: Regions, labels: np.ndarray, kind: str, descriptors: np.ndarray) -> np.ndarray:
     """Descriptors of what may be an image's foreground, each as a whole.
 
     Args:
@@ -125,7 +125,7 @@ def describe_foregrounds(regions, labels, kind, descriptors):
     return np.stack([_unit(np.maximum(row, _LEAST_LABEL) * regions.area @ descriptors) for row in labels])
 
 
-def second_order(local, labels):
+def second_order(local: "Local", labels: np.ndarray) -> np.ndarray:
     """What the local descriptors of a foreground have in common: second-order pooling (Carreira et al., "Semantic
     Segmentation with Second-Order Pooling", ECCV 2012), the logarithm of their mean outer product, weighted by labels.
 
@@ -163,7 +163,7 @@ class Local:
         region: (m,) int32, region of each point.
     """
 
-    def __init__(self, regions):
+    def __init__(self, regions: Regions):
         height, width = regions.labels.shape
         longest = max(height, width)
         lab, _, votes = _oriented_gradients(regions.image)
@@ -189,7 +189,7 @@ def _unit(vector):
     return (vector / max(np.linalg.norm(vector), 1e-6)).astype(np.float32)
 
 
-def pooled(activations, regions):
+def pooled(activations: np.ndarray, regions: Regions) -> np.ndarray:
     """Mean activations of the regions, bilinear between the cells.
 
     Args:
@@ -208,5 +208,5 @@ def pooled(activations, regions):
     return (shares @ pixels).astype(np.float32)
 
 
-def activations_path(folder, name):
+def activations_path(folder: str, name: str) -> str:
     return os.path.join(folder, name + ".npy")

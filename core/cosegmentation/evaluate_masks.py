@@ -1,10 +1,12 @@
 """P and J of web masks against true ones, in the protocol of the co-segmentation papers."""
 import collections
 import os
+from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from core.classes import IGNORE_LABEL
+from core.config import Config
 from core.errors import UserError
 from core.io.files import read_list
 from core.io.images import read_mask
@@ -12,14 +14,23 @@ from core.io.logs import logger
 from core.io.provenance import check_classes
 from core.paths import Layout, mask_path, stems, web_class
 
-Judged = collections.namedtuple("Judged", "name shows precision jaccard")
-Judged.__doc__ = """How one mask compares with the true one.
 
-shows: whether the image shows its class at all. precision, jaccard: P and J, in [0, 1].
-"""
+class Judged(NamedTuple):
+    """How one mask compares with the true one.
+
+    Attributes:
+        name: id of the image.
+        shows: whether the image shows its class at all.
+        precision, jaccard: P and J, in [0, 1].
+    """
+    name: str
+    shows: bool
+    precision: float
+    jaccard: float
 
 
-def evaluate_web_masks(config, truth_folder, masks_folder=None):
+def evaluate_web_masks(config: Config, truth_folder: str, masks_folder: Optional[str] = None
+                       ) -> Dict[str, Tuple[float, float]]:
     """Compare masks with true ones of the same names, and log P and J, and what the list of web images leaves out.
 
     P is the share of the pixels that are right, foreground against background; J the Jaccard index of the foreground
@@ -51,7 +62,7 @@ def evaluate_web_masks(config, truth_folder, masks_folder=None):
     return rows
 
 
-def judge(config, truth_folder, masks_folder):
+def judge(config: Config, truth_folder: str, masks_folder: str) -> List[Judged]:
     """Judged of every true mask; see `evaluate_web_masks`."""
     names = sorted(stems(truth_folder, ".png"))
     if not names:
@@ -67,9 +78,9 @@ def judge(config, truth_folder, masks_folder):
         truth = true_mask(name)
         mask = read_mask(mask_path(masks_folder, name), config.num_classes)
         if mask.shape != truth.shape:
-            raise UserError("%s is %d x %d pixels, %s %d x %d: one of them is not of the image"
-                            % (mask_path(truth_folder, name), *truth.shape[::-1], mask_path(masks_folder, name),
-                               *mask.shape[::-1]))
+            raise UserError(f"{mask_path(truth_folder, name)} is {truth.shape[1]} x {truth.shape[0]} pixels, "
+                            f"{mask_path(masks_folder, name)} {mask.shape[1]} x {mask.shape[0]}: one of them is not of "
+                            "the image")
         if binary:
             truth = np.where(truth == 1, index, truth)
         judged.append(Judged(name, bool((truth == index).any()), *precision_and_jaccard(truth, mask, index)))
@@ -83,7 +94,7 @@ def judge(config, truth_folder, masks_folder):
     return judged
 
 
-def class_means(judged, config):
+def class_means(judged: Iterable[Judged], config: Config) -> Dict[str, Tuple[float, float]]:
     """Dict from class name, and "mean", to (P, J): averaged over the images of a class, then over the classes."""
     found = collections.defaultdict(list)
     for image in judged:
@@ -93,7 +104,7 @@ def class_means(judged, config):
     return rows
 
 
-def precision_and_jaccard(truth, mask, index):
+def precision_and_jaccard(truth: np.ndarray, mask: np.ndarray, index: int) -> Tuple[float, float]:
     """(P, J) of one image; J of an empty mask where nothing is to be found is 1.
 
     Args:

@@ -3,6 +3,8 @@
 The cuts run on views of the image: small, without its texture, and with its colours in CIE Lab. On photographs their
 Jaccard index is about 3 points above that of cuts of the image itself.
 """
+from typing import List
+
 import cv2
 import numpy as np
 
@@ -14,7 +16,7 @@ _VIEWS = ((128, 3.0), (128, 1.5), (160, 2.0))  # longest side in pixels, factor 
 _REACH, _COLOUR_REACH = 6, 18                  # of the mean shift, in pixels and in levels of 255
 
 
-def views(image, count=len(_VIEWS)):
+def views(image: np.ndarray, count: int = len(_VIEWS)) -> List[np.ndarray]:
     """The image as the cuts see it: the first `count` of three views.
 
     Each is scaled down, filtered by mean shift (Comaniciu and Meer, PAMI 2002), which takes the texture away and leaves
@@ -35,7 +37,7 @@ def views(image, count=len(_VIEWS)):
     return found
 
 
-def cut_box(image, margin):
+def cut_box(image: np.ndarray, margin: float) -> np.ndarray:
     """GrabCut (Rother et al., SIGGRAPH 2004) from a centred box.
 
     Args:
@@ -52,7 +54,7 @@ def cut_box(image, margin):
     return _cut(image, mask, _BOX_ITERATIONS)
 
 
-def cut_prior(image, prior, threshold):
+def cut_prior(image: np.ndarray, prior: np.ndarray, threshold: float) -> np.ndarray:
     """GrabCut from a prior.
 
     Args:

@@ -4,7 +4,7 @@ Runs in the main process, the only one that may import mxnet or torch; what the 
 """
 import io
 import os
-from typing import List
+from typing import Any, List
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ _SIDE = 576     # longest side at which the network sees an image, pixels
 _PARTS = np.cumsum([efficientnet_lite.STAGES[2].channels] + [stage.channels for stage in efficientnet_lite.STAGES[3:]])
 
 
-def load_network(device: Device):
+def load_network(device: Device) -> Any:
     """EfficientNet-Lite2 that maps (3, 16 h + 16, 16 w + 16) float32 to its third stage, averaged at the cells,
     (48, h, w), and to its last four stages' channels and the ImageNet logits, (768 + 1000, h + 1, w + 1).
 
@@ -44,7 +44,7 @@ def load_network(device: Device):
     return make_network(build, weights, device)
 
 
-def cache_maps(network, names: List[str], images: str, folder: str, seed: int) -> None:
+def cache_maps(network: Any, names: List[str], images: str, folder: str, seed: int) -> None:
     """Write <folder>/<name>.npz for every image that has none; unreadable ones are left out. O(1) per image.
 
     maps: (256, h, w) float16, the stages, each of unit length in every cell, all projected by one random matrix.

@@ -6,6 +6,7 @@ images alone that the pass before found to look like their class.
 """
 import io
 import warnings
+from typing import List, Mapping, Optional
 
 import numpy as np
 import scipy.special
@@ -80,12 +81,12 @@ def _fit(descriptors, classes, folds):
     return {"classes": known, "weights": weights, "offsets": offsets}
 
 
-def unjudged_classes(check):
+def unjudged_classes(check: Mapping[str, np.ndarray]) -> List[int]:
     """Indices of the classes of which at least one fold has too few images in the other folds to tell."""
     return check["classes"][np.isnan(check["offsets"]).any(0)].tolist()
 
 
-def log_odds(check, fold, descriptors, index):
+def log_odds(check: Mapping[str, np.ndarray], fold: int, descriptors: np.ndarray, index: int) -> Optional[np.ndarray]:
     """Logarithms of the odds that foregrounds are of class `index` rather than of an average other one.
 
     Args:
@@ -103,7 +104,7 @@ def log_odds(check, fold, descriptors, index):
     return -scipy.special.logsumexp(others.astype(float), axis=1) + np.log(others.shape[1])
 
 
-def likeness(check, fold, descriptor, index):
+def likeness(check: Mapping[str, np.ndarray], fold: int, descriptor: np.ndarray, index: int) -> float:
     """Probability that an image's foreground is of class `index` rather than of an average other one, in [0, 1].
 
     It is 0.5 where the classifier gives the class no more than its share by chance, so a threshold means the same

@@ -8,8 +8,8 @@ No mask is learned from: the labels are what the previous round found, and start
 alone. Images are dealt into folds; the model that judges an image was fitted to the labels of the other folds, so it
 can't repeat the image's own errors by heart.
 """
-import collections
 import hashlib
+from typing import Any, Dict, List, NamedTuple
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
@@ -22,32 +22,56 @@ _SHARED = 0.3          # weight of the regions of all classes in the regression 
 _LEAST_VARIANCE = 1e-8  # of descriptors, where those of all regions are alike
 _RIDGE = 0.5           # of the regression, times the mean variance of the descriptors
 
-Sample = collections.namedtuple("Sample", "features descriptors labels weights classes folds")
-Sample.__doc__ = """Regions drawn from many images; one row each.
 
-features: (m, f) float32. descriptors: (m, d) float32. labels: (m,) float32 in [0, 1], foreground of the last round.
-weights: (m,) float32, areas. classes, folds: (m,) int class index and fold of the image.
-"""
-Directions = collections.namedtuple("Directions", "mean weights offsets")
-Directions.__doc__ = """Linear scores of descriptors.
+class Sample(NamedTuple):
+    """Regions drawn from many images; one row each.
 
-mean: (d,) float32. weights: dict from class index, or 0 for any class, to (d,) float32. offsets: the same to float.
-"""
-Model = collections.namedtuple("Model", "directions classifier")  # which is None where the directions say it all
+    Attributes:
+        features: (m, f) float32.
+        descriptors: (m, d) float32.
+        labels: (m,) float32 in [0, 1], foreground of the last round.
+        weights: (m,) float32, areas.
+        classes, folds: (m,) int class index and fold of the image.
+    """
+    features: np.ndarray
+    descriptors: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+    classes: np.ndarray
+    folds: np.ndarray
 
 
-def fold_of(name):
+class Directions(NamedTuple):
+    """Linear scores of descriptors.
+
+    Attributes:
+        mean: (d,) float32.
+        weights: dict from class index, or 0 for any class, to (d,) float32.
+        offsets: the same to float.
+    """
+    mean: np.ndarray
+    weights: Dict[int, np.ndarray]
+    offsets: Dict[int, float]
+
+
+class Model(NamedTuple):
+    """Directions, and a classifier with the method predict, None where the directions say it all."""
+    directions: Directions
+    classifier: Any
+
+
+def fold_of(name: str) -> int:
     """Fold of an image, from its name alone: it stays when images come or go."""
     return int(hashlib.sha256(name.encode("utf-8")).hexdigest()[:8], 16) % FOLDS
 
 
-def relative(labels):
+def relative(labels: np.ndarray) -> np.ndarray:
     """Values divided by the mean of their highest 2 %, at most 1: small and faint objects count like large ones."""
     top = np.sort(labels)[-max(3, len(labels) // 50):].mean()
     return np.clip(labels / max(top, 1e-6), 0, 1)
 
 
-def fit(sample, seed, kind="hog"):
+def fit(sample: Sample, seed: int, kind: str = "hog") -> List[Model]:
     """One model for each fold, fitted to the other folds.
 
     Args:
@@ -79,14 +103,14 @@ def fit(sample, seed, kind="hog"):
     return models
 
 
-def score(directions, descriptors, index):
+def score(directions: Directions, descriptors: np.ndarray, index: int) -> np.ndarray:
     """(n, 2) float32 log-odds of the class's own direction and of the one for any class."""
     centred = descriptors - directions.mean
     index = index if index in directions.weights else 0
     return np.stack([centred @ directions.weights[key] - directions.offsets[key] for key in (index, 0)], 1)
 
 
-def predict(model, features, descriptors, index):
+def predict(model: Model, features: np.ndarray, descriptors: np.ndarray, index: int) -> np.ndarray:
     """(n,) float64 in [0, 1]: how much like foreground each region of an image of class `index` is."""
     scores = score(model.directions, descriptors, index)
     if model.classifier is None:
@@ -155,6 +179,6 @@ def _moments(descriptors, labels, weights):
     return weights @ descriptors, weights @ labels, weighted.T @ descriptors, weighted.T @ labels
 
 
-def weighted_mean(values, weights):
+def weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(d,) mean of (n, d) values, or 0 where all (n,) weights are."""
     return weights @ values / max(weights.sum(), 1e-9)

@@ -1,4 +1,6 @@
 """Features of regions that tell objects from background in any class, and the prior that starts the rounds."""
+from typing import Tuple
+
 import cv2
 import numpy as np
 
@@ -11,14 +13,14 @@ from core.cosegmentation.saliency import (
     manifold_ranking,
     ranked,
 )
-from core.cosegmentation.superpixels import ORIENTATIONS, colour_histograms, texture_histograms
+from core.cosegmentation.superpixels import ORIENTATIONS, Regions, colour_histograms, texture_histograms
 
 BOX_MARGINS = (0.01, 0.04, 0.09)
 _CENTRE_SIGMA = 0.6    # of half the image's width and height
 _COLOUR_REACH = 8.0    # Lab units within which colours count as the same
 
 
-def region_cues(regions):
+def region_cues(regions: Regions) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features of every region, and the prior probability that it is foreground.
 
     Position, colour, texture, contrast to the border of the image, the saliencies of `core.cosegmentation.saliency`
@@ -70,7 +72,7 @@ def region_cues(regions):
     return features.astype(np.float32), np.clip(prior, 0, 1).astype(np.float32), cuts
 
 
-def box_cuts(regions):
+def box_cuts(regions: Regions) -> np.ndarray:
     """(n, 9) float64 shares of each region inside the GrabCuts of three centred boxes in each of three views."""
     size = regions.labels.shape[::-1]
     return np.stack([regions.mean(cv2.resize(cut_box(view, margin).astype(np.float32), size))

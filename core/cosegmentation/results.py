@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import os
-from typing import Dict, List
+from typing import Dict, List, NamedTuple
 
 import numpy as np
 
@@ -18,12 +18,20 @@ from core.paths import Layout, mask_path, web_class
 
 UNLIKE = "looks unlike the other images of its class"  # a reason
 
-Result = collections.namedtuple("Result", "name kept score foreground reason")
-Result.__doc__ = """What became of an image.
 
-score: agreement of its candidate masks, in [0, 1]; foreground: share of its pixels.
-reason: why it is left out, or "".
-"""
+class Result(NamedTuple):
+    """What became of an image.
+
+    Attributes:
+        score: agreement of its candidate masks, in [0, 1].
+        foreground: share of its pixels.
+        reason: why it is left out, or "".
+    """
+    name: str
+    kept: bool
+    score: float
+    foreground: float
+    reason: str
 
 
 def finish_image(layout: Layout, config: Config, name: str, posterior: np.ndarray, score: float, likeness: float

@@ -3,11 +3,13 @@
 All functions take a `Regions` and return one value for each of its n regions; most are dense in n (about 300), so an
 image costs O(n^3) at worst, whatever the number of images.
 """
+from typing import Tuple
+
 import numpy as np
 import scipy.sparse
 import scipy.sparse.csgraph
 
-from core.cosegmentation.superpixels import chi_squared
+from core.cosegmentation.superpixels import Regions, chi_squared
 
 _GEODESIC_SIGMA = 10.0     # Zhu et al.: 7 to 15 Lab units
 _CONNECTIVITY_SIGMA = 1.0  # Zhu et al.
@@ -16,13 +18,13 @@ _RANKING_SIGMA = 10.0      # Yang et al., in Lab units
 _RANKING_ALPHA = 0.99      # Yang et al.
 
 
-def stretched(values):
+def stretched(values: np.ndarray) -> np.ndarray:
     """The values moved and scaled to [0, 1]."""
     values = values - values.min()
     return values / (values.max() + 1e-9)
 
 
-def ranked(values):
+def ranked(values: np.ndarray) -> np.ndarray:
     """Ranks of the values over their number, in [0, 1)."""
     return np.argsort(np.argsort(values, kind="stable"), kind="stable") / len(values)
 
@@ -38,7 +40,7 @@ class ColourGraph:
         slack: mean distance of a region to its nearest neighbour, below which colours count as one.
     """
 
-    def __init__(self, regions):
+    def __init__(self, regions: Regions):
         self.regions = regions
         self.distance = np.sqrt(((regions.colour[:, None] - regions.colour) ** 2).sum(-1))
         self.near = regions.boundary > 0
@@ -46,19 +48,19 @@ class ColourGraph:
         smallest = np.where(self.near, self.distance, np.inf).min(1)
         self.slack = smallest[np.isfinite(smallest)].mean() if self.near.any() else 0.0
 
-    def paths(self, near, weights):
+    def paths(self, near: np.ndarray, weights: np.ndarray) -> scipy.sparse.csr_matrix:
         """Sparse graph of the adjacent pairs; tiny weights stay edges."""
         rows, columns = np.nonzero(near)
         return scipy.sparse.csr_matrix((weights[rows, columns] + 1e-5, (rows, columns)), near.shape)
 
-    def with_border_joined(self):
+    def with_border_joined(self) -> np.ndarray:
         """Adjacency in which all border regions are neighbours of one another."""
         joined = self.near | np.outer(self.at_border, self.at_border)
         np.fill_diagonal(joined, False)
         return joined
 
 
-def boundary_connectivity(graph):
+def boundary_connectivity(graph: ColourGraph) -> Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Boundary connectivity and optimised saliency (Zhu et al., "Saliency Optimization from Robust Background
     Detection", CVPR 2014, equations 3 to 9).
 
@@ -85,7 +87,7 @@ def boundary_connectivity(graph):
     return connectivity, contrast, stretched(saliency), reach / regions.count
 
 
-def geodesic_saliency(graph):
+def geodesic_saliency(graph: ColourGraph) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Colour and edge distance to the border along the cheapest path (Wei et al., "Geodesic Saliency Using Background
     Priors", ECCV 2012).
 
@@ -106,7 +108,7 @@ def geodesic_saliency(graph):
         np.sort(sides, 1) / (sides.max() + 1e-9)
 
 
-def manifold_ranking(graph):
+def manifold_ranking(graph: ColourGraph) -> Tuple[np.ndarray, np.ndarray]:
     """Ranking of the regions against each side, then against the foreground so found (Yang et al., "Saliency
     Detection via Graph-Based Manifold Ranking", CVPR 2013, equation 3).
 
@@ -123,7 +125,7 @@ def manifold_ranking(graph):
     return first, stretched(ranking @ (first > first.mean()))
 
 
-def border_contrast(graph, histograms, textures):
+def border_contrast(graph: ColourGraph, histograms: np.ndarray, textures: np.ndarray) -> np.ndarray:
     """Distances of each region to the four sides of the image in mean colour, colour and texture histogram.
 
     Returns:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from typing import List, Optional
+from typing import List, NamedTuple, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -31,15 +31,21 @@ from core.runtime.parallel import ordered_map, process_pool
 
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)  # of os.symlink
 
-Checked = collections.namedtuple("Checked", "labels size ignored damage", defaults=(None, None))
-Checked.__doc__ = """What was found of an image.
-
-labels, size: image-level labels, (h, w).
-ignored: pixels of its mask that are 255, or None without a mask.
-damage: what is wrong with the image file though it can be read, or None.
-"""
-
 _MUCH_IGNORED = 0.2  # share of 255 above which masks are suspicious; VOC's masks have 6 %
+
+
+class Checked(NamedTuple):
+    """What was found of an image.
+
+    Attributes:
+        labels, size: image-level labels, (h, w).
+        ignored: pixels of its mask that are 255, or None without a mask.
+        damage: what is wrong with the image file though it can be read, or None.
+    """
+    labels: List[int]
+    size: Tuple[int, ...]
+    ignored: Optional[int] = None
+    damage: Optional[str] = None
 
 
 def create_dataset(config: Config, jobs: int, *, copy: bool = False, own: Optional[OwnImages] = None) -> None:
@@ -193,7 +199,7 @@ def _check_labels(what: str, sources: List[Source], checked: List[Checked], conf
     if not masks:
         return
     shown = collections.Counter(label for _, found in masks for label in found.labels)
-    share = sum(found.ignored for _, found in masks) / sum(found.size[0] * found.size[1] for _, found in masks)
+    share = sum(found.ignored or 0 for _, found in masks) / sum(found.size[0] * found.size[1] for _, found in masks)
     white = [source.mask for source, found in masks if found.ignored and not found.labels]
     percentage = f"{100 * share:.1f} % of all pixels are 255, which means ignored"
     if white and not shown:
