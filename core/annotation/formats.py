@@ -7,7 +7,7 @@ import base64
 import io
 import os
 import zipfile
-from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import yaml
@@ -124,12 +124,12 @@ class _Writer:
 class _Coco(_Writer):
     """COCO's object detection format (https://cocodataset.org/#format-data), an annotation for each region."""
 
-    def __init__(self, *args):
+    def __init__(self, *args: Any):
         super().__init__(*args)
         self._images: List[dict] = []
         self._annotations: List[dict] = []
 
-    def annotate(self, item):
+    def annotate(self, item: Item) -> None:
         height, width = item.mask.shape
         image_id = len(self._images) + 1
         self._images.append({"id": image_id, "file_name": item.name + ".jpg", "width": width, "height": height})
@@ -143,7 +143,7 @@ class _Coco(_Writer):
                 "segmentation": ([to_polygon(pixels).ravel().tolist()] if self.polygons
                                  else {"size": [height, width], "counts": to_counts(pixels)})})
 
-    def finish(self):
+    def finish(self) -> None:
         write_json(self.place(_COCO_FILE), {
             "images": self._images, "annotations": self._annotations,
             "categories": [{"id": label, "name": name, "supercategory": ""} for label, name in self.names.items()
@@ -154,7 +154,7 @@ class _Yolo(_Writer):
     """Ultralytics' segmentation data set: data.yaml, images/train/<name>.jpg and labels/train/<name>.txt."""
     images = os.path.join("images", "train")
 
-    def annotate(self, item):
+    def annotate(self, item: Item) -> None:
         size = np.array(item.mask.shape[::-1])
         numbers = {label: number for number, label in enumerate(self._labels())}
         write_lines(self.place("labels", "train", item.name + ".txt"), [
@@ -164,7 +164,7 @@ class _Yolo(_Writer):
     def _labels(self):
         return [label for label in self.names if label != BACKGROUND]
 
-    def finish(self):
+    def finish(self) -> None:
         write_bytes(self.place("data.yaml"), yaml.safe_dump({
             "train": "images/train", "val": "images/train",
             "names": {number: self.names[label] for number, label in enumerate(self._labels())},
@@ -175,7 +175,7 @@ class _Labelme(_Writer):
     """<name>.json beside <name>.jpg, a polygon for each region."""
     images = ""
 
-    def annotate(self, item):
+    def annotate(self, item: Item) -> None:
         height, width = item.mask.shape
         write_json(self.place(item.name + ".json"), {
             "version": _LABELME_VERSION, "flags": {},
@@ -188,23 +188,23 @@ class _Labelme(_Writer):
 class _Png(_Writer):
     """masks/<name>.png with VOC's palette, class indices and 255; classes.txt names the indices."""
 
-    def annotate(self, item):
+    def annotate(self, item: Item) -> None:
         write_bytes(self.place("masks", item.name + ".png"), encode_mask(item.mask))
 
-    def finish(self):
+    def finish(self) -> None:
         write_lines(self.place("classes.txt"), [f"{label} {name}" for label, name in self.names.items()])
 
 
 class _Cvat(_Writer):
     """annotations.zip, CVAT's "Segmentation mask 1.1", for a task with the pictures of images/."""
 
-    def __init__(self, *args):
+    def __init__(self, *args: Any):
         super().__init__(*args)
         os.makedirs(self.folder, exist_ok=True)
         self._archive = zipfile.ZipFile(self.place("annotations.zip"), "w", zipfile.ZIP_DEFLATED)
         self._list: List[str] = []
 
-    def annotate(self, item):
+    def annotate(self, item: Item) -> None:
         mask = np.where(np.isin(item.mask, list(self.names)), item.mask, BACKGROUND).astype(np.uint8)
         objects = np.zeros_like(mask)
         for number, region in enumerate(regions(mask, self.names), 1):
@@ -213,7 +213,7 @@ class _Cvat(_Writer):
             self._archive.writestr(f"{part}/{item.name}.png", encode_mask(content))
         self._list.append(item.name)
 
-    def finish(self):
+    def finish(self) -> None:
         palette = voc_palette()
         self._archive.writestr("labelmap.txt", "# label:color_rgb:parts:actions\n" + "".join(
             "{}:{},{},{}::\n".format("background" if label == BACKGROUND else name, *palette[label])
@@ -393,10 +393,10 @@ class _malformed:
         self._path = path
         self._expected = expected
 
-    def __enter__(self):
+    def __enter__(self) -> "_malformed":
         return self
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(self, kind: Any, error: Optional[BaseException], trace: Any) -> None:
         known = KeyError, IndexError, TypeError, ValueError, AttributeError, OSError, zipfile.BadZipFile
         if isinstance(error, known) and not isinstance(error, UserError):
             raise UserError(f"{self._path}: {self._expected} is expected ({type(error).__name__}: {error})") from error

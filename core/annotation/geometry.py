@@ -2,7 +2,7 @@
 
 Polygons use continuous image coordinates: the pixel in column x and row y covers [x, x + 1] x [y, y + 1].
 """
-from typing import List, Sequence, Tuple
+from typing import List, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
@@ -87,7 +87,7 @@ def to_counts(region: np.ndarray) -> List[int]:
     return np.diff(np.concatenate([[0], ends])).tolist()
 
 
-def from_counts(counts, size: Tuple[int, int]) -> np.ndarray:
+def from_counts(counts: Union[List[int], str, bytes], size: Tuple[int, int]) -> np.ndarray:
     """Region of COCO's run lengths, given as numbers or as COCO's compressed text.
 
     Args:
