@@ -6,7 +6,7 @@ from core.cli import make_parser, non_negative, parse_config, run
 from core.errors import UserError
 
 
-def main():
+def main() -> None:
     from core.io.logs import start_log
     from core.paths import Layout
     parser = make_parser(__doc__, ("mean_rgb",))

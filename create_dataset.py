@@ -3,7 +3,7 @@
 from core.cli import add_jobs, make_parser, parse_config, positive, run
 
 
-def main():
+def main() -> None:
     from core.dataset.create import create_dataset
     from core.dataset.own_images import OwnImages
     from core.io.logs import start_log

@@ -5,7 +5,7 @@ import functools
 from core.cli import add_jobs, make_parser, parse_config, run
 
 
-def main():
+def main() -> None:
     from core.io.logs import start_log
     from core.paths import Layout
     parser = make_parser(__doc__, ("web_rounds", "web_threshold", "web_min_score", "web_min_likeness", "engine"))

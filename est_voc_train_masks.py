@@ -3,7 +3,7 @@
 from core.cli import add_crf, add_devices, add_epoch, add_flip, add_jobs, make_parser, parse_config, run
 
 
-def main():
+def main() -> None:
     from core.config import MODELS
     from core.io.logs import start_log
     from core.paths import Layout

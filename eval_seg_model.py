@@ -17,7 +17,7 @@ from core.cli import (
 from core.errors import UserError
 
 
-def main():
+def main() -> None:
     from core.config import MODELS
     from core.evaluation.submission import check_submission, pack_submission
     from core.inference.postprocess import masks_folder
@@ -62,14 +62,14 @@ def main():
     from core.network.snapshots import load_snapshot
     from core.runtime.engines import resolve_devices
     epoch = find_epoch(config, args.model, args.epoch)
-    places = {"list": args.list, "images": args.images, "masks": args.masks, "output": args.output}
+    chosen = {"list": args.list, "images": args.images, "masks": args.masks, "output": args.output}
     if args.voc_test:
         defaults = {"list": layout.voc_test_list, "images": layout.voc_images, "masks": NO_MASKS,
                     "output": layout.test_output(args.model, epoch)}
-        places = {name: places[name] or default for name, default in defaults.items()}
+        chosen = {name: chosen[name] or default for name, default in defaults.items()}
     options = evaluation_options(config, args.model, epoch=epoch, ms=args.ms, crf=args.crf, flip=args.flip,
                                  save_masks=args.savemask or bool(args.submission), save_scores=args.savescoremap,
-                                 **places)
+                                 **chosen)
     if args.submission:
         check_submission(args.submission, load_snapshot(config, args.model, epoch).config)  # with its classes
     evaluate(config, args.model, epoch=epoch, devices=resolve_devices(args.gpu, config.engine), options=options,

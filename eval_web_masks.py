@@ -3,7 +3,7 @@
 from core.cli import make_parser, parse_config, run
 
 
-def main():
+def main() -> None:
     from core.cosegmentation.evaluate_masks import evaluate_web_masks
     from core.io.logs import start_log
     from core.paths import Layout

@@ -9,7 +9,7 @@ from core.cli import make_parser, parse_config, run
 from core.errors import UserError
 
 
-def main():
+def main() -> None:
     from core.annotation.export import SOURCES, export_masks, find_pairs, import_masks
     from core.annotation.formats import FORMATS
     from core.io.logs import start_log

@@ -6,7 +6,7 @@ from core.errors import UserError
 _DIFFERENT = 1e-3  # share of pixels: rounding may turn a tie, no more
 
 
-def main():
+def main() -> None:
     from core.config import MODELS
     from core.io.logs import logger, start_log
     from core.paths import Layout

@@ -4,19 +4,26 @@
 Your own folders and lists (--folder, --urls) are the most dependable sources. Flickr needs a key. Results of search
 engines change from day to day, and reading them fails whenever an engine changes its pages.
 """
+import argparse
 import contextlib
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from core.cli import make_parser, parse_config, run
 from core.errors import UserError
+
+if TYPE_CHECKING:
+    from core.config import Config
+    from core.web.downloader import Downloader
+    from core.web.sources import Source
 
 SETTINGS = ("voc_dir", "web_images_per_class", "web_longest_side", "web_shortest_side", "web_aspect_ratio",
             "web_hash_distance", "web_pixels", "web_bytes", "web_threads", "web_rate", "web_timeout", "web_total_time",
             "web_retries", "web_user_agent")
 
 
-def main():
+def main() -> None:
     from core.io.logs import start_log
     from core.paths import Layout
     from core.web import sources as web_sources
@@ -52,7 +59,7 @@ def main():
                             "--retry-failed and --retry-rejected try them again")
 
 
-def make_source(args, config, downloader):
+def make_source(args: argparse.Namespace, config: "Config", downloader: "Downloader") -> "Source":
     from core.web import sources as web_sources
     if args.folder or args.urls:
         for flag in ("licence", "queries"):

@@ -15,7 +15,7 @@ import argparse
 from core.cli import Parser, positive, run
 
 
-def main():
+def main() -> None:
     from core.training.cluster import launch, run_node, serve
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
                     usage="launch.py [--hosts FILE | --slurm] [--workers N] -- COMMAND ...")
@@ -34,13 +34,14 @@ def main():
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what each worker runs")
     args = parser.parse_args()
     if args.serve:
-        return serve()
+        serve()
     if args.node:
-        return run_node(args.node)
+        run_node(args.node)
+        return
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
         parser.error("no command: launch.py --workers 2 -- python train_seg_model.py ... --kv-store dist_sync")
-    return launch(command, args.hosts, args.slurm, args.workers, args.servers, args.address)
+    launch(command, args.hosts, args.slurm, args.workers, args.servers, args.address)
 
 
 if __name__ == "__main__":

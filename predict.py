@@ -14,7 +14,7 @@ from core.cli import (
 )
 
 
-def main():
+def main() -> None:
     from core.config import MODELS
     from core.io.logs import start_log
     from core.paths import Layout

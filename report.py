@@ -6,7 +6,7 @@ from core.cli import make_parser, parse_config, run
 from core.errors import UserError
 
 
-def main():
+def main() -> None:
     from core.evaluation.report import find_source, write_comparison
     from core.io.logs import logger, start_log
     from core.paths import Layout

@@ -6,7 +6,7 @@ Decisions are stored at once in dataset/web_decisions.csv; create_web_masks.py a
 from core.cli import make_parser, parse_config, run
 
 
-def main():
+def main() -> None:
     from core.io.logs import start_log
     from core.paths import Layout
     parser = make_parser(__doc__)

@@ -6,7 +6,7 @@ from core.cli import make_parser, parse_config, positive, run
 from core.errors import UserError
 
 
-def main():
+def main() -> None:
     from core.config import MODELS
     from core.io.logs import start_log
     from core.paths import Layout

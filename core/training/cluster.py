@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, Mapping, NamedTuple, NoReturn, Optional, Sequence
 
 import joblib
 
@@ -176,7 +176,7 @@ def run_node(text: str) -> None:
         processes.watch(sys.stdin.fileno())
 
 
-def serve() -> None:
+def serve() -> NoReturn:
     """Be the scheduler or a server, as the environment says; ends when the workers are finished."""
     import core.runtime.mxnet_backend  # noqa: F401  MXNet does it all while it is imported
     raise UserError("the environment has no DMLC_ROLE of a scheduler or server")
