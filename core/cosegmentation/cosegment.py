@@ -159,8 +159,8 @@ def _conclude(layout, config, results):
     if not kept:
         remove(layout.web_list, missing_ok=True)  # an earlier run's
         reason, count = collections.Counter(result.reason.split(":")[0] for result in results).most_common(1)[0]
-        raise UserError("no web image is kept, %d of %d for: %s; %s has all reasons: change the settings web_min_* and "
-                        "pass --overwrite, or bring other images" % (count, len(results), reason, layout.web_report))
+        raise UserError(f"no web image is kept, {count} of {len(results)} for: {reason}; {layout.web_report} has all "
+                        "reasons: change the settings web_min_* and pass --overwrite, or bring other images")
     write_lines(layout.web_list, kept)
     logger.info("%d of %d images are in %s; the others and why are in %s", len(kept), len(results), layout.web_list,
                 layout.web_report)

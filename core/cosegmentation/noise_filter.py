@@ -87,7 +87,7 @@ def unjudged_classes(check: Mapping[str, np.ndarray]) -> List[int]:
 
 
 def log_odds(check: Mapping[str, np.ndarray], fold: int, descriptors: np.ndarray, index: int) -> Optional[np.ndarray]:
-    """Logarithms of the odds that foregrounds are of class `index` rather than of an average other one.
+    """Logarithms of the odds that foregrounds belong to class `index` rather than to an average other one.
 
     Args:
         check: dict of arrays, as `fit_check` stores them.
@@ -105,7 +105,7 @@ def log_odds(check: Mapping[str, np.ndarray], fold: int, descriptors: np.ndarray
 
 
 def likeness(check: Mapping[str, np.ndarray], fold: int, descriptor: np.ndarray, index: int) -> float:
-    """Probability that an image's foreground is of class `index` rather than of an average other one, in [0, 1].
+    """Probability that an image's foreground belongs to class `index` rather than to an average other one: [0, 1].
 
     It is 0.5 where the classifier gives the class no more than its share by chance, so a threshold means the same
     whatever the number of classes.

@@ -202,7 +202,7 @@ def _find(folder: str, image: str, place: str) -> str:
 
 
 def _pictures(folder):
-    """Pictures in and below a folder, in the order of their paths; tells what else is there."""
+    """Pictures in and below a folder, in the order of their paths; reports what else is there."""
     paths, others = [], []
     for place, names in walk(folder):
         for path in (os.path.join(place, name) for name in names):

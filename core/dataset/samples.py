@@ -84,7 +84,7 @@ def _estimated(layout, config, names):
     shown = set(read_list(layout.web_estimated_list, remedy))
     record = estimation_record(layout.web_estimated)
     if record.origin is None:
-        raise UserError(f"{record.path} is missing, so nothing says what the masks beside it are of: {remedy} "
+        raise UserError(f"{record.path} is missing, so nothing says what the masks beside it show: {remedy} "
                         "--overwrite")
     _check_web_classes(layout, config, names, record.origin.get("network", {}))
     corrected = set(corrected_names(layout))

@@ -14,7 +14,7 @@ from core.errors import UserError
 from core.io.files import read_bytes
 from core.io.images import check_mask
 
-_HEADER = 128  # bytes; the last two tell the byte order
+_HEADER = 128  # bytes; the last two give the byte order
 _BYTE_ORDERS = {b"IM": "<", b"MI": ">"}
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 12: "i8", 13: "u8"}  # types of elements
 _MATRIX, _COMPRESSED = 14, 15

@@ -69,7 +69,7 @@ def evaluate(config: Config, model: str, *, epoch: int, devices: list, options: 
         dict, as result.json holds it: what `metrics.summarise` gives, the mean IoU of every image, and the settings.
 
     Raises:
-        UserError: list, image, mask or snapshot is missing or wrong, or the masks are of other classes.
+        UserError: list, image, mask or snapshot is missing or wrong, or the masks have other classes.
     """
     layout = Layout(config)
     check_list(options.list, layout)

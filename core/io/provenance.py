@@ -38,7 +38,7 @@ class StageRecord:
         origin: as the file holds it; None where there is no record.
         items: dict from name to what the item's files depend on.
         values: dict from name to value, of the items that are done.
-        earlier: whether the file is of an earlier version of this program; it says nothing then.
+        earlier: whether an earlier version of this program wrote the file; it says nothing then.
     """
 
     def __init__(self, path: str, what: str, *, earlier_key: str = "", disposable: bool = False):

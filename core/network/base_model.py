@@ -383,7 +383,7 @@ def _preprocessing(source: str, layers: Dict[str, _Layer]) -> str:
     if first.var.sum() > _MOST_VARIANCE * (first.weight ** 2).sum():
         raise UserError(f"{source} has PyTorch's names, but the variances of its first batch norm are those of pixels "
                         f"in 0..255 that are not divided, as in networks converted from Caffe: {known}")
-    colours = first.weight.sum((2, 3))  # (o, 3): what conv1 puts out where all of the input is of one colour
+    colours = first.weight.sum((2, 3))  # (o, 3): what conv1 puts out where all of the input has one colour
     means = first.mean - first.bias
     colour = np.linalg.lstsq(colours, means, rcond=None)[0]
     explained = 1 - np.square(colours @ colour - means).sum() / max(np.square(means).sum(), 1e-30)

@@ -201,7 +201,7 @@ def matching(path: str, found: Dict[str, np.ndarray], name: str, shape: Tuple[in
         raise UserError(f"{path}: {name} has shape {value.shape}, {network} wants {shape}; use the --config it was "
                         "trained with")
     if value.dtype != np.float32:
-        raise UserError(f"{path}: {name} is of type {np.dtype(value.dtype).name}; float32 is expected")
+        raise UserError(f"{path}: {name} has type {np.dtype(value.dtype).name}; float32 is expected")
     return value
 
 

@@ -134,7 +134,7 @@ def _read_pickles(file: BinaryIO, path: str) -> Any:
             raise ValueError(f"storage {key} is larger than the file")
         found = storages.setdefault(key, _Storage(dtype, "<", count, functools.partial(content, key)))
         if (found.kind, found.count) != (dtype, count):
-            raise ValueError(f"storage {key} is of two types or sizes")
+            raise ValueError(f"storage {key} has two types or sizes")
         return found
 
     def load():
@@ -334,7 +334,7 @@ class _Unpickler(pickle._Unpickler):
                 type(count) is int and count >= 0):
             raise ValueError("unknown storage")
         storage = self._storage(dtype, key, count)
-        if len(pid) > 5 and pid[5] is not None:  # format of old: a part of another storage
+        if len(pid) > 5 and pid[5] is not None:  # old format: a part of another storage
             _, start, length = pid[5]
             storage = storage.part(start, length)
         return storage

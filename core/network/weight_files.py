@@ -101,7 +101,7 @@ def _read_safetensors(path: str) -> Dict[str, np.ndarray]:
         for name, tensor in safetensors.deserialize(read_bytes(path)):
             kind, content = tensor["dtype"], bytes(tensor["data"])
             if kind != "BF16" and kind not in _SAFETENSORS_TYPES:
-                raise UserError(f"{path}: {name} is of type {kind}; floating-point numbers are expected, of 16 bits at "
+                raise UserError(f"{path}: {name} has type {kind}; floating-point numbers are expected, of 16 bits at "
                                 "least")
             array = widen_bfloat16(content) if kind == "BF16" else np.frombuffer(content, _SAFETENSORS_TYPES[kind])
             found[name] = array.reshape(tensor["shape"])

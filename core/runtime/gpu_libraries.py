@@ -114,7 +114,7 @@ def serves(numbers: Iterable[int]) -> bool:
 
 
 def has_gpu() -> bool:
-    """Whether the driver knows a GPU, be MXNet's build for GPUs or not."""
+    """Whether the driver knows a GPU, whether or not MXNet's build is for GPUs."""
     driver, count = _driver(), ctypes.c_int()
     return bool(driver and not driver.cuInit(0) and not driver.cuDeviceGetCount(ctypes.byref(count)) and count.value)
 

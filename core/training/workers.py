@@ -33,7 +33,7 @@ def joined_workers(config: Config, gpus: str) -> Iterator[Any]:
             yield store
         return
     if config.kv_store in CLUSTER_STORES:
-        raise UserError(f"kv_store {config.kv_store} is of --engine mxnet; with torch, torchrun starts several "
+        raise UserError(f"kv_store {config.kv_store} is for --engine mxnet; with torch, torchrun starts several "
                         "processes: see docs/distributed.md")
     if "RANK" in os.environ:
         with backend(engine).process_group(gpus) as group:

@@ -85,9 +85,9 @@ class Manifest:
         index = int(row["name"].split("_")[0])
         if config.classes[index:index + 1] != (row["class"],):
             current = config.classes[index] if index < config.num_classes else "none"
-            raise UserError(f"{image_path(self.folder, row['name'])} is of class {row['class']}, but class {index} is "
-                            f"now {current}: keep the order of the classes and put new ones at the end, or fetch into "
-                            "another --root")
+            raise UserError(f"{image_path(self.folder, row['name'])} belongs to class {row['class']}, but class "
+                            f"{index} is now {current}: keep the order of the classes and put new ones at the end, or "
+                            "fetch into another --root")
 
     def forget(self, statuses: Container[str]) -> None:
         """Drop the rows of these statuses, so that their candidates are decided on again."""
@@ -142,7 +142,7 @@ class Manifest:
             raise UserError(f"{path} can't be written: {error.strerror or error}") from error
 
     def append(self, row: Dict[str, Any]) -> None:
-        """Add a line and, if it is of a kept image, give its `pending` file its name.
+        """Add a line and, if it belongs to a kept image, give its `pending` file its name.
 
         Raises:
             UserError: it can't be written, as on a full disk; the file is then as it was before.

@@ -188,7 +188,7 @@ def test_parameters_of_another_type_are_named(tiny):
     path = save_random_snapshot(tiny)
     values = mx.nd.load(path)
     mx.nd.save(path, dict(values, **{"arg:conv1_bias": values["arg:conv1_bias"].astype("int32")}))
-    with pytest.raises(UserError, match="conv1_bias is of type int32; float32 is expected"):
+    with pytest.raises(UserError, match="conv1_bias has type int32; float32 is expected"):
         load_snapshot(tiny, "init", 1)
 
 

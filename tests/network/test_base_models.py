@@ -1,4 +1,4 @@
-"""Base models from other frameworks' files. golden/make.py tells how the expected features were made."""
+"""Base models from other frameworks' files. golden/make.py says how the expected features were made."""
 import dataclasses
 import io
 import json

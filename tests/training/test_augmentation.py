@@ -30,7 +30,7 @@ def test_image_and_mask_are_mirrored_together(rng):
 
 
 def test_the_crop_covers_the_drawn_scale_and_any_place(rng):
-    """A crop of int(64 / s) pixels, seen in a picture whose colour tells the place."""
+    """A crop of int(64 / s) pixels, seen in a picture whose colour gives the place."""
     y, x = np.mgrid[:200, :220]
     image = np.stack([y, x, 0 * x], -1).astype(np.uint8)
     mask = np.zeros((200, 220), np.uint8)

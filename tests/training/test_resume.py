@@ -236,7 +236,7 @@ def test_a_state_of_an_earlier_version_is_refused(begun):
 
 def test_resume_with_an_epoch_resumes_with_the_run_of_that_start_only(begun, messages):
     fine = given(begun, learning_rate=0.001, max_epoch=4)
-    training.train(fine, "init", devices=CPU, start_epoch=1, resume=True)  # epoch 2 there is of the run from scratch
+    training.train(fine, "init", devices=CPU, start_epoch=1, resume=True)  # epoch 2 is one of the run from scratch
     assert "there is no run to resume" in messages
     assert Layout(begun).epochs("init") == [1, 2, 3]
     del messages[:]
@@ -420,7 +420,7 @@ def test_overwriting_takes_masks_of_its_own_only(begun):
     write_mask(os.path.join(layout.train_masks, "holiday.png"), np.zeros((2, 2), np.uint8))
     estimate_train_masks(begun, 2, devices=CPU, overwrite=True)
     left = {name for name in os.listdir(layout.train_masks) if not name.startswith(".")}
-    assert left == {name + ".png" for name in names[1:] + ["holiday"]}, "the first image's mask is of the other epoch"
+    assert left == {name + ".png" for name in names[1:] + ["holiday"]}, "the first mask comes from the other epoch"
 
 
 def test_a_snapshot_replaced_while_it_is_read_is_not_mixed_up(begun, monkeypatch):

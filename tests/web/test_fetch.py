@@ -403,8 +403,8 @@ def test_rejections_are_decided_on_again_when_wanted(config, server):
 def test_classes_in_another_order_are_refused(config, server):
     fetch(config, {1: [server.url("ok", 1)], 2: [server.url("ok", 2)]})
     fetch(changed(config, classes=("bk", "cat", "oak tree", "dog", "new")), {})
-    for classes, message in ((("bk", "dog", "cat"), "1_000001.jpg is of class cat, but class 1 is now dog"),
-                             (("bk", "cat"), "2_000001.jpg is of class oak tree, but class 2 is now none")):
+    for classes, message in ((("bk", "dog", "cat"), "1_000001.jpg belongs to class cat, but class 1 is now dog"),
+                             (("bk", "cat"), "2_000001.jpg belongs to class oak tree, but class 2 is now none")):
         with pytest.raises(UserError, match=message + ": keep the order of the classes"):
             fetch(changed(config, classes=classes), {})
 
