@@ -52,35 +52,35 @@ def main():
         for factor in (0.5, 1, 1.5, 2):
             size = int(args.size[0] * factor), int(args.size[1] * factor)
             case = scene(size, 21, 2)
-            alternate({"%d x %d pixels" % size: lambda: refine(*case, config)}, args.repeats, "an image")
+            alternate({f"{size[0]} x {size[1]} pixels": lambda: refine(*case, config)}, args.repeats, "an image")
         for classes in (2, 5, 11, 21, 41):
             case = scene(args.size, classes, 2)
-            alternate({"%d classes" % classes: lambda: refine(*case, config)}, args.repeats, "an image")
+            alternate({f"{classes} classes": lambda: refine(*case, config)}, args.repeats, "an image")
         case = scene(args.size, 21, 2)
         for jobs in (1, 2):
             with process_pool(jobs) as pool:
-                alternate({"%d processes" % jobs: lambda: list(pool.map(refine, *zip(*[case + (config,)] * 8)))},
+                alternate({f"{jobs} processes": lambda: list(pool.map(refine, *zip(*[case + (config,)] * 8)))},
                           args.repeats, "an image", 8)
         return
     paths = sorted(glob.glob(os.path.join(args.images, "images", "*.jpg"))) if args.images else []
     if args.images and not paths:
-        parser.error("%s holds no .jpg" % os.path.join(args.images, "images"))
+        parser.error(f"{os.path.join(args.images, 'images')} holds no .jpg")
     compared = plain_is_installed()
     for plausible in (0, 2, 4):
         if args.images:
             cases = [real_scene(path, plausible) for path in paths]
-            print("%d photographs; %d more classes are plausible" % (len(cases), plausible))
+            print(f"{len(cases)} photographs; {plausible} more classes are plausible")
         else:
             cases = [scene(args.size, 21, plausible, seed) for seed in range(3)]
-            print("%d objects and the background; %d more classes are plausible" % (3, plausible))
+            print(f"3 objects and the background; {plausible} more classes are plausible")
         ways = {"plain": lambda: [plain(*case, config) for case in cases]} if compared else {}
         ways["core/inference/crf.py"] = lambda: [refine(*case, config) for case in cases]
         alternate(ways, args.repeats, "an image", len(cases))
         if not compared:
             continue
         equal = [(plain(*case, config).argmax(0) == refine(*case, config).argmax(0)).mean() for case in cases]
-        print("pixels unchanged: %.4f %%, in the image with most changes %.4f %%"
-              % (100 * np.mean(equal), 100 * min(equal)))
+        print(f"pixels unchanged: {100 * np.mean(equal):.4f} %, in the image with most changes "
+              f"{100 * min(equal):.4f} %")
 
 
 if __name__ == "__main__":

@@ -78,11 +78,12 @@ def main():
     if args.growth:
         for factor in (0.5, 1, 1.5):
             image = draw(rng, tuple(int(side * factor) for side in args.size))[0]
-            alternate({"%d x %d, %s" % (image.shape[:2] + (dtype,)): lambda one=one: one.scores(image, scales)
+            height, width = image.shape[:2]
+            alternate({f"{height} x {width}, {dtype}": lambda one=one: one.scores(image, scales)
                        for dtype, one in ours.items()}, args.repeats, "an image")
         image = draw(rng, args.size)[0]
         for count in (1, 4, 16):
-            alternate({"%d images" % count: lambda: list(ours["float32"].scores_of([image] * count, scales))},
+            alternate({f"{count} images": lambda: list(ours["float32"].scores_of([image] * count, scales))},
                       args.repeats, "an image", count)
         return
     images = [draw(rng, size)[0] for size in [args.size] * 3 + [args.size[::-1]]]
@@ -90,13 +91,13 @@ def main():
     if args.engine == "mxnet":
         plain = PlainSegmenter(config, args.model, parameters)
         ways["plain"] = lambda: [plain.scores(image, scales) for image in images]
-    ways.update(("core/inference/segmenter.py, %s" % dtype, lambda one=one: list(one.scores_of(images, scales)))
+    ways.update((f"core/inference/segmenter.py, {dtype}", lambda one=one: list(one.scores_of(images, scales)))
                 for dtype, one in ours.items())
     alternate(ways, args.repeats, "an image", len(images))
     expected = ways.pop(min(ways, key=lambda name: name != "plain"))()
     for name, function in ways.items():
-        print("%s: %.4f %% of the pixels as the first way" % (name, 100 * np.mean(
-            [np.mean(a.argmax(0) == b.argmax(0)) for a, b in zip(expected, function())])))
+        same = np.mean([np.mean(a.argmax(0) == b.argmax(0)) for a, b in zip(expected, function())])
+        print(f"{name}: {100 * same:.4f} % of the pixels as the first way")
 
 
 if __name__ == "__main__":

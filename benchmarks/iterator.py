@@ -58,8 +58,8 @@ def main():
         samples = []
         for number in range(32):
             image, mask = draw(np.random.default_rng(number), args.size)
-            samples.append(Sample(str(number), os.path.join(folder, "%d.jpg" % number),
-                                  os.path.join(folder, "%d.png" % number)))
+            samples.append(Sample(str(number), os.path.join(folder, f"{number}.jpg"),
+                                  os.path.join(folder, f"{number}.png")))
             write_image(samples[-1].image, image, quality=90)
             write_mask(samples[-1].mask, mask)
         workers = (1, 2, 4, 8) if args.growth else (joblib.cpu_count(),)
@@ -68,7 +68,7 @@ def main():
         plain = PlainIterator(samples, configs[0])
         ways = {"plain": lambda: [plain.next() for _ in range(4)]}
         for count, feed in zip(workers, feeds):
-            ways["core/training/batches.py, %d threads" % count] = lambda feed=feed: [next(feed) for _ in range(4)]
+            ways[f"core/training/batches.py, {count} threads"] = lambda feed=feed: [next(feed) for _ in range(4)]
         alternate(ways, args.repeats, "an image", 4 * configs[0].batch_size)
         for feed in feeds:
             feed.close()

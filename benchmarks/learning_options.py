@@ -20,7 +20,7 @@ CONSTANT = ("--learning-rate-decay", "none")
 def main():
     args = runs_parser(__doc__.splitlines()[0], "learning_options").parse_args()
     config = parse_config(args)
-    runs, plain = Runs(args, config, config.seed, "seed%d" % config.seed), "reference"
+    runs, plain = Runs(args, config, config.seed, f"seed{config.seed}"), "reference"
 
     runs.draw(plain)
     few, thinned = thin_out(read_list(runs.path(plain, "dataset", "web_train_list.txt")), config.num_classes)
@@ -49,18 +49,18 @@ def main():
     rows += [("CRF in mask estimation", "final", (plain,), ("crf",), None),
              ("second round", "final", (plain,), ("second_round",), None),
              ("balanced web sampling", "init", ("uneven",), ("balanced",), None),
-             ("  on the %d rare classes" % len(few), "init", ("uneven",), ("balanced",), names)]
+             (f"  on the {len(few)} rare classes", "init", ("uneven",), ("balanced",), names)]
     sides = list(dict.fromkeys((folder, model, *flags) for _, model, *both, _ in rows for folder, *flags in both))
     results = dict(zip(sides, at_once([functools.partial(runs.result, *side) for side in sides], args.jobs)))
     lines = []
     for title, model, *both, classes in rows:
         without, with_it = (100 * mean(results[(folder, model, *flags)], classes) for folder, *flags in both)
-        lines.append("%-40s %-6s %7.2f %7.2f %+7.2f" % (title, model, without, with_it, with_it - without))
-    print("\nseed %d, mean IoU in %% on %d val images\n%-40s %-6s %7s %7s %7s" % (
-        config.seed, len(read_list(runs.path(plain, "dataset", "val_list.txt"))), "option", "model", "without", "with",
-        "change"))
+        lines.append(f"{title:<40} {model:<6} {without:7.2f} {with_it:7.2f} {with_it - without:+7.2f}")
+    count = len(read_list(runs.path(plain, "dataset", "val_list.txt")))
+    print(f"\nseed {config.seed}, mean IoU in % on {count} val images")
+    print(f"{'option':<40} {'model':<6} {'without':>7} {'with':>7} {'change':>7}")
     print("\n".join(lines))
-    print("rare classes, with a quarter of their web images: %s" % " ".join(names))
+    print(f"rare classes, with a quarter of their web images: {' '.join(names)}")
 
 
 def thin_out(names, num_classes):

@@ -17,7 +17,7 @@ def make_parser(description, repeats, size="375x500"):
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--repeats", type=positive, default=repeats, help="turns of each way (default: %(default)s)")
     parser.add_argument("--size", type=_size, default=_size(size), metavar="HxW",
-                        help="size of the images, pixels (default: %s)" % size)
+                        help=f"size of the images, pixels (default: {size})")
     parser.add_argument("--growth", action="store_true", help="print how the cost grows instead")
     return parser
 
@@ -95,6 +95,7 @@ def alternate(ways, repeats, unit, items=1):
     plain = next(iter(ways))
     for name, values in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(seconds[plain], values))
-        print("%-28s median %9.4f s, best %9.4f s %s, %.2fx (%.1f a second)"
-              % (name, statistics.median(values), min(values), unit, ratio, 1 / statistics.median(values)), flush=True)
+        median = statistics.median(values)
+        print(f"{name:<28} median {median:9.4f} s, best {min(values):9.4f} s {unit}, {ratio:.2f}x "
+              f"({1 / median:.1f} a second)", flush=True)
     return seconds

@@ -69,10 +69,10 @@ def main():
             if number is None:
                 peaks[way] = memory
             else:
-                print("%-18s after %5d images: %6.0f MiB" % (way, number, memory), flush=True)
+                print(f"{way:<18} after {number:5} images: {memory:6.0f} MiB", flush=True)
         process.join()
     for way, peak in peaks.items():
-        print("%-18s peak: %6.0f MiB, %.2f of the plain way's" % (way, peak, peak / peaks["plain"]))
+        print(f"{way:<18} peak: {peak:6.0f} MiB, {peak / peaks['plain']:.2f} of the plain way's")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def main():
     parser.add_argument("--images", type=positive, default=8, metavar="N", help="images a turn (default: %(default)s)")
     parser.add_argument("--jobs", type=positive, default=2, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument("--estimate", action="store_true",
-                        help="mask estimation by the init model, limited to %d labels, without a CRF" % len(LABELS))
+                        help=f"mask estimation by the init model, limited to {len(LABELS)} labels, without a CRF")
     parser.add_argument("--plain-threads", type=positive, metavar="N", help="MXNet threads in the plain way "
                         "(default: as in this project; MXNet's own choice is half of the cores)")
     args = parser.parse_args()
@@ -66,7 +66,7 @@ def main():
         for dtype in ["float32"] + ["bfloat16"] * ("avx512bw" in cpu_flags()):
             snapshot = Snapshot(config, model, 0, random_parameters(model, config), "")
             segmenter = Segmenter(snapshot, [Device("mxnet")], dtype)
-            ways["core/, %s" % dtype] = functools.partial(ours, segmenter)
+            ways[f"core/, {dtype}"] = functools.partial(ours, segmenter)
         alternate(ways, args.repeats, "an image", len(names))
 
 
@@ -76,7 +76,7 @@ def draw_data(folder, args, config):
     scores = {}
     for number in range(args.images):
         image, mask = draw(rng, args.size if number % 2 else args.size[::-1], config.num_classes)
-        name = "%06d" % number
+        name = f"{number:06d}"
         scores[name] = draw_scores(rng, mask, config.num_classes)
         write_image(image_path(folder, name), image)
         write_mask(mask_path(folder, name), mask)

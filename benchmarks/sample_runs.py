@@ -63,10 +63,10 @@ class Runs:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
         if done.returncode:
             last = (done.stdout.strip() or "no output").splitlines()[-1]
-            raise UserError("%s ended with status %d (%s); the same command continues from here"
-                            % (" ".join(map(shlex.quote, command)), done.returncode, last))
+            raise UserError(f"{' '.join(map(shlex.quote, command))} ended with status {done.returncode} ({last}); the "
+                            "same command continues from here")
         shown = " ".join((script,) + flags).replace(self._base + os.sep, "")
-        print("%6.0f s  %s: %s" % (time.monotonic() - start, os.path.relpath(self.path(folder)), shown), flush=True)
+        print(f"{time.monotonic() - start:6.0f} s  {os.path.relpath(self.path(folder))}: {shown}", flush=True)
 
     def draw(self, folder, *flags):
         """The sample with the masks of its web images, whole or not at all in the eyes of the next run."""
@@ -88,14 +88,14 @@ class Runs:
             write_lines(self.path(folder, "dataset", _WEB_LIST), web_list)
 
     def train(self, folder, model, *flags):
-        snapshot = os.path.join("snapshots", "%s_fcn_resnet50-%d.params" % (model, self._last))
+        snapshot = os.path.join("snapshots", f"{model}_fcn_resnet50-{self._last}.params")
         if not os.path.exists(self.path(folder, snapshot)):
             self.call("train_seg_model.py", folder, "--model", model, "--resume", "--keep", "1",
                       "--gpus", self._device, *flags)
 
     def train_final(self, folder, init, *flags):
         """Train the final model from the init model of the folder `init`, as the sample has no ImageNet weights."""
-        base = self.path(init, "snapshots", "init_fcn_resnet50-%d.params" % self._last)
+        base = self.path(init, "snapshots", f"init_fcn_resnet50-{self._last}.params")
         self.train(folder, "final", *FINAL, "--base-model", base, *flags)
 
     def masks(self, source, folder, *flags):

@@ -54,10 +54,10 @@ def main():
                         help="further flags of make_sample.py, such as --draw='--val 50'")
     args = parser.parse_args()
     config = parse_config(args)
-    drawn = "noise%g-empty%g" % (args.noise, args.empty)
+    drawn = f"noise{args.noise:g}-empty{args.empty:g}"
     draw = ["--noise", str(args.noise), "--empty", str(args.empty), *args.draw.split()]
     seeds = args.seeds or [config.seed]
-    runs = {seed: Runs(args, config, seed, os.path.join(drawn, "seed%d" % seed)) for seed in seeds}
+    runs = {seed: Runs(args, config, seed, os.path.join(drawn, f"seed{seed}")) for seed in seeds}
     samples = [(seed, count) for seed in seeds for count in args.counts]
 
     at_once([functools.partial(runs[seed].draw, _folder(count), "--web", str(count), *draw)
@@ -80,7 +80,7 @@ def main():
     print(table(rows))
     path = config.path("tradeoffs.png")
     write_bytes(path, figure(rows))
-    print("figure: %s" % path)
+    print(f"figure: {path}")
 
 
 def web_lists(dataset, num_classes):
@@ -109,7 +109,7 @@ def chain(runs, source, kind, names, rounds):
     runs.train(first, "init")
     scores = [runs.result(first, "init")]
     for number in range(1, rounds + 2):
-        folder = first if number == 1 else os.path.join(first, "round%d" % number)
+        folder = first if number == 1 else os.path.join(first, f"round{number}")
         if number == 1:
             runs.masks(first, first, "--crf")
         else:
@@ -124,11 +124,11 @@ def chain(runs, source, kind, names, rounds):
 def table(rows):
     """Text of a line for each row."""
     stages = _stages(max(len(row.scores) for row in rows))
-    lines = ["%4s %7s  %-18s %5s %6s" % ("seed", "images", "trained on", "kept", "right")
-             + "".join("%9s" % stage for stage in stages)]
+    lines = [f"{'seed':>4} {'images':>7}  {'trained on':<18} {'kept':>5} {'right':>6}"
+             + "".join(f"{stage:>9}" for stage in stages)]
     for row in rows:
-        lines.append("%4d %7d  %-18s %5d %6d" % (row.seed, row.images, FILTERS[row.kind], row.kept, row.right)
-                     + "".join("%9.1f" % score for score in row.scores))
+        lines.append(f"{row.seed:4} {row.images:7}  {FILTERS[row.kind]:<18} {row.kept:5} {row.right:6}"
+                     + "".join(f"{score:9.1f}" for score in row.scores))
     return "\n".join(lines)
 
 
@@ -142,7 +142,7 @@ def figure(rows):
         for kind, (colour, marker) in _LOOKS.items():
             _plot(left, numbers, [[row.scores[stage] for row in rows if (row.images, row.kind) == (number, kind)]
                                   for number in numbers],
-                  "%s, %s" % (_stages(2)[stage], FILTERS[kind]), color=colour, marker=marker, linestyle=line,
+                  f"{_stages(2)[stage]}, {FILTERS[kind]}", color=colour, marker=marker, linestyle=line,
                   markerfacecolor=face or colour)
     left.set_xscale("log")
     left.xaxis.set_major_locator(FixedLocator(numbers))
@@ -154,7 +154,7 @@ def figure(rows):
         own = [row.scores for row in rows if (row.images, row.kind) == (number, "filtered")]
         stages = range(max(map(len, own)))
         _plot(right, stages, [[scores[stage] for scores in own if len(scores) > stage] for stage in stages],
-              "%d web images" % number, color=colour, marker=marker)
+              f"{number} web images", color=colour, marker=marker)
     names = _stages(max(len(row.scores) for row in rows))
     right.set_xticks(range(len(names)))
     right.set_xticklabels(names)
@@ -178,11 +178,11 @@ def _plot(axes, places, groups, label, **looks):
 
 
 def _stages(count):
-    return ["init", "final"] + ["round %d" % number for number in range(2, count)]
+    return ["init", "final"] + [f"round {number}" for number in range(2, count)]
 
 
 def _folder(count):
-    return "web%d" % count
+    return f"web{count}"
 
 
 def _counts(text):

@@ -32,19 +32,19 @@ def main():
             labels.append(mx.nd.array(rng.integers(0, 2, (count, 21, 1, 1))))
         batch = mx.io.DataBatch([mx.nd.array(rng.normal(0, 50, (count, 3) + args.size))], labels)
         symbol = training_symbol(args.model, config, count)
-        ways = {"float32, batch %d" % count: _step(symbol, args.model, parameters, batch)}
+        ways = {f"float32, batch {count}": _step(symbol, args.model, parameters, batch)}
         if not args.growth:
             low = amp.convert_symbol(symbol, target_dtype="bfloat16")
             for variable in low.get_internals():
                 if variable.name in parameters[0] or variable.name in parameters[1]:
                     variable._set_attr(__dtype__="0")  # master weights stay float32
-            ways["bfloat16, batch %d" % count] = _step(low, args.model, parameters, batch)
+            ways[f"bfloat16, batch {count}"] = _step(low, args.model, parameters, batch)
         alternate(ways, args.repeats, "an image", count)
 
 
 def time_torch(args):
     for count in (1, 2, 4, 8, 16) if args.growth else (args.batch_size,):
-        ways = {"torch, %s, batch %d" % (dtype, count): _engine_step(args, "torch", count, dtype=dtype)
+        ways = {f"torch, {dtype}, batch {count}": _engine_step(args, "torch", count, dtype=dtype)
                 for dtype in ("float32", "bfloat16")}
         alternate(ways, args.repeats, "an image", count)
 

@@ -17,10 +17,10 @@ def read(path):
         if wide:  # Pillow would clip 16 bits to white
             picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
         if picture.mode in ("I", "F", "LAB"):
-            raise OSError("pixels of mode %s are not read here: save it with 8 bits" % picture.mode)
+            raise OSError(f"pixels of mode {picture.mode} are not read here: save it with 8 bits")
         picture = picture.convert("RGBA")
     except OSError as error:
-        raise SystemExit("%s: %s" % (path, error)) from error
+        raise SystemExit(f"{path}: {error}") from error
     return np.array(Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB"))
 
 

@@ -141,7 +141,7 @@ def bars(values, known=()):
         values: dict from class name to a probability.
         known: names to print in bold: the classes in the image.
     """
-    rows = ["| %s | %s | %.2f |" % ("**%s**" % name if name in known else name, "█" * round(30 * value), value)
+    rows = [f"| {f'**{name}**' if name in known else name} | {'█' * round(30 * value)} | {value:.2f} |"
             for name, value in sorted(values.items(), key=lambda row: -row[1])]
     display(Markdown("\n".join(["| class | | probability |", "|:---|:---|---:|"] + rows)))
 
@@ -161,7 +161,7 @@ def show_results(config):
                 best[kind] = max(best.get(kind, (-1, 0)), (result["mean_iou"], -result["epoch"]))
     if not best:
         raise UserError("nothing has been evaluated yet: eval_seg_model.py does that")
-    rows = ["| %s | %d | %d | %s | %.1f |" % (model, -epoch, scales, "yes" if crf else "no", 100 * iou)
+    rows = [f"| {model} | {-epoch} | {scales} | {'yes' if crf else 'no'} | {100 * iou:.1f} |"
             for (model, scales, crf), (iou, epoch) in sorted(best.items(), key=lambda row: row[1])]
     head = ["| model | epoch | scales | CRF | mean IoU, % |", "|:---|---:|---:|:---|---:|"]
     display(Markdown("\n".join(head + rows)))

@@ -40,10 +40,10 @@ def _groups():
 
 def _row(field):
     limits = field.metadata
-    words = [word % limits[key] for key, word in (("at_least", ">= %s"), ("above", "> %s"), ("at_most", "<= %s"))
+    words = [f"{sign} {limits[key]}" for key, sign in (("at_least", ">="), ("above", ">"), ("at_most", "<="))
              if limits[key] is not None]
     default = list(field.default) if isinstance(field.default, tuple) else field.default
-    shown = "VOC's 20 and `bk`" if field.name == "classes" else "`%s`" % (default,)
+    shown = "VOC's 20 and `bk`" if field.name == "classes" else f"`{default}`"
     words = words or [f"`{choice}`" for choice in limits["choices"] or ()]
     return f"| `{field.name}` | {shown} | {', '.join(words)} | {field.metadata['help']} |"
 
