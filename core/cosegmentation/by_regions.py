@@ -8,17 +8,18 @@
    activations, more cuts; and what decides whether the image is noise: how well its candidate masks agree, and whether
    it looks like its class at all.
 """
-import collections
 import functools
 import hashlib
 import io
 import os
+from typing import Callable, List, NamedTuple, Tuple
 
 import cv2
 import numpy as np
 import scipy.special
 from threadpoolctl import threadpool_limits
 
+from core.config import Config
 from core.cosegmentation.classifier_files import read_models, write_models
 from core.cosegmentation.descriptors import activations_path, describe, describe_foregrounds
 from core.cosegmentation.grabcut import cut_prior, views
@@ -54,15 +55,24 @@ _CANDIDATE_LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the labels, above which
 _CANDIDATE_AREA = (0.005, 0.97)  # least and largest, as a share of the image
 _ODDS_POWER = 4.0     # to which a candidate's odds of being of the class are its weight
 
-Shares = collections.namedtuple("Shares", "learned last_cuts likely")
-Shares.__doc__ = """What the labels of an image are made of, in [0, 1] each; the rest comes from the image alone.
 
-learned: the last round's prediction. last_cuts: cuts that start from the labels then. likely: candidate foregrounds,
-by how much they look like the class.
-"""
+class Shares(NamedTuple):
+    """What the labels of an image are made of, in [0, 1] each; the rest comes from the image alone.
+
+    Attributes:
+        learned: the last round's prediction.
+        last_cuts: cuts that start from the labels then.
+        likely: candidate foregrounds, by how much they look like the class.
+    """
+    learned: float
+    last_cuts: float
+    likely: float
+
+
 _SHARES = {"hog": Shares(0.35, 0.0, 0.4), "resnet": Shares(0.6, 0.2, 0.0)}  # activations need no candidates
 
-def cosegment_regions(layout, config, names, kind, run):
+
+def cosegment_regions(layout: Layout, config: Config, names: List[str], kind: str, run: Callable) -> None:
     """Steps 1 to 3: write the mask and the result of every image that has none.
 
     Args:
@@ -82,8 +92,8 @@ def cosegment_regions(layout, config, names, kind, run):
         [name for name in sound if name not in done], "masks")
 
 
-def analyse(name, config, kind):
-    """Step 1 for one image: writes regions/<name>.npz, or a result that tells why the image is unreadable.
+def analyse(name: str, config: Config, kind: str) -> None:
+    """Step 1 for one image: writes regions/<name>.npz, or a result that says why the image is unreadable.
 
     O(n^3) in the number of regions, `web_regions`; O(1) in the number of images.
     """
@@ -111,7 +121,7 @@ def analyse(name, config, kind):
     write_bytes(cache_file(layout, "regions", name, ".npz"), buffer.getvalue())
 
 
-def relabel(name, config, kind, rounds):
+def relabel(name: str, config: Config, kind: str, rounds: int) -> None:
     """Step 2 for an image of the sample: writes its labels after the given number of rounds."""
     layout = Layout(config)
     with threadpool_limits(1):
@@ -122,7 +132,7 @@ def relabel(name, config, kind, rounds):
         write_array(cache_file(layout, f"round{rounds}", name, ".npy"), labels.astype(np.float32))
 
 
-def segment(name, config, kind, rounds):
+def segment(name: str, config: Config, kind: str, rounds: int) -> None:
     """Step 3 for one image: writes its mask and its result. O(1) in the number of images."""
     layout = Layout(config)
     image = read_image(image_path(layout.web_images, name))
@@ -141,13 +151,13 @@ def segment(name, config, kind, rounds):
     finish_image(layout, config, name, pixel_posterior(regions, labels, image.shape[:2]), score, likely)
 
 
-def pixel_posterior(regions, labels, size):
+def pixel_posterior(regions: Regions, labels: np.ndarray, size: Tuple[int, ...]) -> np.ndarray:
     """Foreground posterior of the pixels, (h, w) float32 in [0, 1], from (n,) labels; `size` is (h, w)."""
     smooth = cv2.GaussianBlur(labels[regions.labels].astype(np.float32), (0, 0), 1.0)
     return cv2.resize(smooth, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def agreement(regions, labels, start, config):
+def agreement(regions: Regions, labels: np.ndarray, start: np.ndarray, config: Config) -> float:
     """How sure the labels of an image are: the mean Jaccard index of their foreground with that of a GrabCut that
     starts from them, and with that of the labels of the image alone. In [0, 1].
 

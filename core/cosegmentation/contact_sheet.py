@@ -1,29 +1,32 @@
 """A picture per class for a person to look at: images and outlines of their masks, kept and left out."""
 import collections
 import os
+from typing import Iterable
 
 import cv2
 import numpy as np
 
 from core.classes import IGNORE_LABEL
+from core.config import Config
+from core.cosegmentation.results import Result
 from core.errors import UserError
 from core.io.drawing import write_title
 from core.io.images import read_image, read_mask, write_image
 from core.io.resize import resize_longest_side
-from core.paths import image_path
+from core.paths import Layout, image_path
 
 _SIDE, _COLUMNS, _GAP, _HEADER = 120, 10, 4, 20
 _KEPT, _LEFT_OUT = 60, 30  # pictures of each sort on a sheet
 _GREEN, _RED, _GREY = (0, 200, 0), (220, 0, 0), (150, 150, 150)
 
 
-def write_sheets(layout, config, results):
+def write_sheets(layout: Layout, config: Config, results: Iterable[Result]) -> None:
     """Write web_sheets/<class>.jpg: the kept images spread over the scores from the best down, then the left-out ones.
 
     At most 90 images of a class are read.
 
     Args:
-        results: list of `cosegment.Result`.
+        results: list of `results.Result`.
     """
     classes = collections.defaultdict(list)
     for result in results:
@@ -39,7 +42,7 @@ def write_sheets(layout, config, results):
         write_image(os.path.join(layout.web_sheets, config.classes[index] + ".jpg"), np.concatenate(parts), 85)
 
 
-def outlined(image, mask):
+def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The image with the outline of its mask: green, and grey around uncertain pixels.
 
     Args:

@@ -1,5 +1,5 @@
 """Superpixels of an image, their colour and texture statistics and their adjacency graph."""
-from typing import Optional
+from typing import Optional, Tuple
 
 import cv2
 import numpy as np
@@ -59,11 +59,11 @@ class Regions:
         sides = (self.labels[:band], self.labels[-band:], self.labels[:, :band], self.labels[:, -band:])
         self.border = np.stack([np.bincount(side.ravel(), minlength=self.count) / band for side in sides])
 
-    def mean(self, values):
+    def mean(self, values: np.ndarray) -> np.ndarray:
         """Mean of (h, w) values over each region: (n,) float64."""
         return np.bincount(self.labels.ravel(), np.ravel(values), minlength=self.count) / self.area
 
-    def histogram(self, codes, bins, weights=None):
+    def histogram(self, codes: np.ndarray, bins: int, weights: Optional[np.ndarray] = None) -> np.ndarray:
         """(n, bins) float64 histograms of (h, w) integer codes over each region: shares of its pixels, or means of the
         weights that its pixels of a code have."""
         flat = self.labels.ravel() * bins + np.ravel(codes)
@@ -98,7 +98,7 @@ def superpixels(image: np.ndarray, regions: int) -> np.ndarray:
     return np.unique(slic.getLabels(), return_inverse=True)[1].reshape(height, width).astype(np.int32)
 
 
-def colour_histograms(regions):
+def colour_histograms(regions: Regions) -> Tuple[np.ndarray, np.ndarray]:
     """(n, bins) float64 histograms over those bins of a coarse Lab grid that the image uses, smoothed over near bins.
 
     Returns:
@@ -116,7 +116,7 @@ def colour_histograms(regions):
     return raw, raw @ (smooth / smooth.sum(1, keepdims=True))
 
 
-def texture_histograms(regions):
+def texture_histograms(regions: Regions) -> np.ndarray:
     """(n, 10) float64 histograms of uniform rotation-invariant local binary patterns (Ojala et al., PAMI 2002)."""
     grey = cv2.GaussianBlur(regions.lab[..., 0], (0, 0), 1)
     padded = np.pad(grey, 1, mode="edge")
@@ -127,6 +127,6 @@ def texture_histograms(regions):
     return regions.histogram(np.where(changes <= 2, brighter.sum(0), _TEXTURE_CODES - 1), _TEXTURE_CODES)
 
 
-def chi_squared(first, second):
+def chi_squared(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Chi-squared distance of histograms along the last axis, in [0, 1]."""
     return 0.5 * ((first - second) ** 2 / (first + second + 1e-9)).sum(-1)
