@@ -34,7 +34,7 @@ step python create_web_masks.py "${settings[@]}"
 step python train_seg_model.py --model init --resume "${settings[@]}"
 step python est_voc_train_masks.py --epoch $last --crf "${settings[@]}"
 # Smaller steps: the global branch's new layers diverge with the init model's.
-step python train_seg_model.py --model final --resume --lr 0.003 "${settings[@]}" \
+step python train_seg_model.py --model final --resume --lr 0.01 "${settings[@]}" \
     --base-model "$work/snapshots/init_fcn_efficientnet_lite2-$last.params"
 if [ ${#val[@]} -gt 0 ]; then
     step python eval_seg_model.py --model init --epoch $last "${settings[@]}"

@@ -185,6 +185,8 @@ def _add(graph, name, inputs, _):
 _NODES = {  # of the operators in `network.inference_symbol`
     "Convolution": _convolution, "BatchNorm": _batch_norm, "Pooling": _pooling, "elemwise_add": _add,
     "broadcast_add": _add, "Pad": _pad, "_contrib_BilinearResize2D": _resize,
+    "_mul_scalar": lambda graph, name, inputs, attributes: graph.add("Mul", *inputs, np.float32(attributes["scalar"]),
+                                                                     name=name),
     "Concat": lambda graph, name, inputs, _: graph.add("Concat", *inputs, name=name, axis=1),
     "clip": lambda graph, name, inputs, attributes: graph.add("Clip", *inputs, np.float32(attributes["a_min"]),
                                                               np.float32(attributes["a_max"]), name=name),

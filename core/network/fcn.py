@@ -44,7 +44,7 @@ def branches(ops: Any, model: str, config: Config, dropout: float = 0.0) -> Tupl
     backbone = BACKBONES[config.backbone]
     shared = backbone.shared_stages(ops, config, ops.input())
 
-    cells = backbone.dense_stages(ops, config, shared)
+    cells = _scaled(ops, backbone, backbone.dense_stages(ops, config, shared))
     cells = ops.convolution(cells, "new_conv1", config.head_channels, kernel=3,
                             dilation=-(-config.head_dilation * STRIDE // backbone.OUTPUT_STRIDE))
     cells = ops.dropout(ops.relu(cells), dropout)
@@ -56,9 +56,15 @@ def branches(ops: Any, model: str, config: Config, dropout: float = 0.0) -> Tupl
         return cells, None
 
     whole = ops.global_max(backbone.global_stages(ops, config, shared, _GLOBAL), "g_pool")
+    whole = _scaled(ops, backbone, whole)
     for name in ("g_multi_fc1", "g_multi_fc2"):
         whole = ops.dropout(ops.relu(ops.convolution(whole, name, config.global_channels)), dropout)
     return cells, ops.convolution(whole, "g_score", config.num_classes)
+
+
+def _scaled(ops, backbone, features):
+    """Features of about unit size, which the new layers' start values and learning rates are made for."""
+    return features if backbone.FEATURE_SCALE == 1 else ops.scale(features, backbone.FEATURE_SCALE)
 
 
 def probabilities(ops: Any, model: str, config: Config) -> Any:

@@ -9,6 +9,7 @@ from core.config import Config
 
 BN_EPSILON = 1.001e-5
 OUTPUT_STRIDE = 8  # of the dense branch
+FEATURE_SCALE = 1  # of what the new layers get
 NAME = "ResNet-50"
 
 

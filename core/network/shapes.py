@@ -48,4 +48,5 @@ class ShapeRecorder:
     def _same(self, data, *_, **__):
         return data
 
-    relu = relu6 = max_pool = global_max = dropout = upsample = broadcast_add = average_pool = softmax = sigmoid = _same
+    relu = relu6 = max_pool = global_max = dropout = upsample = scale = broadcast_add = average_pool = softmax = sigmoid = \
+        _same

@@ -73,6 +73,9 @@ class SymbolOperations:
         """Bilinear, with samples at the cells' centres."""
         return mx.sym.contrib.BilinearResize2D(data, scale_height=factor, scale_width=factor, align_corners=False)
 
+    def scale(self, data: mx.sym.Symbol, factor: float) -> mx.sym.Symbol:
+        return data * factor
+
     def concat(self, parts: Sequence[mx.sym.Symbol]) -> mx.sym.Symbol:
         return mx.sym.concat(*parts, dim=1)
 

@@ -79,6 +79,9 @@ class TorchOperations:
     def upsample(self, data: torch.Tensor, factor: int) -> torch.Tensor:
         return F.interpolate(data, scale_factor=factor, mode="bilinear", align_corners=False)
 
+    def scale(self, data: torch.Tensor, factor: float) -> torch.Tensor:
+        return data * factor
+
     def concat(self, parts: List[torch.Tensor]) -> torch.Tensor:
         return torch.cat(parts, 1)
 

@@ -77,8 +77,14 @@ def save_checkpoint(layout: Layout, model: str, config: Config, symbol: Optional
 
     Returns:
         path of the snapshot.
+
+    Raises:
+        UserError: a parameter is not finite, which ReLUs and poolings can hide from the loss; nothing is written.
     """
     epoch, (args, aux) = checkpoint.epoch, checkpoint.parameters
+    diverged = next((name for name, values in {**args, **aux}.items() if not np.isfinite(values).all()), None)
+    if diverged:
+        raise UserError(f"training diverged in epoch {epoch}, {diverged} is no longer finite: lower --lr")
     for later in layout.epochs(model, "states"):
         if later > epoch:  # of an earlier run, which this one replaces
             remove(layout.state(model, later), missing_ok=True)
