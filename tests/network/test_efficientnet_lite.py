@@ -1,12 +1,17 @@
 """EfficientNet-Lite2: against an independent implementation, the reading of its weights, its output strides."""
+import json
+
+import cv2
+import make_sample
 import numpy as np
 import pytest
 
+from core.config import Config
 from core.errors import UserError
 from core.network import efficientnet_lite as lite
 from core.network import imagenet_weights
 from core.network.fcn import fold_batch_norms
-from core.network.symbols import SymbolOperations
+from core.network.symbols import SymbolOperations, inference_symbol
 from core.runtime.mxnet_backend import mx
 
 # (channels out, kernel, stride, expansion) of the 21 blocks, written out.
@@ -119,6 +124,22 @@ def test_dilated_cells_are_those_of_the_strided_network_between_them(tensors):
                         for stride in (32, 16))
     middle = slice(6, 10)  # far from the borders, where the two pad at other places
     np.testing.assert_allclose(dilated[:, 1::2][:, middle, 1], strided[:, middle, 0], atol=1e-3 * np.abs(strided).max())
+
+
+@pytest.mark.parametrize("model, layer", [("init", "new_conv1"), ("final", "g_multi_fc1")])
+def test_new_layers_start_from_features_of_about_unit_size(model, layer):
+    picture, _ = make_sample.web_picture(np.random.default_rng(0), "bus")
+    picture = cv2.resize(picture, (256, 256), interpolation=cv2.INTER_CUBIC)
+    config = Config(backbone="efficientnet_lite2")
+    args, aux = fold_batch_norms(*lite.read_imagenet_weights()), {}
+    args.update({base + "_g_" + part: args[base + "_" + part] for base, part in (name.rsplit("_", 1) for name in args)})
+    features = inference_symbol(model, config, folded=True).get_internals()
+    node = next(node for node in json.loads(features.tojson())["nodes"] if node["name"] == layer)
+    features = features[list(features.list_outputs()).index(
+        json.loads(features.tojson())["nodes"][node["inputs"][0][0]]["name"] + "_output")]
+    found = run(features, {name: args[name] for name in features.list_arguments() if name != "data"}, aux,
+                lite.network_input(picture, 16))[0]
+    assert 0.3 < np.sqrt(np.mean(found ** 2)) < 3
 
 
 def test_the_packages_weights_are_read_and_checked(tmp_path, tensors, monkeypatch):

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import os
 import re
 
 import numpy as np
@@ -9,7 +10,7 @@ from test_network import random_parameters
 
 from core.config import Config
 from core.dataset.create import create_dataset
-from core.dataset.samples import training_samples
+from core.dataset.samples import samples_record, training_samples
 from core.errors import UserError
 from core.io.images import read_image, write_mask
 from core.io.logs import start_log
@@ -20,6 +21,7 @@ from core.paths import Layout
 from core.runtime.devices import explaining_out_of_memory
 from core.runtime.mxnet_backend import mx
 from core.training.batches import Batch, BatchLoader
+from core.training.checkpoint import find_checkpoint, save_checkpoint
 from core.training.initialization import from_base_model, from_scratch
 from core.training.train import train
 from core.training.trainer import Trainer
@@ -190,6 +192,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_images(prepared):
     write_parameters(Layout(prepared).snapshot("init", 1), huge)
     with pytest.raises(UserError, match=r"not finite in epoch 2, batch 1: .*\d+_000000"):
         train(prepared, "init", devices=CPUS[:1], start_epoch=1)
+
+
+def test_parameters_that_are_not_finite_are_not_saved(prepared):
+    train(dataclasses.replace(prepared, max_epoch=2), "init", devices=CPUS[:1])
+    layout = Layout(prepared)
+    _, reached = find_checkpoint(layout, "init", prepared, data=samples_record(
+        training_samples("init", layout, prepared), layout), start_epoch=None, devices=1)
+    reached.parameters[0]["fc_weight"][0] = np.inf  # a ReLU makes 0 of minus infinity
+    before = os.listdir(layout.snapshots)
+    with pytest.raises(UserError, match="training diverged in epoch 2, fc_weight is no longer finite: lower --lr"):
+        save_checkpoint(layout, "init", prepared, None, reached._replace(epoch=2))
+    assert os.listdir(layout.snapshots) == before
 
 
 def test_a_batch_that_can_not_be_shared_evenly_is_refused(prepared):
