@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from core.config import Config
 from core.cosegmentation.cell_classifier import Models, Moments, scores
 from core.cosegmentation.cells import Cells
-from core.cosegmentation.noise_filter import fit_check, likeness
+from core.cosegmentation.noise_filter import fit_check, likeness, other_classes
 from core.cosegmentation.region_classifier import fold_of, relative
 from core.cosegmentation.results import (
     Result,
@@ -89,9 +89,13 @@ def segment(name: str, config: Config, rounds: int) -> None:
         cells = _read_cells(layout, name)
         labels, found = _labels_after(layout, cells, name, rounds)
         posterior, score = refined(image, found.reshape(cells.size), config)
-        likely = likeness(stored_arrays(check_path(layout)), fold_of(name),
-                          _foreground(_labelled(cells, labels), _models(layout, 0).centre), class_of(name))
-    finish_image(layout, config, name, posterior, score, likely)
+        check, fold, index = stored_arrays(check_path(layout)), fold_of(name), class_of(name)
+        centre = _models(layout, 0).centre
+        likely = likeness(check, fold, _foreground(_labelled(cells, labels), centre), index)
+        around = cells.features[:, :-1] - centre
+        around /= np.maximum(np.linalg.norm(around, axis=1, keepdims=True), 1e-6)
+        also = other_classes(check, fold, around, index)
+    finish_image(layout, config, name, posterior, score, likely, also)
 
 
 def refined(image: np.ndarray, labels: np.ndarray, config: Config) -> Tuple[np.ndarray, float]:

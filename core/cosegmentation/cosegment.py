@@ -143,11 +143,12 @@ def _conclude(layout, config, results):
     corrected = set(corrected_names(layout))
     rows = io.StringIO()
     writer = csv.writer(rows, lineterminator="\n")
-    writer.writerow(("name", "class", "kept", "score", "foreground", "reason", "mask"))
+    writer.writerow(("name", "class", "kept", "score", "foreground", "reason", "mask", "also"))
     for result in results:
         writer.writerow((result.name, config.classes[class_of(result.name)], int(result.kept), f"{result.score:.4f}",
                          f"{result.foreground:.4f}", result.reason,
-                         "corrected" if result.name in corrected else "automatic"))
+                         "corrected" if result.name in corrected else "automatic",
+                         ";".join(config.classes[index] for index in result.also)))
     write_text(layout.web_report, rows.getvalue())
     write_sheets(layout, config, results)
     _log_doubts(layout, config, results)

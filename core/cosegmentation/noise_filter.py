@@ -18,6 +18,8 @@ from core.cosegmentation.region_classifier import FOLDS
 FEWEST_IMAGES = 10  # of a class in the folds learned from, two thirds of them; smaller classes are not judged
 _STRENGTH = 75.0    # of the fit, scikit-learn's C, for descriptors of unit length
 _ITERATIONS = 200
+_SHOWN = 0.85       # probability from which a part of an image shows another class
+_SHOWN_SHARE = 0.05  # of the image, at least
 
 
 def fit_check(descriptors: np.ndarray, classes: np.ndarray, folds: np.ndarray, passes: int = 1) -> bytes:
@@ -118,3 +120,20 @@ def likeness(check: Mapping[str, np.ndarray], fold: int, descriptor: np.ndarray,
     """
     odds = log_odds(check, fold, descriptor[None], index)
     return 1.0 if odds is None else float(scipy.special.expit(odds[0]))
+
+
+def other_classes(check: Mapping[str, np.ndarray], fold: int, cells: np.ndarray, index: int) -> List[int]:
+    """The other classes that an image shows too: to the classifier, a twentieth of its cells do.
+
+    Args:
+        check, fold, index: as for `log_odds`. cells: (n, d) float32 descriptors of unit length.
+
+    Returns:
+        sorted list of class indices.
+    """
+    known = ~np.isnan(check["offsets"][fold])
+    if not known.any():
+        return []
+    scores = cells @ check["weights"][fold][known].T + check["offsets"][fold][known]
+    shown = np.quantile(scipy.special.softmax(scores, axis=1), 1 - _SHOWN_SHARE, axis=0) >= _SHOWN
+    return [label for label in check["classes"][known][shown].tolist() if label != index]

@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import os
-from typing import Dict, List, NamedTuple
+from typing import Dict, List, NamedTuple, Sequence
 
 import numpy as np
 
@@ -26,22 +26,25 @@ class Result(NamedTuple):
         score: agreement of its candidate masks, in [0, 1].
         foreground: share of its pixels.
         reason: why it is left out, or "".
+        also: indices of other classes that it shows, as far as the feature set can tell.
     """
     name: str
     kept: bool
     score: float
     foreground: float
     reason: str
+    also: Sequence[int] = ()
 
 
-def finish_image(layout: Layout, config: Config, name: str, posterior: np.ndarray, score: float, likeness: float
-                 ) -> None:
+def finish_image(layout: Layout, config: Config, name: str, posterior: np.ndarray, score: float, likeness: float,
+                 also: Sequence[int] = ()) -> None:
     """Write the mask of an image, and whether the image is kept.
 
     Args:
         posterior: (h, w) float32, foreground probability of the pixels.
         score: agreement of its candidate masks, in [0, 1].
         likeness: probability that it looks like its class, in [0, 1].
+        also: see `Result`.
     """
     mask = decide(posterior, config)
     foreground = float((mask == 1).mean())
@@ -54,7 +57,7 @@ def finish_image(layout: Layout, config: Config, name: str, posterior: np.ndarra
         reason = UNLIKE
     mask[mask == 1] = web_class(name, config.num_classes)
     write_mask(mask_path(layout.web_masks, name), mask)
-    write_result(layout, Result(name, not reason, score, foreground, reason))
+    write_result(layout, Result(name, not reason, score, foreground, reason, also))
 
 
 def decide(posterior: np.ndarray, config: Config) -> np.ndarray:

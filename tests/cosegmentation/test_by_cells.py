@@ -1,9 +1,11 @@
 """Co-segmentation with ImageNet maps: its parts against their definitions, and the whole stage."""
+import csv
 import os
 import signal
 import subprocess
 import sys
 
+import cv2
 import make_sample
 import numpy as np
 import pytest
@@ -182,6 +184,20 @@ def test_the_stage_finds_objects_and_stays_the_same_with_more_processes(web):
     first = masks(web)
     cosegment(web, jobs=2, overwrite=True)
     assert masks(web) == first
+
+
+def test_an_image_of_two_classes_is_reported(web, monkeypatch):
+    from core.cosegmentation import noise_filter
+    monkeypatch.setattr(noise_filter, "FEWEST_IMAGES", 2)
+    monkeypatch.setattr(noise_filter, "_SHOWN", 0.6)  # so few images make no classifier sure
+    path = web.path("dataset", "web_images", "6_000000.jpg")
+    bus, cat = (make_sample.web_picture(np.random.default_rng(70), name)[0] for name in ("bus", "cat"))
+    write_image(path, np.concatenate([bus, cv2.resize(cat, bus.shape[1::-1])], 1))
+    cosegment(web)
+    with open(web.path("dataset", "web_report.csv"), newline="") as file:
+        also = {row["name"]: row["also"] for row in csv.DictReader(file)}
+    assert "cat" in also.pop("6_000000").split(";")
+    assert sum(bool(names) for names in also.values()) <= 3
 
 
 def test_new_and_unreadable_images_are_judged_by_the_models_that_are_there(web):

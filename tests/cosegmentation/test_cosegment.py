@@ -24,7 +24,7 @@ from core.cosegmentation.by_regions import agreement
 from core.cosegmentation.descriptors import Local, describe_foregrounds, hog_windows, pooled, second_order
 from core.cosegmentation.evaluate_masks import evaluate_web_masks, precision_and_jaccard
 from core.cosegmentation.grabcut import cut_box, cut_prior
-from core.cosegmentation.noise_filter import fit_check, likeness, log_odds, unjudged_classes
+from core.cosegmentation.noise_filter import fit_check, likeness, log_odds, other_classes, unjudged_classes
 from core.cosegmentation.region_classifier import FOLDS, Sample, fit, fold_of, predict, relative
 from core.cosegmentation.region_features import region_cues
 from core.cosegmentation.results import decide, sample_names
@@ -449,6 +449,17 @@ def test_later_passes_leave_out_no_class():
     assert unlike(once, descriptors, classes, folds)[60:].mean() > 0.9
     check = dict(np.load(io.BytesIO(twice)))
     assert check["classes"].tolist() == [1, 2, 5, 6] and unjudged_classes(check) == []
+
+
+def test_other_classes_are_those_of_a_part_of_the_image():
+    descriptors, classes, folds, _ = mixed_up(60, 0.0)
+    check = dict(np.load(io.BytesIO(fit_check(descriptors, classes, folds))))
+    own, other = (descriptors[(classes == index) & (folds == 0)] for index in (2, 6))
+    assert other_classes(check, 0, np.concatenate([own[:10]] * 3 + [other[:6]]), 2) == [6]
+    assert other_classes(check, 0, np.concatenate([own[:10]] * 20 + [other[:6]]), 2) == []
+    assert other_classes(check, 0, other, 6) == []
+    few = dict(np.load(io.BytesIO(fit_check(descriptors[:70], classes[:70], folds[:70]))))
+    assert other_classes(few, 0, other, 2) == []
 
 
 def test_a_run_that_keeps_nothing_says_so(web):
