@@ -147,6 +147,7 @@ def _learn(layout, config, names, rounds, run):
 
     if not os.path.exists(check_path(layout)):
         centre = _models(layout, 0).centre
+        # The labels that the last round learned from are there; those after it would take another pass.
         descriptors = np.stack([_foreground(found, centre) for found in labelled(max(rounds - 1, 0))])
         with threadpool_limits(1):
             write_bytes(check_path(layout), fit_check(descriptors, np.array([class_of(name) for name in sampled]),

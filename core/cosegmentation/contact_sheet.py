@@ -48,7 +48,7 @@ def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     Args:
         image: (h, w, 3) uint8 RGB. mask: (h, w) uint8.
     """
-    picture = np.ascontiguousarray(image)
+    picture = image.copy()
     for part, colour in (((mask == IGNORE_LABEL), _GREY), ((mask > 0) & (mask != IGNORE_LABEL), _GREEN)):
         outlines, _ = cv2.findContours(part.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, outlines, -1, colour, 1 if colour == _GREY else 2)
