@@ -36,7 +36,7 @@ class Steps:
         dtype = resolve_dtype(config.dtype, devices)
         self._dtype = number_format(dtype)
         self._network = _Network(config, model, self._device, self._dtype, parameters)
-        self._wrapped = self._network
+        self._wrapped: torch.nn.Module = self._network
         if store:
             warnings.filterwarnings("ignore", "Grad strides do not match")  # of 1 x 1 kernels, where they don't matter
             self._wrapped = torch.nn.parallel.DistributedDataParallel(
@@ -132,7 +132,7 @@ class _SGD(torch.optim.Optimizer):
             self._rules.append((value, self.momentum.get(name), rate, decay * config.weight_decay * decays))
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure=None):
         for value, momentum, rate, decay in self._rules:
             change = value.grad.add(value, alpha=decay).mul_(-rate * self.learning_rate)
             value += change if momentum is None else momentum.mul_(self._mu).add_(change)
