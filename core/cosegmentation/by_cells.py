@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from core.config import Config
 from core.cosegmentation.cell_classifier import Models, Moments, scores
-from core.cosegmentation.cells import Cells
+from core.cosegmentation.cells import Cells, unit
 from core.cosegmentation.noise_filter import fit_check, likeness, other_classes
 from core.cosegmentation.region_classifier import fold_of, relative
 from core.cosegmentation.results import (
@@ -92,9 +92,7 @@ def segment(name: str, config: Config, rounds: int) -> None:
         check, fold, index = stored_arrays(check_path(layout)), fold_of(name), class_of(name)
         centre = _models(layout, 0).centre
         likely = likeness(check, fold, _foreground(_labelled(cells, labels), centre), index)
-        around = cells.features[:, :-1] - centre
-        around /= np.maximum(np.linalg.norm(around, axis=1, keepdims=True), 1e-6)
-        also = other_classes(check, fold, around, index)
+        also = other_classes(check, fold, unit(cells.around(centre)), index)
     finish_image(layout, config, name, posterior, score, likely, also)
 
 

@@ -48,7 +48,11 @@ class Cells:
         Args:
             centre: (c,) mean features of all images, which cosines are taken around.
         """
-        return Walk(self.features[:, :-1] - centre, self._place)
+        return Walk(self.around(centre), self._place)
+
+    def around(self, centre: np.ndarray) -> np.ndarray:
+        """(n, c) float32 features, less the (c,) mean features of all images."""
+        return self.features[:, :-1] - centre
 
 
 class Walk:
@@ -63,7 +67,7 @@ class Walk:
         Args:
             features: (n, c) float32. place: (n, 2), in units of the image's longest side.
         """
-        features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-6)
+        features = unit(features)
         squares = (place ** 2).sum(1)
         steps = _LIKENESS * (features @ features.T - 1)
         steps -= (squares[:, None] + squares - 2 * place @ place.T) / (2 * _REACH ** 2)
@@ -76,6 +80,11 @@ class Walk:
         for _ in range(_STEPS):
             walked = (1 - _WALK) * labels + _WALK * (self._steps @ walked)
         return relative(walked)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """(n, c) vectors, each divided by its length."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
 
 
 def _stretched(values: np.ndarray) -> np.ndarray:
