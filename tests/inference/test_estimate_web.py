@@ -119,6 +119,7 @@ def test_masks_by_cosegmentation_and_corrections_are_not_written_over(ready, fol
         estimate(ready, output=ready.path("dataset", folder), overwrite=True)
 
 
+@pytest.mark.slow
 def test_the_two_scripts_do_it(ready, tmp_path):
     flags = ("est_voc_train_masks.py", "--images", "web", "--epoch", "2", "--gpu", "cpu")
     assert "3 masks to estimate, 0 there already" in run_script(tmp_path, *flags)

@@ -351,6 +351,7 @@ def test_mistakes_end_in_one_line(untrained, tmp_path, image, flags, message):
     assert message in run_script(tmp_path, "predict.py", *flags, status=2)
 
 
+@pytest.mark.slow
 def test_the_crf_and_several_processes_give_the_same_masks(untrained, tmp_path, image):
     for name in ("a", "b"):
         save(tmp_path / "in" / (name + ".png"), image)

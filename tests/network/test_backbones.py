@@ -62,6 +62,7 @@ def test_folded_batch_norms_change_no_probability_of_the_light_network(model, rn
     np.testing.assert_allclose(folded.forward()[0].asnumpy(), plain, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_both_branches_continue_the_network_as_it_was_trained(rng):
     """The global branch's last stage is that of the whole network; the dense one, at every other cell, too."""
     ops, data = SymbolOperations(), mx.sym.Variable("data")

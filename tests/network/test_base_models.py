@@ -690,6 +690,7 @@ def test_damaged_torch_files_end_in_a_clear_error_or_are_read(tmp_path_factory, 
         assert "damaged.pth" in str(error)
 
 
+@pytest.mark.slow
 def test_damaged_files_neither_crash_nor_fill_the_memory(tmp_path):
     names = ["a.safetensors", "a.h5", "a.keras", "a.pth", "b.pth", "a.pkl"]
     for name in names:

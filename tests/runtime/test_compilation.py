@@ -69,6 +69,7 @@ def test_folders_that_cannot_be_written_are_no_trouble(folder):
     assert run(folder, XDG_CACHE_HOME=str(folder / ".cache")) == 0
 
 
+@pytest.mark.slow
 def test_processes_may_fill_the_cache_at_once(folder):
     for _ in range(2):
         with concurrent.futures.ThreadPoolExecutor(4) as pool:

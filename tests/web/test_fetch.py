@@ -120,8 +120,10 @@ def test_what_fails_for_a_while_is_asked_for_again(get, server, path, hits):
 
 @pytest.mark.parametrize("path, error, reason, hits", [
     ("status/404", Rejected, "HTTP 404", 1), ("status/500", Failed, "HTTP 500", 4), ("later/x", Failed, "HTTP 503", 1),
-    ("cut-always/x", Failed, "", 4), ("mute/x", Failed, "", 2), ("drip/x", Failed, "took more than 5 s", 1),
-    ("drip-headers/x", Failed, "took more than 5 s", 1), ("loop/x", Rejected, "more than 5 redirects", 6),
+    ("cut-always/x", Failed, "", 4), ("loop/x", Rejected, "more than 5 redirects", 6),
+    pytest.param("mute/x", Failed, "", 2, marks=pytest.mark.slow),
+    pytest.param("drip/x", Failed, "took more than 5 s", 1, marks=pytest.mark.slow),
+    pytest.param("drip-headers/x", Failed, "took more than 5 s", 1, marks=pytest.mark.slow),
     ("declared/x", Rejected, "too large: %d bytes" % ENDLESS, 1),
     ("endless/x", Rejected, "too large: more than 1000000", 1)])
 def test_a_download_ends_in_time_with_its_reason(get, server, path, error, reason, hits):
@@ -133,6 +135,7 @@ def test_a_download_ends_in_time_with_its_reason(get, server, path, error, reaso
     assert server.streamed < 30000000  # what the sockets' buffers took beyond the limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["drip/x", "drip-headers/x"])
 def test_a_download_by_a_proxy_ends_in_time_too(get, server, path, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY"):
@@ -144,6 +147,7 @@ def test_a_download_by_a_proxy_ends_in_time_too(get, server, path, monkeypatch):
     assert time.monotonic() - start < 10
 
 
+@pytest.mark.slow
 def test_no_new_attempt_starts_after_the_time_is_over(config, server):
     start = time.monotonic()
     with contextlib.closing(Downloader(changed(config, web_rate=0.1))) as downloader:
@@ -341,6 +345,7 @@ def test_different_objects_on_white_are_all_kept_and_copies_rejected(config, ser
 
 # Runs
 
+@pytest.mark.slow
 def test_every_candidate_has_its_line_and_only_good_images_are_kept(config, server):
     put_voc(config, [picture(50)], [picture(51)])
     server.files["mirrored"] = encoded(picture(1)[:, ::-1])
