@@ -233,7 +233,7 @@ class _Canvas:
         place: what is read, for messages.
     """
 
-    def __init__(self, size: Tuple[int, int], labels: Dict[str, int], place: str):
+    def __init__(self, size: Tuple[int, ...], labels: Dict[str, int], place: str):
         self.mask = np.zeros(size, np.uint8)
         self._labels = labels
         self._place = place

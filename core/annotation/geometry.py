@@ -58,7 +58,7 @@ def _cut_open(polygon: np.ndarray, hole: np.ndarray) -> np.ndarray:
     return np.concatenate([polygon[:start + 1], around, polygon[start:]])
 
 
-def from_polygon(points: Sequence[Tuple[float, float]], size: Tuple[int, int]) -> np.ndarray:
+def from_polygon(points: Union[np.ndarray, Sequence[Tuple[float, float]]], size: Tuple[int, int]) -> np.ndarray:
     """Pixels whose centres lie inside a polygon (even-odd rule).
 
     Args:

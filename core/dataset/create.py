@@ -43,7 +43,7 @@ class Checked(NamedTuple):
         damage: what is wrong with the image file though it can be read, or None.
     """
     labels: List[int]
-    size: Tuple[int, ...]
+    size: Tuple[int, int]
     ignored: Optional[int] = None
     damage: Optional[str] = None
 
@@ -106,11 +106,13 @@ def _check_class_names(layout, config):
     then = (recorded_classes(layout.classes) or {"classes": config.classes})["classes"]
     for name in sorted(stems(layout.web_images, ".jpg")):
         match = re.match("([0-9]{1,3})_", name)
-        old, new = (names[int(match.group(1))] if match and int(match.group(1)) < len(names) else None
-                    for names in (then, config.classes))
+        if match is None:
+            continue
+        index = int(match.group(1))
+        old, new = (names[index] if index < len(names) else None for names in (then, config.classes))
         if old is not None and old != new:
             raise UserError(f"{image_path(layout.web_images, name)} was brought in as {old}, and class "
-                            f"{int(match.group(1))} is {new or 'none'} now: bring back the classes in their order, "
+                            f"{index} is {new or 'none'} now: bring back the classes in their order, "
                             "move the web images away, or use another --root")
 
 
@@ -177,13 +179,13 @@ def present_classes(mask: np.ndarray) -> List[int]:
 def _check(source, num_classes):
     """`Checked` of a source whose image and mask can be read."""
     damage = []  # reported by the main process, which has the log
-    size = read_image(source.image, lambda path, what: damage.append(what)).shape[:2]
+    height, width, _ = read_image(source.image, lambda path, what: damage.append(what)).shape
     labels, ignored = source.labels, None
     if source.mask is not None:
         read = read_sbd_mask if source.mask.endswith(".mat") else read_mask
-        mask = read(source.mask, num_classes, size)
+        mask = read(source.mask, num_classes, (height, width))
         labels, ignored = present_classes(mask), int((mask == IGNORE_LABEL).sum())
-    return Checked(labels, size, ignored, damage[0] if damage else None)
+    return Checked(labels, (height, width), ignored, damage[0] if damage else None)
 
 
 def _check_labels(what: str, sources: List[Source], checked: List[Checked], config: Config) -> None:

@@ -95,7 +95,7 @@ def _matrix(data, order):
     """(class, shape, name, the elements that follow) of a matrix."""
     elements = _elements(data, order)
     (_, flags), shape, (_, name) = (_next(elements) for _ in range(3))
-    return struct.unpack_from(order + "I", flags)[0] & 0xff, tuple(_numbers(*shape, order).tolist()), name, elements
+    return struct.unpack_from(order + "I", flags)[0] & 0xff, tuple(_numbers(shape, order).tolist()), name, elements
 
 
 def _next(elements):
@@ -106,7 +106,7 @@ def _next(elements):
 
 def _field(elements, order):
     """Content of the matrix that is the field Segmentation of a struct of one row and column."""
-    length, (_, names) = _numbers(*_next(elements), order), _next(elements)
+    length, (_, names) = _numbers(_next(elements), order), _next(elements)
     if len(length) != 1 or length[0] < 1:
         raise _Damaged
     names = [names[start:start + length[0]].split(b"\0")[0] for start in range(0, len(names), length[0])]
@@ -123,13 +123,14 @@ def _field(elements, order):
 def _integers(data, order):
     """(h, w) integers of a matrix, which is stored column by column, in numbers that may be shorter than its own."""
     kind, shape, _, elements = _matrix(data, order)
-    values = _numbers(*_next(elements), order)
+    values = _numbers(_next(elements), order)
     if kind not in _INTEGERS or len(shape) != 2 or min(shape) < 0 or shape[0] * shape[1] != len(values):
         raise _Damaged
     return values.reshape(shape, order="F")
 
 
-def _numbers(kind, content, order):
+def _numbers(element, order):
+    kind, content = element
     if kind not in _NUMBERS or len(content) % np.dtype(_NUMBERS[kind]).itemsize:
         raise _Damaged
     return np.frombuffer(content, order + _NUMBERS[kind])

@@ -237,7 +237,7 @@ def video_writer(path: str, rate: float) -> Iterator[Callable[[np.ndarray], None
         def add(frame):
             nonlocal count
             size = frame.shape[1::-1]
-            if not count and not writer.open(part, cv2.VideoWriter_fourcc(*"mp4v"), round(rate, decimals), size):
+            if not count and not writer.open(part, cv2.VideoWriter.fourcc(*"mp4v"), round(rate, decimals), size):
                 raise UserError(f"{path} can't be written: OpenCV can't encode frames of {size[0]} x {size[1]} pixels "
                                 "as MPEG-4 here")
             writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))

@@ -51,7 +51,7 @@ def old_names() -> Iterator[None]:
 def _give_view(package, missing):
     view = types.ModuleType("numpy", np.__doc__)
     vars(view).update(vars(np), **missing)
-    view.__getattr__ = lambda name: getattr(np, name)  # submodules that are imported later
+    vars(view)["__getattr__"] = lambda name: getattr(np, name)  # submodules that are imported later
     for module in [module for name, module in sys.modules.items() if name.split(".")[0] == package]:
         for name, value in list(vars(module).items()):
             if value is np:

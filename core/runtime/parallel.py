@@ -11,7 +11,7 @@ import multiprocessing.connection
 import os
 import sys
 import threading
-from typing import Any, Callable, Iterable, Iterator, Optional, Tuple, TypeVar
+from typing import Any, Callable, Generator, Iterable, Iterator, Optional, Tuple, TypeVar
 
 from core.errors import UserError
 
@@ -39,7 +39,7 @@ def process_pool(jobs: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
 
 def ordered_map(function: Callable[[_Item], _Result], items: Iterable[_Item],
                 executor: Optional[concurrent.futures.Executor] = None, ahead: int = 1
-                ) -> Iterator[Tuple[_Item, _Result]]:
+                ) -> Generator[Tuple[_Item, _Result], None, None]:
     """Yield (item, function(item)) in the order of the items.
 
     Args:
@@ -80,6 +80,6 @@ def _die_with_parent():
     parent = multiprocessing.parent_process()
 
     def watch():
-        multiprocessing.connection.wait([parent.sentinel])
+        multiprocessing.connection.wait([parent.sentinel])  # type: ignore[union-attr]  # workers have a parent
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()

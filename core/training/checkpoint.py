@@ -183,8 +183,8 @@ def _read_state(path):
             momentum[name] = value
         elif kind == "record":
             record = read_record(name, path)
-    expected = {"settings": dict, "start_epoch": int, "start_sha256": (str, type(None)), "list_sha256": str,
-                "devices": int, "parameters_sha256": str}
+    expected: Dict[str, Any] = {"settings": dict, "start_epoch": int, "start_sha256": (str, type(None)),
+                                "list_sha256": str, "devices": int, "parameters_sha256": str}
     if record is None or not all(isinstance(record.get(name), kind) for name, kind in expected.items()):
         raise UserError(f"{path} is damaged: its record of the run is incomplete")
     return momentum, record

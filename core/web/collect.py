@@ -88,7 +88,7 @@ def _keep(config, class_index, source, downloader, pool, manifest, index):
             row.update((name, value) for name, value in candidate._asdict().items() if name != "class_index" and value)
             if row["status"] == "kept":
                 row["name"] = manifest.free_name(class_index)
-                write_bytes(manifest.pending(row["name"]), jpeg)
+                write_bytes(manifest.pending(row["name"]), jpeg)  # type: ignore[arg-type]  # kept images have one
             row.update(result)
             manifest.append(row)
             if row["status"] == "kept":

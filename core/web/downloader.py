@@ -135,8 +135,9 @@ class Downloader:
     def _send(self, url, headers):
         """Session.get without its redirects, for which it would read a body of any size."""
         request = self._session.prepare_request(requests.Request("GET", url, headers))
-        settings = self._session.merge_environment_settings(request.url, {}, True, None, None)
-        return self._session.get_adapter(request.url).send(request, timeout=self._config.web_timeout, **settings)
+        address = request.url or url  # in normal form
+        settings = self._session.merge_environment_settings(address, {}, True, None, None)
+        return self._session.get_adapter(address).send(request, timeout=self._config.web_timeout, **settings)
 
     def _body(self, response, deadline):
         status = response.status_code
@@ -221,7 +222,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
 
 def _watched(pool, watch):
-    class Connection(pool.ConnectionCls):
+    class Connection(pool.ConnectionCls):  # type: ignore[name-defined]
         def getresponse(self, *args, **flags):
             watch(self.sock)
             return super().getresponse(*args, **flags)
