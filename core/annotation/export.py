@@ -1,7 +1,7 @@
 """Take masks to annotation tools and other trainers, and corrected web masks back."""
 import os
 import shutil
-from typing import Iterator, List, NamedTuple, Optional
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from core.io.files import list_folder, read_json, read_list
 from core.io.images import read_image, read_mask, write_mask
 from core.io.locks import locked
 from core.io.logs import logger, progress
+from core.io.provenance import check_classes
 from core.paths import Layout, check_pairs, image_path, mask_path, stems, web_class
 
 SOURCES = ("web", "pseudo", "val", "predictions")
@@ -34,17 +35,19 @@ def find_pairs(config: Config, source: str, everything: bool = False) -> List[Pa
         everything: web images that the noise filter left out, too.
 
     Raises:
-        UserError: list, images or masks are missing.
+        UserError: list, images or masks are missing, or were made with other classes than the setting's.
     """
     layout = Layout(config)
     if source == "predictions":
-        return _predicted(layout)
+        return _predicted(layout, config.classes)
     if source == "web":
         names = (sorted(stems(layout.web_masks, ".png")) if everything
                  else read_list(layout.web_list, "run create_web_masks.py"))
         check_pairs(names, (image_path, layout.web_images, "run create_web_masks.py again"),
                     (mask_path, layout.web_masks, "run create_web_masks.py"))
+        check_classes(layout.classes, config.classes, {web_class(name, config.num_classes) for name in names})
         return [Pair(name, image_path(layout.web_images, name), layout.web_mask(name)) for name in names]
+    check_classes(layout.classes, config.classes)
     if source == "pseudo":
         images, masks, made_by = layout.train_images, layout.train_masks, "est_voc_train_masks.py"
         names = read_list(layout.train_list, "run create_dataset.py")
@@ -56,13 +59,16 @@ def find_pairs(config: Config, source: str, everything: bool = False) -> List[Pa
     return [Pair(name, image_path(images, name), mask_path(masks, name)) for name in names]
 
 
-def _predicted(layout: Layout) -> List[Pair]:
+def _predicted(layout: Layout, classes: Sequence[str]) -> List[Pair]:
     path = os.path.join(layout.predictions, "predictions.json")
     if not os.path.exists(path):
         raise UserError(f"{path} is missing: run predict.py")
-    files = read_json(path)["files"]
+    content = read_json(path)
+    made_with = content["settings"]["classes"]
+    if made_with != list(classes):
+        raise UserError(f"{path} was made with the classes {', '.join(made_with)}: pass --config with these")
     return [Pair(name, row["file"], mask_path(os.path.join(layout.predictions, "masks"), name))
-            for name, row in files.items() if "frames" not in row]
+            for name, row in content["files"].items() if "frames" not in row]
 
 
 def export_masks(config: Config, kind: str, pairs: List[Pair], output: str, *, ignore: Optional[str] = None,
@@ -74,54 +80,56 @@ def export_masks(config: Config, kind: str, pairs: List[Pair], output: str, *, i
         output: folder, which must not exist or be empty.
 
     Raises:
-        UserError: the folder holds something, or an image or mask is missing or damaged.
+        UserError: the folder holds something, an image or mask is missing or damaged, two images would have the same
+            name, or the disk is full.
     """
     output = os.path.abspath(output)
     if list_folder(output) or os.path.isfile(output):
         raise UserError(f"{output} is not an empty folder: choose another --output, or remove it first")
     if not pairs:
         raise UserError("there is no mask to export")
+    images = _unique_names(pairs)
     above, name = os.path.split(output)
     partial = os.path.join(above, f".{name}.partial")
+    ignored = pixels = 0
+
+    def items() -> Iterator[Item]:
+        nonlocal ignored, pixels
+        for name, pair in images.items():
+            mask = read_mask(pair.mask, config.num_classes)
+            ignored += int(np.count_nonzero(mask == IGNORE_LABEL))
+            pixels += mask.size
+            yield Item(name, pair.image, mask)
+
     with locked(os.path.join(above, f".{name}.lock"), f"an export into {output}"):
         shutil.rmtree(partial, ignore_errors=True)
-        os.makedirs(partial)
         try:
-            ignored = _Share()
-            items = progress(ignored.count(_items(pairs, config)), len(pairs), "export")
-            count = write(kind, items, partial, config.classes, ignore=ignore, polygons=polygons)
+            os.makedirs(partial)
+            write(kind, progress(items(), len(images), "export"), partial, config.classes, ignore=ignore,
+                  polygons=polygons)
             if os.path.isdir(output):
                 os.rmdir(output)
             os.rename(partial, output)
-        except BaseException:
+        except OSError as error:
+            raise UserError(f"{output} can't be written: {error.strerror or error}") from error
+        finally:
             shutil.rmtree(partial, ignore_errors=True)
-            raise
-    logger.info("%d images with masks are in %s", count, output)
-    if ignored.share and ignore is None and kind != "png":
+    logger.info("%d images with masks are in %s", len(images), output)
+    if ignored and ignore is None and kind != "png":
         logger.warning("%.1f %% of the pixels are 255 (uncertain) and were exported as background: --ignore-label NAME "
-                       "exports them as a class of that name", 100 * ignored.share)
+                       "exports them as a class of that name", 100 * ignored / pixels)
 
 
-def _items(pairs: List[Pair], config: Config) -> Iterator[Item]:
-    for name, image, mask in pairs:
-        yield Item(name.replace("/", "_"), image, read_mask(mask, config.num_classes))
-
-
-class _Share:
-    """Share of the pixels of 255 among the items that pass."""
-
-    def __init__(self):
-        self._ignored = self._all = 0
-
-    def count(self, items: Iterator[Item]) -> Iterator[Item]:
-        for item in items:
-            self._ignored += int(np.count_nonzero(item.mask == IGNORE_LABEL))
-            self._all += item.mask.size
-            yield item
-
-    @property
-    def share(self) -> float:
-        return self._ignored / max(self._all, 1)
+def _unique_names(pairs: List[Pair]) -> Dict[str, Pair]:
+    """The pairs by the names of their files in one folder: a predicted a/b becomes a_b."""
+    found: Dict[str, Pair] = {}
+    for pair in pairs:
+        name = pair.name.replace("/", "_")
+        if name in found:
+            raise UserError(f"{found[name].image} and {pair.image} would both be exported as {name}: rename one of "
+                            "them and run predict.py again")
+        found[name] = pair
+    return found
 
 
 def import_masks(config: Config, kind: str, path: str, *, ignore: Optional[str] = None) -> List[str]:
@@ -136,14 +144,18 @@ def import_masks(config: Config, kind: str, path: str, *, ignore: Optional[str] 
         names of the images whose mask is another now.
 
     Raises:
-        UserError: a mask has no web image, another size, or shows another class than its image's.
+        UserError: a mask has no web image, another size, or shows another class than its image's, or an image has
+            two masks.
     """
     layout = Layout(config)
     known = stems(layout.web_images, ".jpg")
-    changed = {}
-    found = 0
+    check_classes(layout.classes, config.classes, {web_class(name, config.num_classes) for name in known})
+    changed: Dict[str, np.ndarray] = {}
+    found: Set[str] = set()
     for name, mask in read(kind, path, config.classes, ignore):
-        found += 1
+        if name in found:
+            raise UserError(f"{path} holds two masks of {name}: remove one of them")
+        found.add(name)
         if name not in known:
             raise UserError(f"{path}: {name} is not a web image: {image_path(layout.web_images, name)} is missing")
         size = read_image(image_path(layout.web_images, name)).shape[:2]
@@ -163,5 +175,5 @@ def import_masks(config: Config, kind: str, path: str, *, ignore: Optional[str] 
     for name, mask in changed.items():
         write_mask(mask_path(layout.web_corrected, name), mask)
     logger.info("%d of %d masks differ from the present ones and are in %s now; training uses them",
-                len(changed), found, layout.web_corrected)
+                len(changed), len(found), layout.web_corrected)
     return sorted(changed)

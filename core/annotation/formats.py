@@ -42,7 +42,7 @@ class Region(NamedTuple):
 
 
 def write(kind: str, items: Iterable[Item], folder: str, classes: Sequence[str], *, ignore: Optional[str] = None,
-          polygons: bool = False) -> int:
+          polygons: bool = False) -> None:
     """Write masks and images below an empty folder.
 
     Args:
@@ -50,20 +50,14 @@ def write(kind: str, items: Iterable[Item], folder: str, classes: Sequence[str],
         classes: names, background first.
         ignore: name of a class for the pixels of 255; None exports them as background, or as 255 in palette PNGs.
         polygons: COCO regions as polygons rather than run lengths.
-
-    Returns:
-        number of images written.
     """
     names = dict(enumerate(classes))
     if ignore is not None:
         names[IGNORE_LABEL] = ignore
     writer = _WRITERS[kind](folder, names, polygons)
-    count = 0
     for item in items:
         writer.add(item)
-        count += 1
     writer.finish()
-    return count
 
 
 def read(kind: str, path: str, classes: Sequence[str], ignore: Optional[str] = None
@@ -277,6 +271,8 @@ def _read_coco(path, labels):
 def _coco_region(segmentation, size):
     if isinstance(segmentation, dict):
         return from_counts(segmentation["counts"], tuple(segmentation["size"]))
+    if not segmentation:
+        raise ValueError("an annotation is a box without segmentation; draw a polygon or a mask")
     region = np.zeros(size, bool)
     for ring in segmentation:
         region |= from_polygon(np.reshape(ring, (-1, 2)), size)
@@ -288,6 +284,8 @@ def _read_yolo(path, labels):
     with _malformed(settings, "a data.yaml with the names of the classes"):
         names = read_yaml(settings)["names"]
         names = dict(enumerate(names)) if isinstance(names, list) else names
+    if not os.path.isdir(os.path.join(path, "labels")):  # a single file may be missing: the image shows nothing
+        raise UserError(f"{os.path.join(path, 'labels')} is missing: the polygons are expected there")
     for place, image in _pictures(os.path.join(path, "images")):
         relative = os.path.relpath(place, os.path.join(path, "images"))
         file = os.path.join(path, "labels", os.path.splitext(relative)[0] + ".txt")
@@ -370,17 +368,28 @@ def _from_colours(content, colours, labels, place):
 def _read_png(path, labels):
     folder = os.path.join(path, "masks") if os.path.isdir(os.path.join(path, "masks")) else path
     listed = os.path.join(path, "classes.txt")
-    table = np.arange(256, dtype=np.uint8)
+    table = {label: label for label in labels.values()}
     if os.path.exists(listed):
         with _malformed(listed, "lines of an index and the name of its class"):
-            for line in read_text(listed).splitlines():
-                index, _, name = line.partition(" ")
-                if int(index) != BACKGROUND:
-                    table[int(index)] = label_of(name, labels, listed)
+            rows = [line.partition(" ") for line in read_text(listed).splitlines()]
+            table = {int(index): label_of(name, labels, listed) for index, _, name in rows if int(index) != BACKGROUND}
+    table.update({BACKGROUND: BACKGROUND, IGNORE_LABEL: IGNORE_LABEL})
     for place, names in walk(folder):
         for name in names:
             if name.endswith(".png"):
-                yield _stem(name), table[read_mask(os.path.join(place, name), len(labels))]
+                file = os.path.join(place, name)
+                yield _stem(name), _relabelled(file, read_mask(file, len(labels)), table)
+
+
+def _relabelled(path, mask, table):
+    """The mask with each label replaced by that of the same class here."""
+    relabelled = np.zeros_like(mask)
+    for label in np.unique(mask).tolist():
+        if label not in table:
+            raise UserError(f"{path} has label {label}, which stands for no class; "
+                            f"{', '.join(map(str, sorted(table)))} do")
+        relabelled[mask == label] = table[label]
+    return relabelled
 
 
 _READERS = {"coco": _read_coco, "yolo": _read_yolo, "labelme": _read_labelme, "cvat": _read_cvat, "png": _read_png}

@@ -18,7 +18,7 @@ from core.errors import UserError
 from core.io.files import read_text
 from core.io.images import encode_image, read_image, read_mask, write_image
 from core.io.logs import logger
-from core.io.provenance import file_state
+from core.io.provenance import check_classes, file_state
 from core.io.resize import shrink
 from core.paths import Layout, image_path, stems, web_class
 from core.web.corrections import DECISIONS, MOVE, Decision, add_decision, corrected_names, read_decisions
@@ -110,17 +110,17 @@ class Review:
     """What the page shows: web images, their masks, and what was decided on them.
 
     Raises:
-        UserError: there are no web images.
+        UserError: there are no web images, or they were collected for other classes than the setting's.
     """
 
     def __init__(self, config: Config):
         self._config = config
         self._layout = Layout(config)
-        self._names = sorted(name for name in stems(self._layout.web_images, ".jpg"))
+        self._names = sorted(stems(self._layout.web_images, ".jpg"))
         if not self._names:
             raise UserError(f"{self._layout.web_images} holds no .jpg: run fetch_web_images.py first")
-        for name in self._names:
-            web_class(name, config.num_classes)
+        indices = {web_class(name, config.num_classes) for name in self._names}
+        check_classes(self._layout.classes, config.classes, indices)
         self._present = set(self._names)
         self._report = _read_report(self._layout.web_report)
         self._one_at_a_time = threading.Lock()

@@ -10,8 +10,9 @@ from conftest import largest_file, run_script
 from core.annotation.export import export_masks, find_pairs, import_masks
 from core.config import Config
 from core.errors import UserError
-from core.io.files import read_lines, write_lines
+from core.io.files import read_lines, write_json, write_lines
 from core.io.images import read_mask, write_image, write_mask
+from core.io.provenance import record_classes
 from core.paths import Layout, image_path, mask_path
 from core.web.corrections import Decision, add_decision, apply_moves, corrected_names, read_decisions
 
@@ -108,6 +109,51 @@ def test_corrected_masks_are_checked_before_any_is_stored(config, tmp_path):
         os.remove(mask_path(folder, name))
     assert import_masks(config, "png", str(tmp_path / "out")) == ["1_000002"], "equal masks are not corrections"
     np.testing.assert_array_equal(read_mask(mask_path(layout.web_corrected, "1_000002"), 3), better)
+
+
+def test_two_masks_of_an_image_are_refused(config, tmp_path):
+    """As where labelme's folder holds a copy of a file from before the correction."""
+    folder = tmp_path / "out"
+    export_masks(config, "labelme", find_pairs(config, "web"), str(folder))
+    (folder / "1_000001_old.json").write_bytes((folder / "1_000001.json").read_bytes())
+    with pytest.raises(UserError, match="out holds two masks of 1_000001: remove one"):
+        import_masks(config, "labelme", str(folder))
+    assert corrected_names(Layout(config)) == []
+
+
+def test_masks_of_a_data_set_with_other_classes_are_refused(config, tmp_path):
+    """As where --config is forgotten: the indices would get the names of other classes."""
+    pairs = find_pairs(config, "web")
+    export_masks(config, "png", pairs, str(tmp_path / "out"))
+    layout = Layout(config)
+    record_classes(layout.classes, CLASSES)
+    voc = Config(root=config.root)
+    write_json(os.path.join(layout.predictions, "predictions.json"), {
+        "settings": {"classes": list(CLASSES)}, "files": {"a": {"file": pairs[0].image}}})
+    for source in ("web", "pseudo", "val"):
+        with pytest.raises(UserError, match="class 1 as mug, and the setting classes has class 1 as aeroplane|"
+                                            "class 0 as background, and"):
+            find_pairs(voc, source)
+    with pytest.raises(UserError, match="made with the classes background, mug, spoon: pass --config"):
+        find_pairs(voc, "predictions")
+    assert [pair.name for pair in find_pairs(config, "predictions")] == ["a"]
+    with pytest.raises(UserError, match="class 1 as mug"):
+        import_masks(voc, "png", str(tmp_path / "out"))
+
+
+def test_images_that_would_get_one_name_are_refused(config, tmp_path):
+    pairs = [pair._replace(name=name) for pair, name in zip(find_pairs(config, "web"), ("a/b", "a_b", "c"))]
+    with pytest.raises(UserError, match="1_000001.jpg and .*1_000002.jpg would both be exported as a_b"):
+        export_masks(config, "png", pairs, str(tmp_path / "out"))
+    export_masks(config, "png", pairs[1:], str(tmp_path / "out"))
+    assert sorted(os.listdir(str(tmp_path / "out" / "masks"))) == ["a_b.png", "c.png"]
+
+
+def test_an_archive_that_fills_the_disk_is_reported_and_leaves_nothing_behind(config, tmp_path, rng):
+    label = rng.bytes(9000).hex()  # deflate leaves half of it, more than an image has
+    with largest_file(8000), pytest.raises(UserError, match="out can't be written: File too large"):
+        export_masks(config, "cvat", find_pairs(config, "web"), str(tmp_path / "out"), ignore=label)
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out.partial"))
 
 
 def test_an_export_appears_whole_or_not_at_all(config, tmp_path):

@@ -1,6 +1,7 @@
 """Masks in other tools' formats: what goes out comes back, and the tools' own readers agree."""
 import json
 import os
+import re
 import zipfile
 
 import cv2
@@ -193,18 +194,28 @@ def test_images_are_stored_as_their_masks_lie(tmp_path, rng):
 @pytest.mark.parametrize("kind, damage", [
     ("coco", lambda folder: (folder / COCO_FILE).write_text('{"images": []}')),
     ("coco", lambda folder: (folder / COCO_FILE).write_text("[")),
+    ("coco", lambda folder: (folder / COCO_FILE).write_text(
+        re.sub(r'"segmentation": {[^}]*}', '"segmentation": []', (folder / COCO_FILE).read_text()))),  # a box
     ("yolo", lambda folder: (folder / "data.yaml").write_text("names: 3")),
+    ("yolo", lambda folder: (folder / "labels").rename(folder / "label")),
     ("yolo", lambda folder: (folder / "labels/train/1_000001.txt").write_text("0 0.1 0.2 x 0.4 0.5 0.6")),
     ("yolo", lambda folder: (folder / "labels/train/1_000001.txt").write_text("9 0.1 0.2 0.4 0.4 0.5 0.6")),
     ("yolo", lambda folder: (folder / "labels/train/1_000001.txt").write_text("0 0.1 0.2 0.4 0.4")),
     ("labelme", lambda folder: (folder / "1_000001.json").write_text('{"shapes": [{}]}')),
     ("cvat", lambda folder: (folder / "annotations.zip").write_bytes(b"PK")),
-    ("png", lambda folder: (folder / "classes.txt").write_text("x mug"))])
+    ("png", lambda folder: (folder / "classes.txt").write_text("x mug")),
+    ("png", lambda folder: (folder / "classes.txt").write_text("1 mug\n3 key\n"))])  # the masks have 2 too
 def test_damaged_files_are_named(items, tmp_path, kind, damage):
     folder = written(kind, items, tmp_path / "out")
     damage(folder)
     with pytest.raises(UserError, match=os.path.join(str(folder), "")):
         list(read(kind, str(folder), CLASSES))
+
+
+def test_a_label_beyond_the_classes_is_no_class_either_beside_one_to_ignore(items, tmp_path):
+    folder = written("png", [items[0]._replace(mask=np.where(items[0].mask, 4, 0).astype(np.uint8))], tmp_path / "out")
+    with pytest.raises(UserError, match="1_000001.png has label 4, which stands for no class; 0, 1, 2, 3, 255 do"):
+        list(read("png", str(folder), CLASSES, "unsure"))
 
 
 def test_run_lengths_of_another_size_are_refused(items, tmp_path):

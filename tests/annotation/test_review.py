@@ -13,6 +13,7 @@ from core.config import Config
 from core.errors import UserError
 from core.io.files import read_lines
 from core.io.images import write_image, write_mask
+from core.io.provenance import record_classes
 from core.paths import Layout, image_path, mask_path
 from core.web.corrections import add_decision, read_decisions
 
@@ -107,6 +108,14 @@ def test_a_damaged_image_is_shown_as_an_empty_tile(client, config):
 def test_without_web_images_there_is_nothing_to_review(tmp_path):
     with pytest.raises(UserError, match="run fetch_web_images.py first"):
         Review(Config(root=str(tmp_path)))
+
+
+def test_images_of_other_classes_are_refused(config):
+    """As where --config is forgotten: the page would name other classes and move images to them."""
+    record_classes(Layout(config).classes, CLASSES)
+    Review(config)
+    with pytest.raises(UserError, match="class 1 as mug, and the setting classes has class 1 as aeroplane"):
+        Review(Config(root=config.root))
 
 
 # The page in a browser
