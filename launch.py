@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--servers", type=positive, default=1, metavar="N",
                         help="server processes per machine, which sum the gradients (default: %(default)s)")
     parser.add_argument("--address", metavar="IP", help="address at which the other machines reach this one "
-                        "(default: that of the route to the first one)")
+                        "(default: that of the route to them)")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what each worker runs")
     args = parser.parse_args()
     if args.serve:

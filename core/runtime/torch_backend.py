@@ -63,7 +63,8 @@ def device_count(text: str) -> int:
 def process_group(text: str) -> Iterator["ProcessGroup"]:
     """Give the group of the processes that torchrun started.
 
-    A process that ends the block with an error leaves at once: the others may wait for it.
+    A process that ends the block with an error leaves at once: the others may wait for it. After a good end, they wait
+    for each other, as one may still be saving.
 
     Args:
         text: device flag.
@@ -75,6 +76,7 @@ def process_group(text: str) -> Iterator["ProcessGroup"]:
     torch.distributed.init_process_group("nccl" if device.kind == "gpu" else "gloo")
     try:
         yield ProcessGroup(torch.distributed.get_rank(), torch.distributed.get_world_size(), torch_device(device))
+        torch.distributed.barrier()
     except BaseException as error:
         lost = isinstance(error, RuntimeError) and re.search("gloo|NCCL|Connection (closed|reset)", str(error))
         atexit.register(leave, 2 if lost or isinstance(error, UserError) else 1)

@@ -139,9 +139,10 @@ def find_checkpoint(layout: Layout, model: str, config: Config, *, data: Dict[st
             continue
         _check_record(layout, model, epoch, record=record, config=snapshot.config, data=data, devices=devices)
         return snapshot.config, Checkpoint(epoch, snapshot.parameters, momentum, record)
-    if epochs and not states and start_epoch is None:
-        raise UserError(f"{layout.state(model, epochs[-1])} is missing, so the run can't be resumed exactly: "
-                        f"{_other_ways(epochs[-1])}")
+    if epochs and start_epoch is None:
+        path = layout.state(model, (states or epochs)[-1])
+        reason = "does not belong to its snapshot" if states else "is missing"
+        raise UserError(f"{path} {reason}, so the run can't be resumed exactly: {_other_ways(epochs[-1])}")
     return config, None
 
 

@@ -64,7 +64,7 @@ def launch(command: List[str], hosts_file: Optional[str] = None, slurm: bool = F
     else:
         hosts = [Host(name) for name in (_slurm_hosts() if slurm else ["localhost"])]
     alone = not (hosts_file or slurm)
-    address = address or ("127.0.0.1" if alone else _address_towards(hosts[0].name))
+    address = address or ("127.0.0.1" if alone else _own_address(hosts))
     environment = {"DMLC_PS_ROOT_URI": address, "DMLC_PS_ROOT_PORT": str(free_port()),
                    "DMLC_NUM_WORKER": str(workers * len(hosts)), "DMLC_NUM_SERVER": str(servers * len(hosts))}
     if alone:
@@ -300,6 +300,12 @@ def _srun(host):
     command = ["srun", "--nodes=1", "--ntasks=1", "--nodelist=" + host, "--overlap"]
     cpus = os.environ.get("SLURM_CPUS_PER_TASK")
     return command + (["--cpus-per-task=" + cpus] if cpus else [])
+
+
+def _own_address(hosts: Sequence[Host]) -> str:
+    """Address at which the hosts reach this machine, which may be one of them and call itself 127.0.0.1."""
+    addresses = (_address_towards(host.name) for host in hosts)
+    return next((address for address in addresses if not address.startswith("127.")), "127.0.0.1")
 
 
 def _address_towards(host):

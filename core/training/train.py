@@ -116,7 +116,7 @@ def _start(config, model, *, devices, samples, data, epoch, total):
                        "eval_loop.py use them too; move them away", layout.snapshots, ", ".join(map(str, later)))
     if snapshot:
         config, parameters = snapshot.config, snapshot.parameters
-    elif os.path.exists(layout.base_model) or config.backbone != "resnet50" or "base_model" in config.changed():
+    elif os.path.exists(layout.base_model) or config.backbone != "resnet50" or config.is_set("base_model"):
         config, parameters = from_base_model(config, model)
     else:
         logger.warning("%s is missing: training starts from scratch", layout.base_model)

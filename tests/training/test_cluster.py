@@ -217,6 +217,13 @@ def test_a_hosts_file_without_hosts_is_refused(tmp_path):
         cluster.read_hosts(str(tmp_path / "hosts.txt"))
 
 
+@pytest.mark.parametrize("names, expected", [(["localhost", "n1", "n2"], "10.0.0.1"), (["localhost"], "127.0.0.1")])
+def test_other_machines_are_not_given_the_loopback_address(monkeypatch, names, expected):
+    routes = {"localhost": "127.0.0.1", "n1": "10.0.0.1", "n2": "10.0.0.1"}
+    monkeypatch.setattr(cluster, "_address_towards", routes.get)
+    assert cluster._own_address([cluster.Host(name) for name in names]) == expected
+
+
 def test_python_is_that_of_the_launcher_where_the_path_has_another(tmp_path, fake_hosts):
     (tmp_path / "hosts.txt").write_text("localhost\n")
     command = ["python", "-c", "import sys; sys.exit('this is ' + sys.executable)"]

@@ -280,6 +280,16 @@ def test_a_state_of_another_snapshot_is_passed_over(begun, messages):
     assert any("-2.states does not belong to" in line for line in messages) and "resuming after epoch 1" in messages
 
 
+def test_snapshots_that_no_state_belongs_to_are_not_written_over(begun):
+    layout = Layout(begun)
+    shutil.copy(layout.snapshot("init", 1), layout.snapshot("init", 2))
+    os.remove(layout.state("init", 1))
+    before = file_digest(layout.snapshot("init", 1))
+    with pytest.raises(UserError, match="-2.states does not belong to its snapshot.*--epoch 2 without --resume"):
+        training.train(begun, "init", devices=CPU, resume=True)
+    assert file_digest(layout.snapshot("init", 1)) == before
+
+
 @pytest.mark.parametrize("missing", [1, 100, 5000, 200000])
 def test_arrays_that_do_not_fit_leave_the_old_file_however_little_is_missing(tmp_path, missing):
     path = str(tmp_path / "x.params")

@@ -277,6 +277,25 @@ def test_a_killed_process_ends_the_job_in_one_line(prepared, without_mxnet):
 
 
 @pytest.mark.slow
+def test_processes_wait_for_the_one_that_saves(tmp_path, without_mxnet):
+    script = tmp_path / "save.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {os.path.abspath(ROOT)!r})\n" """
+import pathlib, time
+from core.runtime.torch_backend import process_group
+left = pathlib.Path(__file__).with_name("left")
+with process_group("cpu") as group:
+    if not group.rank:
+        for _ in range(20):
+            assert not left.exists()
+            time.sleep(0.05)
+if group.rank:
+    left.touch()
+""")
+    run(["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)], without_mxnet)
+    assert (tmp_path / "left").exists()
+
+
+@pytest.mark.slow
 def test_the_chain_runs_without_mxnet(prepared, without_mxnet):
     torch = ["--engine", "torch"]
     text = run(command("train_seg_model.py", prepared, "--model", "init", *torch), without_mxnet)

@@ -150,6 +150,12 @@ def test_a_base_model_fills_the_stages_and_their_global_copies(tiny, rng, tmp_pa
         from_base_model(dataclasses.replace(tiny, base_model=path), "final")
 
 
+def test_a_base_model_that_is_set_and_missing_is_named(prepared):
+    config = dataclasses.replace(prepared, given=frozenset(["base_model"]))  # to its default, in the --config file
+    with pytest.raises(UserError, match="resnet50.params can't be read: No such file"):
+        train(config, "init", devices=CPUS[:1])
+
+
 def test_the_same_seed_gives_the_same_snapshots_and_another_one_others(prepared):
     config = dataclasses.replace(prepared, dropout=0.5, max_epoch=2)
 
