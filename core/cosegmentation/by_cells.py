@@ -28,14 +28,15 @@ from core.cosegmentation.results import (
     class_of,
     finish_image,
     read_arrays,
+    read_check,
+    read_once,
     sample_names,
-    stored_arrays,
     write_arrays,
     write_result,
 )
 from core.errors import UserError
 from core.inference.crf import refine
-from core.io.files import read_array, write_array, write_bytes
+from core.io.files import read_array, write_array
 from core.io.images import read_image
 from core.io.logs import logger, progress
 from core.io.resize import shrink
@@ -89,7 +90,7 @@ def segment(name: str, config: Config, rounds: int) -> None:
         cells = _read_cells(layout, name)
         labels, found = _labels_after(layout, cells, name, rounds)
         posterior, score = refined(image, found.reshape(cells.size), config)
-        check, fold, index = stored_arrays(check_path(layout)), fold_of(name), class_of(name)
+        check, fold, index = read_check(layout), fold_of(name), class_of(name)
         centre = _models(layout, 0).centre
         likely = likeness(check, fold, _foreground(_labelled(cells, labels), centre), index)
         also = other_classes(check, fold, unit(cells.around(centre)), index)
@@ -141,15 +142,16 @@ def _learn(layout, config, names, rounds, run):
         logger.info("round %d of %d: learning from %d images", number, rounds, len(sampled))
         models = moments.fit_classes() if number == 0 else moments.fit_foreground(
             [(class_of(name), fold_of(name), found) for name, found in zip(sampled, labelled(number - 1))])
-        write_arrays(path, **models._asdict())
+        write_arrays(path, models._asdict())
 
     if not os.path.exists(check_path(layout)):
         centre = _models(layout, 0).centre
         # The labels that the last round learned from are there; those after it would take another pass.
         descriptors = np.stack([_foreground(found, centre) for found in labelled(max(rounds - 1, 0))])
         with threadpool_limits(1):
-            write_bytes(check_path(layout), fit_check(descriptors, np.array([class_of(name) for name in sampled]),
-                                                      np.array([fold_of(name) for name in sampled]), _PASSES))
+            check = fit_check(descriptors, np.array([class_of(name) for name in sampled]),
+                              np.array([fold_of(name) for name in sampled]), _PASSES)
+        write_arrays(check_path(layout), check, compressed=True)
 
 
 def _labels_after(layout, cells, name, rounds):
@@ -159,7 +161,7 @@ def _labels_after(layout, cells, name, rounds):
     if not rounds:
         return start, start
     learned = scores(_models(layout, rounds), fold, index, cells.features)
-    learned = cells.walk(first.centre)(relative(learned))
+    learned = cells.walk(relative(learned), first.centre)
     return relative((1 - _START_SHARE) * learned + _START_SHARE * start), learned
 
 
@@ -179,7 +181,7 @@ def _read_cells(layout, name):
 
 
 def _models(layout, number):
-    return Models(**stored_arrays(_model_path(layout, number)))
+    return Models(**read_once(_model_path(layout, number), read_arrays))
 
 
 def _model_path(layout, number):

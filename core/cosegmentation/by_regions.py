@@ -10,7 +10,6 @@
 """
 import functools
 import hashlib
-import io
 import os
 from typing import Callable, List, NamedTuple, Tuple
 
@@ -21,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from core.config import Config
 from core.cosegmentation.classifier_files import read_models, write_models
-from core.cosegmentation.descriptors import activations_path, describe, describe_foregrounds
+from core.cosegmentation.descriptors import describe, describe_foregrounds
 from core.cosegmentation.grabcut import cut_prior, views
 from core.cosegmentation.noise_filter import fit_check, likeness, log_odds
 from core.cosegmentation.region_classifier import Sample, fit, fold_of, predict, relative
@@ -35,13 +34,15 @@ from core.cosegmentation.results import (
     finish_image,
     jaccard,
     read_arrays,
+    read_check,
+    read_once,
     sample_names,
-    stored_arrays,
+    write_arrays,
     write_result,
 )
 from core.cosegmentation.superpixels import Regions
 from core.errors import UserError
-from core.io.files import read_array, write_array, write_bytes
+from core.io.files import read_array, write_array
 from core.io.images import read_image
 from core.io.logs import logger
 from core.paths import Layout, image_path, stems
@@ -111,14 +112,12 @@ def analyse(name: str, config: Config, kind: str) -> None:
         rng = np.random.default_rng(int(hashlib.sha256(name.encode("utf-8")).hexdigest()[:8], 16))
         rows = np.sort(rng.permutation(regions.count)[:_ROWS])
         descriptors = _describe(layout, regions, name, kind)
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, superpixels=regions.labels.astype(np.uint16),
-                            features=features.astype(np.float16), labels=labels.astype(np.float32), rows=rows,
-                            weights=regions.area[rows].astype(np.float32),
-                            descriptors=descriptors[rows].astype(np.float16),
-                            cuts=cuts.astype(np.float16),
-                            foreground=describe_foregrounds(regions, labels[None], kind, descriptors)[0])
-    write_bytes(cache_file(layout, "regions", name, ".npz"), buffer.getvalue())
+        foreground = describe_foregrounds(regions, labels[None], kind, descriptors)[0]
+    write_arrays(cache_file(layout, "regions", name, ".npz"), {
+        "superpixels": regions.labels.astype(np.uint16), "features": features.astype(np.float16),
+        "labels": labels.astype(np.float32), "rows": rows, "weights": regions.area[rows].astype(np.float32),
+        "descriptors": descriptors[rows].astype(np.float16), "cuts": cuts.astype(np.float16),
+        "foreground": foreground}, compressed=True)
 
 
 def relabel(name: str, config: Config, kind: str, rounds: int) -> None:
@@ -147,7 +146,7 @@ def segment(name: str, config: Config, kind: str, rounds: int) -> None:
         if shares.likely:
             labels = _with_likely(layout, regions, name, stored, descriptors, labels, kind)
         score = agreement(regions, labels, stored["labels"], config)
-    likely = likeness(stored_arrays(check_path(layout)), fold_of(name), stored["foreground"], class_of(name))
+    likely = likeness(read_check(layout), fold_of(name), stored["foreground"], class_of(name))
     finish_image(layout, config, name, pixel_posterior(regions, labels, image.shape[:2]), score, likely)
 
 
@@ -191,9 +190,10 @@ def _learn(layout, config, names, kind, rounds, run):
     if not os.path.exists(path):
         sampled = sample_names(names, config.web_sample_images)
         with threadpool_limits(1):
-            write_bytes(path, fit_check(np.stack([_read_regions(layout, name)["foreground"] for name in sampled]),
-                                        np.array([class_of(name) for name in sampled]),
-                                        np.array([fold_of(name) for name in sampled])))
+            check = fit_check(np.stack([_read_regions(layout, name)["foreground"] for name in sampled]),
+                              np.array([class_of(name) for name in sampled]),
+                              np.array([fold_of(name) for name in sampled]))
+        write_arrays(path, check, compressed=True)
 
 
 def _labels_after(layout, name, stored, descriptors, kind, rounds):
@@ -201,8 +201,7 @@ def _labels_after(layout, name, stored, descriptors, kind, rounds):
     labels = stored["labels"].astype(float)
     if not rounds:
         return labels
-    path = _model_path(layout, rounds)
-    model = _models(path, os.stat(path).st_mtime_ns)[fold_of(name)]
+    model = read_once(_model_path(layout, rounds), read_models)[fold_of(name)]
     learned = relative(predict(model, stored["features"].astype(np.float32), descriptors, class_of(name)))
     share = _SHARES[kind].learned
     return relative(share * learned + (1 - share) * labels)
@@ -216,7 +215,7 @@ def _with_likely(layout, regions, name, stored, descriptors, labels, kind):
     candidates = candidates[(area > _CANDIDATE_AREA[0]) & (area < _CANDIDATE_AREA[1])]
     if not len(candidates):
         return labels
-    odds = log_odds(stored_arrays(check_path(layout)), fold_of(name),
+    odds = log_odds(read_check(layout), fold_of(name),
                     describe_foregrounds(regions, candidates, kind, descriptors), class_of(name))
     if odds is None:
         return labels
@@ -241,7 +240,7 @@ def _cut_share(regions, labels, thresholds):
 
 
 def _describe(layout, regions, name, kind):
-    return describe(regions, kind, activations_path(cache_folder(layout, "activations"), name))
+    return describe(regions, kind, cache_file(layout, "activations", name, ".npy"))
 
 
 def _read_sample(layout, names, rounds):
@@ -258,12 +257,6 @@ def _read_sample(layout, names, rounds):
 
 def _read_regions(layout, name):
     return read_arrays(cache_file(layout, "regions", name, ".npz"))
-
-
-@functools.lru_cache(maxsize=8)
-def _models(path, changed):
-    """Models of a round; `changed` keeps a worker that lives on from using those of an earlier run."""
-    return read_models(path)
 
 
 def _model_path(layout, number):

@@ -42,44 +42,43 @@ class Cells:
         """
         return relative(_stretched(evidence) * _stretched(self.contrast) * np.sqrt(self.centred))
 
-    def walk(self, centre: np.ndarray) -> "Walk":
-        """Walk among the cells that look alike.
+    def walk(self, labels: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        """`walk` of (n,) labels among the cells.
 
         Args:
             centre: (c,) mean features of all images, which cosines are taken around.
         """
-        return Walk(self.around(centre), self._place)
+        return walk(labels, self.around(centre), self._place)
 
     def around(self, centre: np.ndarray) -> np.ndarray:
         """(n, c) float32 features, less the (c,) mean features of all images."""
         return self.features[:, :-1] - centre
 
 
-class Walk:
-    """A random walk with restarts: cells take over the foreground probability of near cells that look like them.
+def walk(labels: np.ndarray, features: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Labels after a random walk with restarts: cells take over the foreground probability of near cells that look
+    like them.
 
     A classifier of cells finds the parts of an object that tell it from background, such as a head or a wheel. The
     walk completes them.
+
+    Args:
+        labels: (n,) in [0, 1].
+        features: (n, c) float32. place: (n, 2), in units of the image's longest side.
+
+    Returns:
+        (n,), relative to the highest.
     """
-
-    def __init__(self, features: np.ndarray, place: np.ndarray):
-        """
-        Args:
-            features: (n, c) float32. place: (n, 2), in units of the image's longest side.
-        """
-        features = unit(features)
-        squares = (place ** 2).sum(1)
-        steps = _LIKENESS * (features @ features.T - 1)
-        steps -= (squares[:, None] + squares - 2 * place @ place.T) / (2 * _REACH ** 2)
-        self._steps = np.exp(steps, out=steps)
-        self._steps /= self._steps.sum(1, keepdims=True)
-
-    def __call__(self, labels: np.ndarray) -> np.ndarray:
-        """(n,) labels after the walk, relative to their highest."""
-        walked = labels
-        for _ in range(_STEPS):
-            walked = (1 - _WALK) * labels + _WALK * (self._steps @ walked)
-        return relative(walked)
+    features = unit(features)
+    squares = (place ** 2).sum(1)
+    steps = _LIKENESS * (features @ features.T - 1)
+    steps -= (squares[:, None] + squares - 2 * place @ place.T) / (2 * _REACH ** 2)
+    steps = np.exp(steps, out=steps)
+    steps /= steps.sum(1, keepdims=True)
+    walked = labels
+    for _ in range(_STEPS):
+        walked = (1 - _WALK) * labels + _WALK * (steps @ walked)
+    return relative(walked)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

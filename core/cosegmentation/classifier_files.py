@@ -11,8 +11,9 @@ from typing import Any, Dict, List, NamedTuple
 import numpy as np
 
 from core.cosegmentation.region_classifier import Directions, Model
+from core.cosegmentation.results import write_arrays
 from core.errors import UserError
-from core.io.files import read_bytes, write_bytes
+from core.io.files import read_bytes
 
 
 class Trees(NamedTuple):
@@ -51,18 +52,16 @@ _TYPES = {"mean": "f4", "classes": "i4", "weights": "f4", "offsets": "f8", "feat
 
 
 def write_models(path: str, models: List[Model]) -> None:
-    """Write a list of `region_classifier.Model`."""
+    """Write a list of `region_classifier.Model` as `fit` returns it."""
     arrays: Dict[str, np.ndarray] = {}
     for number, (directions, classifier) in enumerate(models):
         classes = sorted(directions.weights)
         parts = {"mean": directions.mean, "classes": classes, "weights": [directions.weights[key] for key in classes],
                  "offsets": [directions.offsets[key] for key in classes]}
         if classifier is not None:
-            parts.update((classifier if isinstance(classifier, Trees) else plain_trees(classifier))._asdict())
+            parts.update(plain_trees(classifier)._asdict())
         arrays.update((f"{number}_{name}", np.asarray(value, _TYPES[name])) for name, value in parts.items())
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_bytes(path, buffer.getvalue())
+    write_arrays(path, arrays)
 
 
 def plain_trees(classifier: Any) -> Trees:

@@ -8,7 +8,7 @@ import numpy as np
 
 from core.classes import IGNORE_LABEL
 from core.config import Config
-from core.cosegmentation.results import Result
+from core.cosegmentation.results import Result, class_of
 from core.errors import UserError
 from core.io.drawing import write_title
 from core.io.images import read_image, read_mask, write_image
@@ -30,7 +30,7 @@ def write_sheets(layout: Layout, config: Config, results: Iterable[Result]) -> N
     """
     classes = collections.defaultdict(list)
     for result in results:
-        classes[int(result.name.split("_")[0])].append(result)
+        classes[class_of(result.name)].append(result)
     for index, own in classes.items():
         own.sort(key=lambda result: (-result.score, result.name))
         parts = []

@@ -26,8 +26,8 @@ from core.cosegmentation.results import (
     cache_folder,
     check_path,
     class_of,
+    read_check,
     read_result,
-    stored_arrays,
 )
 from core.errors import UserError
 from core.io.files import list_folder, remove, write_lines, write_text
@@ -172,7 +172,7 @@ def _log_doubts(layout, config, results):
     """Name the classes whose images the noise filter can't judge, or that show nothing that the class has alone."""
     if not config.web_min_likeness or not os.path.exists(check_path(layout)):
         return
-    unjudged = [config.classes[index] for index in unjudged_classes(stored_arrays(check_path(layout)))]
+    unjudged = [config.classes[index] for index in unjudged_classes(read_check(layout))]
     if unjudged:
         logger.info("too few images to tell which of them look unlike their class: %s", ", ".join(unjudged))
     classes = collections.defaultdict(list)

@@ -5,8 +5,6 @@ activations of the ImageNet ResNet-50, which `core.cosegmentation.activations` h
 (n, d) float32 descriptors of regions and a (d,) float32 descriptor of the foreground; the classifiers that read them
 do not know which they have.
 """
-import os
-
 import cv2
 import numpy as np
 import scipy.fft
@@ -206,7 +204,3 @@ def pooled(activations: np.ndarray, regions: Regions) -> np.ndarray:
     shares = scipy.sparse.csr_matrix((1 / regions.area[regions.labels.ravel()],
                                       (regions.labels.ravel(), np.arange(height * width))))
     return (shares @ pixels).astype(np.float32)
-
-
-def activations_path(folder: str, name: str) -> str:
-    return os.path.join(folder, name + ".npy")

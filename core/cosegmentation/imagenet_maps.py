@@ -2,16 +2,15 @@
 
 Runs in the main process, the only one that may import mxnet or torch; what the workers need they read from files.
 """
-import io
 import os
 from typing import Any, List
 
 import cv2
 import numpy as np
 
+from core.cosegmentation.results import write_arrays
 from core.errors import UserError
 from core.inference.networks import make_network
-from core.io.files import write_bytes
 from core.io.images import read_image
 from core.io.logs import logger, progress
 from core.network import efficientnet_lite, fcn
@@ -73,10 +72,9 @@ def cache_maps(network: Any, names: List[str], images: str, folder: str, seed: i
         maps, logits = found[:_PARTS[-1]], found[_PARTS[-1]:]
         for part in np.split(maps, _PARTS[:-1]):
             part /= np.maximum(np.linalg.norm(part, axis=0), 1e-6)
-        buffer = io.BytesIO()
-        np.savez(buffer, maps=np.tensordot(projection, maps, 1).astype(np.float16),
-                 contrast=logits.std(0).astype(np.float16), logits=logits.mean((1, 2)).astype(np.float16))
-        write_bytes(os.path.join(folder, name + ".npz"), buffer.getvalue())
+        write_arrays(os.path.join(folder, name + ".npz"), {
+            "maps": np.tensordot(projection, maps, 1).astype(np.float16),
+            "contrast": logits.std(0).astype(np.float16), "logits": logits.mean((1, 2)).astype(np.float16)})
 
 
 def network_view(image: np.ndarray) -> np.ndarray:

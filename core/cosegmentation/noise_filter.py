@@ -4,9 +4,8 @@ A logistic regression tells the classes apart by one descriptor of each image's 
 it judges: images are dealt into folds as in `core.cosegmentation.region_classifier`. Further passes learn from the
 images alone that the pass before found to look like their class.
 """
-import io
 import warnings
-from typing import List, Mapping, Optional
+from typing import Dict, List, Mapping, Optional
 
 import numpy as np
 import scipy.special
@@ -22,7 +21,8 @@ _SHOWN = 0.85       # probability from which a part of an image shows another cl
 _SHOWN_SHARE = 0.05  # of the image, at least
 
 
-def fit_check(descriptors: np.ndarray, classes: np.ndarray, folds: np.ndarray, passes: int = 1) -> bytes:
+def fit_check(descriptors: np.ndarray, classes: np.ndarray, folds: np.ndarray, passes: int = 1
+              ) -> Dict[str, np.ndarray]:
     """One classifier for each fold, fitted to the images of the other folds.
 
     Args:
@@ -32,16 +32,14 @@ def fit_check(descriptors: np.ndarray, classes: np.ndarray, folds: np.ndarray, p
             descriptors that tell the classes apart well, or right images are lost too.
 
     Returns:
-        bytes for `likeness`: an .npz of classes (k,), weights (FOLDS, k, d) and offsets (FOLDS, k); NaN where a fold
-        has too few images to tell. O(m d k).
+        dict of arrays for `likeness`: classes (k,), weights (FOLDS, k, d) and offsets (FOLDS, k); NaN where a fold has
+        too few images to tell. O(m d k).
     """
     check = _fit(descriptors, classes, folds)
     for _ in range(passes - 1):
         alike = _alike(check, descriptors, classes, folds)
         check = _fit(descriptors[alike], classes[alike], folds[alike])
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **check)
-    return buffer.getvalue()
+    return check
 
 
 def _alike(check, descriptors, classes, folds):
@@ -92,7 +90,7 @@ def log_odds(check: Mapping[str, np.ndarray], fold: int, descriptors: np.ndarray
     """Logarithms of the odds that foregrounds belong to class `index` rather than to an average other one.
 
     Args:
-        check: dict of arrays, as `fit_check` stores them.
+        check: dict of arrays, as `fit_check` returns it.
         descriptors: (n, d) float32.
 
     Returns:

@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import os
-from typing import Dict, List, NamedTuple, Sequence
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from core.io.files import read_bytes, read_json, write_bytes, write_text
 from core.io.images import write_mask
 from core.paths import Layout, mask_path, web_class
 
+_Content = TypeVar("_Content")
 UNLIKE = "looks unlike the other images of its class"  # a reason
 
 
@@ -97,10 +98,10 @@ def read_result(layout: Layout, name: str) -> Result:
         raise UserError(f"{path} is damaged: remove it and run the same command again") from None
 
 
-def write_arrays(path: str, **arrays: np.ndarray) -> None:
-    """Write an .npz, not compressed."""
+def write_arrays(path: str, arrays: Mapping[str, Any], *, compressed: bool = False) -> None:
+    """Write an .npz."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
 
 
@@ -119,14 +120,19 @@ def read_arrays(path: str) -> Dict[str, np.ndarray]:
         raise UserError(f"{path} is damaged: remove it and run the same command again") from error
 
 
-def stored_arrays(path: str) -> Dict[str, np.ndarray]:
-    """`read_arrays` of a file that many images need: kept until the file changes."""
-    return _kept_arrays(path, os.stat(path).st_mtime_ns)
+def read_once(path: str, read: Callable[[str], _Content]) -> _Content:
+    """What `read` gives of a file that many images need: kept until the file changes."""
+    return _read_once(path, read, os.stat(path).st_mtime_ns if os.path.exists(path) else 0)
 
 
 @functools.lru_cache(maxsize=4)
-def _kept_arrays(path, changed):
-    return read_arrays(path)
+def _read_once(path, read, changed):
+    return read(path)
+
+
+def read_check(layout: Layout) -> Dict[str, np.ndarray]:
+    """The noise filter's classifier, see `noise_filter.fit_check`; by `read_once`."""
+    return read_once(check_path(layout), read_arrays)
 
 
 def class_of(name: str) -> int:

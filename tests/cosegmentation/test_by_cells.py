@@ -16,7 +16,7 @@ from core.config import Config
 from core.cosegmentation import by_cells, cells
 from core.cosegmentation import cosegment as stage
 from core.cosegmentation.cell_classifier import Moments, scores
-from core.cosegmentation.cells import Cells, Walk
+from core.cosegmentation.cells import Cells, walk
 from core.cosegmentation.evaluate_masks import evaluate_web_masks
 from core.cosegmentation.region_classifier import FOLDS
 from core.errors import UserError
@@ -139,7 +139,7 @@ def test_the_walk_completes_what_looks_alike_and_is_near():
     features = np.where(np.arange(40)[:, None] < 20, (1.0, 0.0), (0.0, 1.0)).astype(np.float32)
     labels = np.zeros(40)
     labels[:5] = 1
-    found = Walk(features, place)(labels)
+    found = walk(labels, features, place)
     assert found[6] > found[10] > found[19] > 10 * found[20:].max()
     assert found[10] > 0.2
 
@@ -155,7 +155,7 @@ def test_the_walk_is_the_sum_over_its_steps(rng):
     for number in range(cells._STEPS):
         expected, power = expected + (1 - cells._WALK) * power @ labels, cells._WALK * power @ steps
     expected += power @ labels
-    np.testing.assert_allclose(Walk(features, place)(labels), cells.relative(expected), rtol=1e-5)
+    np.testing.assert_allclose(walk(labels, features, place), cells.relative(expected), rtol=1e-5)
 
 
 def test_labels_start_where_evidence_contrast_and_centre_meet():
@@ -252,12 +252,11 @@ def test_auto_takes_imagenet_where_the_package_is_installed(web, monkeypatch):
 
 def test_a_class_whose_images_have_nothing_in_common_is_named(web, caplog):
     from core.cosegmentation.noise_filter import fit_check
-    from core.cosegmentation.results import UNLIKE, Result, check_path, write_result
-    from core.io.files import write_bytes
+    from core.cosegmentation.results import UNLIKE, Result, check_path, write_arrays, write_result
     web = Config(root=web.root)
     layout, rng = Layout(web), np.random.default_rng(0)
     classes = np.repeat([6, 8, 5], (20, 20, 3))
-    write_bytes(check_path(layout), fit_check(rng.normal(size=(43, 4)).astype(np.float32), classes, np.arange(43) % 3))
+    write_arrays(check_path(layout), fit_check(rng.normal(size=(43, 4)).astype(np.float32), classes, np.arange(43) % 3))
     names = [f"{index}_{number:06d}" for number, index in enumerate(classes)]
     for number, name in enumerate(names):
         write_result(layout, Result(name, True, 1.0, 0.5, UNLIKE if number < 12 or number == 30 else ""))

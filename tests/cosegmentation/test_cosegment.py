@@ -1,7 +1,6 @@
 """Co-segmentation of web images: parts, the whole stage, resuming, many processes, a cluster."""
 import contextlib
 import csv
-import io
 import json
 import os
 import shutil
@@ -396,13 +395,13 @@ def test_likeness_is_a_probability_and_certain_where_too_few_tell():
     rng = np.random.default_rng(0)
     classes, folds = np.repeat([3, 7], 30), np.arange(60) % FOLDS
     descriptors = (rng.normal(size=(60, 5)) + np.where(classes == 3, 2, -2)[:, None]).astype(np.float32)
-    check = dict(np.load(io.BytesIO(fit_check(descriptors, classes, folds))))
+    check = fit_check(descriptors, classes, folds)
     own = [likeness(check, 0, descriptors[row], 3) for row in range(60)]
     other = [likeness(check, 0, descriptors[row], 7) for row in range(60)]
     np.testing.assert_allclose(np.add(own, other), 1, atol=1e-5)
     assert min(own[:30]) > 0.9 and max(own[30:]) < 0.1
     assert likeness(check, 0, descriptors[0], 5) == 1
-    few = dict(np.load(io.BytesIO(fit_check(descriptors[20:45], classes[20:45], folds[20:45]))))
+    few = fit_check(descriptors[20:45], classes[20:45], folds[20:45])
     assert likeness(few, 0, descriptors[0], 7) == 1 and log_odds(few, 0, descriptors, 7) is None
     assert unjudged_classes(few) == [3, 7] and unjudged_classes(check) == []
 
@@ -410,7 +409,7 @@ def test_likeness_is_a_probability_and_certain_where_too_few_tell():
 def test_odds_are_against_an_average_other_class():
     classes, folds = np.repeat([2, 3, 7], 30), np.arange(90) % FOLDS
     descriptors = np.random.default_rng(0).normal(size=(90, 4)).astype(np.float32)
-    check = dict(np.load(io.BytesIO(fit_check(descriptors, classes, folds))))
+    check = fit_check(descriptors, classes, folds)
     scores = np.exp(descriptors @ check["weights"][1].T + check["offsets"][1])
     expected = np.log(scores[:, 1] / scores[:, [0, 2]].mean(1))
     np.testing.assert_allclose(log_odds(check, 1, descriptors, 3), expected, rtol=1e-4, atol=1e-4)
@@ -429,7 +428,6 @@ def mixed_up(count, share, seed=0):
 
 
 def unlike(check, descriptors, classes, folds):
-    check = dict(np.load(io.BytesIO(check)))
     return np.array([likeness(check, *image) < 0.5 for image in zip(folds, descriptors, classes)])
 
 
@@ -447,18 +445,17 @@ def test_later_passes_leave_out_no_class():
     folds = np.arange(80) // 4 % FOLDS
     once, twice = (fit_check(descriptors, classes, folds, passes) for passes in (1, 2))
     assert unlike(once, descriptors, classes, folds)[60:].mean() > 0.9
-    check = dict(np.load(io.BytesIO(twice)))
-    assert check["classes"].tolist() == [1, 2, 5, 6] and unjudged_classes(check) == []
+    assert twice["classes"].tolist() == [1, 2, 5, 6] and unjudged_classes(twice) == []
 
 
 def test_other_classes_are_those_of_a_part_of_the_image():
     descriptors, classes, folds, _ = mixed_up(60, 0.0)
-    check = dict(np.load(io.BytesIO(fit_check(descriptors, classes, folds))))
+    check = fit_check(descriptors, classes, folds)
     own, other = (descriptors[(classes == index) & (folds == 0)] for index in (2, 6))
     assert other_classes(check, 0, np.concatenate([own[:10]] * 3 + [other[:6]]), 2) == [6]
     assert other_classes(check, 0, np.concatenate([own[:10]] * 20 + [other[:6]]), 2) == []
     assert other_classes(check, 0, other, 6) == []
-    few = dict(np.load(io.BytesIO(fit_check(descriptors[:70], classes[:70], folds[:70]))))
+    few = fit_check(descriptors[:70], classes[:70], folds[:70])
     assert other_classes(few, 0, other, 2) == []
 
 
