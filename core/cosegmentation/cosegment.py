@@ -7,6 +7,7 @@ file appears whole; whatever is there is not made again.
 """
 import collections
 import csv
+import dataclasses
 import functools
 import io
 import os
@@ -63,6 +64,8 @@ def cosegment(config: Config, jobs: int = 1, *, scheduler: Optional[str] = None,
         UserError: there are no images, a name has no class, masks of another origin are there, another run is at work,
             or none is kept.
     """
+    if scheduler:  # whose workers run in other folders
+        config = dataclasses.replace(config, root=os.path.abspath(config.root))
     layout = Layout(config)
     decisions = read_decisions(layout, config.num_classes)
     if decisions:
@@ -89,7 +92,8 @@ def cosegment(config: Config, jobs: int = 1, *, scheduler: Optional[str] = None,
         from core.cosegmentation import activations
         backbone = activations.load_backbone(config, device())
     with locked(folder_lock(layout.web_cache), f"co-segmentation into {layout.web_masks}"), \
-            task_pool(jobs, scheduler) as pool, claim(layout, config, kind, names, overwrite) as record:
+            task_pool(jobs, scheduler, layout.web_images) as pool, \
+            claim(layout, config, kind, names, overwrite) as record:
         logger.info("%d images of %d classes, features: %s (%s)", len(names), len({class_of(name) for name in names}),
                     kind, why)
         run = functools.partial(_run, pool=pool)

@@ -2,6 +2,7 @@
 import concurrent.futures
 import contextlib
 import logging
+import os
 import re
 import threading
 from typing import Iterator, NamedTuple, Optional
@@ -20,17 +21,18 @@ class TaskPool(NamedTuple):
 
 
 @contextlib.contextmanager
-def task_pool(jobs: int, scheduler: Optional[str] = None) -> Iterator[TaskPool]:
+def task_pool(jobs: int, scheduler: Optional[str], folder: str) -> Iterator[TaskPool]:
     """TaskPool for `parallel.ordered_map`.
 
     Args:
         jobs: processes of this machine; 1 stands for this process.
         scheduler: address of a Dask scheduler, such as tcp://10.0.0.1:8786, or None. It and its workers need the
             project on their PYTHONPATH, and the workers need the data at the same paths, on a common file system.
+        folder: of the data, absolute.
 
     Raises:
-        UserError: `distributed` is not installed, the scheduler does not answer, the workers can't import the project
-            or are gone, or a task killed several of them.
+        UserError: `distributed` is not installed, the scheduler does not answer, the workers can't import the project,
+            don't see the folder or are gone, or a task killed several of them.
     """
     if scheduler is None:
         if jobs == 1:
@@ -56,7 +58,7 @@ def task_pool(jobs: int, scheduler: Optional[str] = None) -> Iterator[TaskPool]:
         if not threads:
             raise UserError(f"the Dask scheduler at {scheduler} has no workers: start some with: dask worker "
                             f"{scheduler} --nthreads 1")
-        _probe(client, scheduler)
+        _probe(client, scheduler, folder)
         with _watch(client):
             yield TaskPool(client.get_executor(retries=_RETRIES), 4 * threads)
     except distributed.scheduler.KilledWorker as error:
@@ -69,14 +71,19 @@ def task_pool(jobs: int, scheduler: Optional[str] = None) -> Iterator[TaskPool]:
         client.close()
 
 
-def _probe(client, scheduler):
-    """Raise UserError if the workers can't import the project: Dask would wait for its first result forever."""
+def _probe(client, scheduler, folder):
+    """Raise UserError if the workers can't import the project, for whose results Dask would wait forever, or don't see
+    the data."""
     try:
         client.submit(len, [UserError], pure=False).result(timeout=_PATIENCE)
+        sees = client.run(os.path.isdir, folder)
     except Exception as error:  # Dask raises many kinds
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"the Dask cluster at {scheduler} can't run this project ({reason}): start the scheduler and "
                         "the workers with its folder on PYTHONPATH, in the same environment") from error
+    if not all(sees.values()):
+        raise UserError(f"{folder} is not there for {min(worker for worker in sees if not sees[worker])}: the workers "
+                        "need the data at the same path, on a common file system")
 
 
 @contextlib.contextmanager

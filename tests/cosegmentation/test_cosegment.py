@@ -1,6 +1,7 @@
 """Co-segmentation of web images: parts, the whole stage, resuming, many processes, a cluster."""
 import contextlib
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -33,6 +34,7 @@ from core.errors import UserError
 from core.io.files import read_bytes, read_lines, write_bytes, write_json, write_lines
 from core.io.images import read_mask, write_image, write_mask
 from core.io.locks import locked
+from core.network import imagenet_weights
 from core.paths import folder_lock
 from core.runtime import task_pool as task_pool_module
 from core.runtime.parallel import ordered_map
@@ -66,6 +68,14 @@ def web(tmp_path):
             write_image(str(tmp_path / "dataset" / "web_images" / (stem + ".jpg")), image)
             write_mask(str(tmp_path / "truth" / (stem + ".png")), mask * index)
     return Config(root=str(tmp_path), **SETTINGS)
+
+
+def beside(config):
+    """Config of another folder with the same web images."""
+    other = dataclasses.replace(config, root=os.path.join(config.root, "other"))
+    os.makedirs(other.path("dataset"))
+    os.symlink(config.path("dataset", "web_images"), other.path("dataset", "web_images"))
+    return other
 
 
 def masks(config):
@@ -495,9 +505,7 @@ def files(folder):
 @pytest.mark.slow
 @pytest.mark.kill
 def test_a_killed_run_resumes_to_the_same_masks(web):
-    whole = Config(root=os.path.join(web.root, "other"), **SETTINGS)
-    os.makedirs(whole.path("dataset"))
-    os.symlink(web.path("dataset", "web_images"), whole.path("dataset", "web_images"))
+    whole = beside(web)
     stage.cosegment(whole)
     run = subprocess.Popen(command(web, "--jobs", "1"), stdout=subprocess.DEVNULL)
     wait_for(lambda: count(web.path("cache", "web_masks", "regions")) >= 3)
@@ -662,18 +670,9 @@ def test_names_without_class_and_empty_folders_are_reported(tmp_path):
 
 
 def test_a_cluster_that_loses_a_worker_makes_the_same_masks(web):
-    alone = Config(root=os.path.join(web.root, "other"), **SETTINGS)
-    os.makedirs(alone.path("dataset"))
-    os.symlink(web.path("dataset", "web_images"), alone.path("dataset", "web_images"))
+    alone = beside(web)
     stage.cosegment(alone)
-    address = os.path.join(web.root, "address")
-    processes = [start_dask(SCHEDULER, address)]
-    try:
-        wait_for(lambda: os.path.exists(address))
-        with open(address) as file:
-            scheduler = file.read()
-        processes += [start_dask(WORKER, scheduler, os.path.join(web.root, name)) for name in ("first", "second")]
-        wait_for(lambda: all(os.path.exists(os.path.join(web.root, name)) for name in ("first", "second")))
+    with cluster(web.root, "first", "second") as (scheduler, processes):
         run = subprocess.Popen(command(web, "--scheduler", scheduler), stdout=subprocess.DEVNULL,
                                stderr=subprocess.PIPE, universal_newlines=True)
         processes.append(run)
@@ -682,40 +681,61 @@ def test_a_cluster_that_loses_a_worker_makes_the_same_masks(web):
         assert count(web.path("cache", "web_masks", "regions")) < 12
         _, errors = run.communicate(timeout=200)
         assert run.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
     assert masks(web) == masks(alone)
+
+
+def test_workers_of_a_cluster_need_the_maps_and_models_but_not_the_network(web, tmp_path, monkeypatch):
+    """With the default feature set: masks as of local processes, and one line for a worker that lacks a file."""
+    pytest.importorskip("core.runtime.mxnet_backend")
+    from core.cosegmentation import by_cells, imagenet_maps
+    monkeypatch.setattr(stage, "weights_path", imagenet_weights.weights_path)
+    monkeypatch.setattr(imagenet_maps, "_SIDE", 160)
+    for number in range(2, 4):
+        for index in (5, 6, 8):
+            os.remove(web.path("dataset", "web_images", f"{index}_{number:06d}.jpg"))
+    web, options = dataclasses.replace(web, web_min_score=0.0), {"device": lambda: CPUS[0]}
+    alone = beside(web)
+    stage.cosegment(alone, jobs=2, **options)
+    assert stage.feature_set(web)[0] == "imagenet"
+    (tmp_path / "shadow").mkdir()
+    for module in ("mxnet", "torch", imagenet_weights._MODULE):
+        (tmp_path / "shadow" / (module + ".py")).write_text("raise ImportError('lost')")
+    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path / "shadow"), os.path.abspath(ROOT)])}
+    with cluster(web.root, "first", "second", environment=environment) as (scheduler, _):
+        monkeypatch.chdir(web.root)  # the workers run elsewhere
+        here = dataclasses.replace(web, root=".")
+        stage.cosegment(here, scheduler=scheduler, **options)
+        assert len(masks(web)) == 6 and masks(web) == masks(alone)
+
+        monkeypatch.setattr(by_cells, "_learn", lambda *_: None)  # the models were there when the run began
+        os.remove(web.path("dataset", "web_labels", "6_000000.png"))
+        os.remove(web.path("cache", "web_masks", "cells2.npz"))
+        with pytest.raises(UserError, match="cells2.npz can't be read: No such file or directory$"):
+            stage.cosegment(here, scheduler=scheduler, **options)
+        with pytest.raises(UserError, match="/nowhere is not there for tcp://.*: the workers need the data"), \
+                task_pool(1, scheduler, "/nowhere"):
+            pass
 
 
 def test_a_cluster_that_can_not_work_ends_the_run(web, monkeypatch, capfd):
     monkeypatch.setattr(task_pool_module, "_PATIENCE", 10)
-    address, ready = os.path.join(web.root, "address"), os.path.join(web.root, "ready")
-    processes = [start_dask(SCHEDULER, address)]
-    try:
-        wait_for(lambda: os.path.exists(address))
-        with open(address) as file:
-            scheduler = file.read()
-        with pytest.raises(UserError, match="has no workers"), task_pool(1, scheduler):
+    ready = os.path.join(web.root, "ready")
+    with cluster(web.root) as (scheduler, processes):
+        with pytest.raises(UserError, match="has no workers"), task_pool(1, scheduler, web.root):
             pass
         processes.append(start_dask(WORKER, scheduler, ready, environment={}))
         wait_for(lambda: os.path.exists(ready))
-        with pytest.raises(UserError, match="can't run this project"), task_pool(1, scheduler):
+        with pytest.raises(UserError, match="can't run this project"), task_pool(1, scheduler, web.root):
             pass
         for victim, message in ((1, "or all of its workers, are gone"), (0, "the Dask scheduler at .* are gone")):
             processes[1].kill()
             os.remove(ready)
             processes[1] = start_dask(WORKER, scheduler, ready)
             wait_for(lambda: os.path.exists(ready))
-            with pytest.raises(UserError, match=message), task_pool(1, scheduler) as pool:
+            with pytest.raises(UserError, match=message), task_pool(1, scheduler, web.root) as pool:
                 for _ in ordered_map(time.sleep, [0, 0, 90], pool.executor):
                     processes[victim].kill()
         assert "Traceback" not in capfd.readouterr().err
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 SCHEDULER = """
@@ -737,6 +757,25 @@ async def main():
         await worker.finished()
 asyncio.run(main())
 """
+
+
+@contextlib.contextmanager
+def cluster(folder, *workers, environment=None):
+    """A Dask scheduler, and workers of these names: its address, and the processes, the scheduler's first."""
+    address = os.path.join(folder, "address")
+    processes = [start_dask(SCHEDULER, address)]
+    try:
+        wait_for(lambda: os.path.exists(address))
+        with open(address) as file:
+            scheduler = file.read()
+        ready = [os.path.join(folder, name) for name in workers]
+        processes += [start_dask(WORKER, scheduler, path, environment=environment) for path in ready]
+        wait_for(lambda: all(map(os.path.exists, ready)))
+        yield scheduler, processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def start_dask(code, *arguments, environment=None):
