@@ -7,6 +7,18 @@ from core.errors import UserError
 from core.io.files import read_bytes, write_lines
 
 
+def append_whole(file: int, content: bytes) -> None:
+    """Append to the file of a descriptor. Where that fails, as on a full disk, the file is as it was before."""
+    size = os.fstat(file).st_size
+    try:
+        written = 0
+        while written < len(content):  # a disk that is nearly full takes a part, and refuses only the next
+            written += os.write(file, content[written:])
+    except OSError:
+        os.ftruncate(file, size)
+        raise
+
+
 class Journal:
     """A file of JSON Lines.
 
@@ -66,17 +78,9 @@ class Journal:
         Raises:
             UserError: it can't be written, as on a full disk; the file is then as it was before.
         """
-        line = json.dumps(row).encode() + b"\n"
         assert self._file is not None
         try:
-            size = os.fstat(self._file).st_size
-            try:
-                written = 0
-                while written < len(line):  # a disk that is nearly full takes a part, and refuses only the next
-                    written += os.write(self._file, line[written:])
-            except OSError:
-                os.ftruncate(self._file, size)
-                raise
+            append_whole(self._file, json.dumps(row).encode() + b"\n")
         except OSError as error:
             raise self._failed(error) from error
 

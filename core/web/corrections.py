@@ -12,10 +12,12 @@ import numpy as np
 
 from core.classes import IGNORE_LABEL
 from core.errors import UserError
-from core.io.files import list_folder, read_text, remove
+from core.io.files import read_text, remove
 from core.io.images import read_mask, write_mask
+from core.io.journal import append_whole
 from core.io.locks import locked
-from core.paths import Layout, image_path, mask_path, web_class
+from core.io.logs import logger
+from core.paths import Layout, image_path, mask_path, stems, web_class
 
 KEEP, REJECT, MOVE, AUTOMATIC = "keep", "reject", "move", "automatic"
 DECISIONS = (KEEP, REJECT, MOVE, AUTOMATIC)
@@ -39,7 +41,7 @@ _NONE = Decision("", AUTOMATIC)
 def read_decisions(layout: Layout, num_classes: int) -> Dict[str, Decision]:
     """The last decision on each image.
 
-    A line that a full disk left without its end is passed over.
+    A last line that a power failure cut short is passed over.
 
     Raises:
         UserError: the file is not a decisions file, or a line is not a decision; its number is given.
@@ -47,12 +49,12 @@ def read_decisions(layout: Layout, num_classes: int) -> Dict[str, Decision]:
     path = layout.web_decisions
     if not os.path.exists(path):
         return {}
-    whole, _, _ = read_text(path).rpartition("\n")
+    text = read_text(path)
     found: Dict[str, Decision] = {}
-    for number, row in enumerate(csv.reader(whole.splitlines()), 1):
+    for number, row in enumerate(csv.reader(text[:len(text) - len(_half_line(text))].splitlines()), 1):
         if number == 1 and ",".join(row) + "\n" == _HEADER:
             continue
-        if number == 1 or len(row) != 3 or row[1] not in DECISIONS or (row[1] == MOVE) != bool(row[2]):
+        if number == 1 or not _is_decision(row):
             raise UserError(f"{path}, line {number}: {_HEADER.strip()} is expected, with a decision of "
                             f"{', '.join(DECISIONS)}; correct the line or remove it")
         for name in filter(None, (row[0], row[2])):
@@ -71,13 +73,13 @@ def add_decision(layout: Layout, name: str, decision: str, class_index: Optional
     with locked(path + ".lock", "a decision", wait=True):
         new_name = _free_name(layout, class_index) if decision == MOVE else ""
         made = Decision(name, decision, new_name)
-        fresh = not os.path.exists(path) or os.path.getsize(path) == 0
+        text = read_text(path) if os.path.exists(path) else ""
+        half = _half_line(text)
+        start = _HEADER if text == half else "\n" if not half and not text.endswith("\n") else ""
         try:
-            with open(path, "rb+" if not fresh else "wb") as file:
-                if not fresh:
-                    _drop_half_line(file)
-                file.write(((_HEADER if fresh else "") + _line(made)).encode("utf-8"))
-                file.flush()
+            with open(path, "ab") as file:
+                file.truncate(file.tell() - len(half.encode("utf-8")))
+                append_whole(file.fileno(), (start + _line(made)).encode("utf-8"))
                 os.fsync(file.fileno())
         except OSError as error:
             raise UserError(f"{path} can't be written: {error.strerror}") from error
@@ -94,7 +96,10 @@ def apply_moves(layout: Layout, decisions: Dict[str, Decision]) -> List[Decision
     for decision in decisions.values():
         if decision.decision == MOVE:
             source, target = (image_path(layout.web_images, name) for name in (decision.name, decision.new_name))
-            if os.path.exists(source) and not os.path.exists(target):
+            if os.path.exists(source) and os.path.exists(target):
+                logger.warning("%s can't be moved to %s, which is another image: decide on it again in "
+                               "review_web_masks.py", source, target)
+            elif os.path.exists(source):
                 _move_correction(layout, decision)
                 os.rename(source, target)
                 for folder in (layout.web_masks, layout.web_corrected):
@@ -125,7 +130,7 @@ def reviewed_list(layout: Layout, names: List[str], decisions: Dict[str, Decisio
 
 def corrected_names(layout: Layout) -> List[str]:
     """Names of the web images with a corrected mask."""
-    return [name[:-4] for name in list_folder(layout.web_corrected) if name.endswith(".png") and name[0] != "."]
+    return sorted(stems(layout.web_corrected, ".png"))
 
 
 def _line(decision: Decision) -> str:
@@ -134,16 +139,19 @@ def _line(decision: Decision) -> str:
     return buffer.getvalue()
 
 
-def _drop_half_line(file) -> None:
-    """Put the end of the file behind its last whole line."""
-    content = file.read()
-    file.seek(content.rfind(b"\n") + 1)
-    file.truncate()
+def _half_line(text: str) -> str:
+    """The last line where it is cut short; a whole one may lack its line break, which some editors leave out."""
+    end = text[text.rfind("\n") + 1:]
+    return "" if _is_decision(next(csv.reader([end]), [])) else end
+
+
+def _is_decision(row: List[str]) -> bool:
+    return len(row) == 3 and row[1] in DECISIONS and (row[1] == MOVE) == bool(row[2])
 
 
 def _free_name(layout: Layout, class_index: Optional[int]) -> str:
     """A name of the class that no image has and no other move has taken."""
-    taken = {name[:-4] for name in list_folder(layout.web_images) if name.endswith(".jpg")}
+    taken = stems(layout.web_images, ".jpg")
     if os.path.exists(layout.web_decisions):
         taken.update(row[2] for row in csv.reader(read_text(layout.web_decisions).splitlines()) if len(row) == 3)
     own = [int(name.split("_")[1]) for name in taken

@@ -12,10 +12,11 @@ import numpy as np
 
 from core.config import Config
 from core.errors import UserError
-from core.io.files import list_folder, parse_json, read_bytes, remove
+from core.io.files import list_folder, remove
 from core.io.journal import Journal
 from core.io.logs import logger
 from core.paths import Layout, image_path, stems
+from core.web.corrections import MOVE, read_decisions
 from core.web.duplicates import HASH_BYTES, Fingerprint
 
 
@@ -37,25 +38,29 @@ class Manifest:
     def __init__(self, layout: Layout, config: Config) -> None:
         self.folder, self._path = layout.web_images, layout.web_manifest
         self._journal = Journal(self._path)
-        content = read_bytes(self._path) if os.path.exists(self._path) else b""
-        *lines, rest = content.split(b"\n")  # the rest is empty except after a kill amid a line, or an editor
-        self.rows = [self._parse(number, line) for number, line in enumerate(lines, 1)]
-        if rest:
-            with contextlib.suppress(UserError):
-                self.rows.append(self._parse(len(lines) + 1, rest))
+        self.rows = self._journal.rows()
+        for number, row in enumerate(self.rows, 1):
+            self._check(number, row)
         if self.rows and self.rows[-1]["status"] == "kept" and os.path.exists(self.pending(self.rows[-1]["name"])):
             self._finish(self.rows[-1]["name"])
         for name in list_folder(self.folder):
             if re.fullmatch(r"\.[0-9]+_[0-9]+\.jpg\.new", name):  # killed before its line was written
                 remove(os.path.join(self.folder, name))
         files = stems(self.folder, ".jpg")
-        self._changed = bool(rest)
-        present = [row for row in self.rows if row["status"] == "kept" and row["name"] in files]
-        for row in present:
-            self._check_class(row, config)
+        moves = [made for made in read_decisions(layout, config.num_classes).values() if made.decision == MOVE]
+        self._moved: Dict[str, str] = {}  # name in a row: name that the file has since the review
+        for made in reversed(moves):  # an image may have moved again later
+            if made.name not in files:
+                self._moved[made.name] = self._moved.get(made.new_name, made.new_name)
+        self._changed = False
+        self.counts: Counter[int] = collections.Counter()
+        for row in self.kept():
+            name = self._moved.get(row["name"], row["name"])
+            if name in files:
+                self._check_class(row, config)
+                self.counts[_class_index(name)] += 1
         self._decided = {(row["class"], row["url"]) for row in self.rows}
-        self.counts: Counter[int] = collections.Counter(config.classes.index(row["class"]) for row in present)
-        named = {row["name"] for row in self.rows if "name" in row}
+        named = {row["name"] for row in self.rows if "name" in row} | {made.new_name for made in moves}
         self._last: Counter[int] = collections.Counter()  # class index: highest number in use
         for name in named | files:
             match = re.fullmatch("([0-9]+)_([0-9]+)", name)
@@ -67,9 +72,8 @@ class Manifest:
                            "images; use --folder to add your own images", self.folder, len(files - named),
                            os.path.basename(self._path), min(files - named))
 
-    def _parse(self, number: int, line: bytes) -> Dict[str, Any]:
+    def _check(self, number: int, row: Any) -> None:
         try:
-            row = parse_json(line.decode())
             if not all(isinstance(row[key], str) for key in ("class", "url", "status")):
                 raise ValueError
             if row["status"] == "kept":
@@ -77,12 +81,11 @@ class Manifest:
                     raise ValueError
             elif not isinstance(row["reason"], str):
                 raise ValueError
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self._path}, line {number} is damaged: remove the line") from error
-        return row
 
     def _check_class(self, row: Dict[str, Any], config: Config) -> None:
-        index = int(row["name"].split("_")[0])
+        index = _class_index(row["name"])
         if config.classes[index:index + 1] != (row["class"],):
             current = config.classes[index] if index < config.num_classes else "none"
             raise UserError(f"{image_path(self.folder, row['name'])} belongs to class {row['class']}, but class "
@@ -102,14 +105,16 @@ class Manifest:
 
     def fingerprint(self, row: Dict[str, Any]) -> Fingerprint:
         """Fingerprint of the kept image of a row."""
-        return Fingerprint(np.frombuffer(bytes.fromhex(row["phash"]), np.uint8), image_path(self.folder, row["name"]))
+        path = image_path(self.folder, self._moved.get(row["name"], row["name"]))
+        return Fingerprint(np.frombuffer(bytes.fromhex(row["phash"]), np.uint8), path)
 
     def reject(self, name: str, reason: str) -> None:
         """Reject a kept image: delete its file now, so that a kill leaves none, and change its status on `save`."""
         row = next(row for row in self.rows if row.get("name") == name)
+        current = self._moved.get(name, name)
         with contextlib.suppress(FileNotFoundError):
-            os.remove(image_path(self.folder, name))
-            self.counts[int(name.split("_")[0])] -= 1
+            os.remove(image_path(self.folder, current))
+            self.counts[_class_index(current)] -= 1
         row.update(status="rejected", reason=reason)
         self._changed = True
 
@@ -154,6 +159,10 @@ class Manifest:
             class_index, number = map(int, row["name"].split("_"))
             self._last[class_index] = number
             self.counts[class_index] += 1
+
+
+def _class_index(name: str) -> int:
+    return int(name.split("_")[0])
 
 
 def reasons(rows: Iterable[Dict[str, Any]], class_name: str) -> Counter[str]:

@@ -52,14 +52,40 @@ def test_moved_images_get_names_that_nothing_has(config):
     assert apply_moves(layout, read_decisions(layout, 3)) == [], "a second call finds them moved"
 
 
-def test_a_half_written_line_is_dropped_and_costs_no_other(config):
+def test_a_move_to_a_name_that_another_image_has_since_is_reported(config, caplog):
     layout = Layout(config)
-    add_decision(layout, "1_000001", "reject")
-    with open(layout.web_decisions, "a") as file:
-        file.write("1_000002,rej")
-    assert set(read_decisions(layout, 3)) == {"1_000001"}
+    add_decision(layout, "1_000001", "move", 2)
+    write_image(image_path(layout.web_images, "2_000003"), np.zeros((24, 32, 3), np.uint8))
+    assert apply_moves(layout, read_decisions(layout, 3)) == []
+    assert "1_000001.jpg can't be moved to" in caplog.text and "decide on it again" in caplog.text
+    assert add_decision(layout, "1_000001", "move", 2).new_name == "2_000004"
+    assert [move.new_name for move in apply_moves(layout, read_decisions(layout, 3))] == ["2_000004"]
+
+
+@pytest.mark.parametrize("end, whole", [
+    ("1_000002,rej", False), ("1_000002,reject", False), ("1_000002,move,", False),
+    ("1_000002,reject,", True), ("1_000002,move,2_000009", True)])
+def test_a_last_line_without_its_line_break_counts_where_it_is_whole(config, end, whole):
+    """As an editor leaves it; or half of it, as a power failure does."""
+    layout = Layout(config)
+    with open(layout.web_decisions, "wb") as file:
+        file.write(("\ufeffname,decision,new_name\r\n1_000001,reject,\r\n" + end).encode())
+    names = {"1_000001", "1_000002"} if whole else {"1_000001"}
+    assert set(read_decisions(layout, 3)) == names
     add_decision(layout, "2_000001", "keep")
-    assert read_lines(layout.web_decisions) == ["name,decision,new_name", "1_000001,reject,", "2_000001,keep,"]
+    assert set(read_decisions(layout, 3)) == names | {"2_000001"}
+    assert read_lines(layout.web_decisions) == ["name,decision,new_name", "1_000001,reject,",
+                                                *[end] * whole, "2_000001,keep,"]
+
+
+@pytest.mark.parametrize("header", ["", "name,deci", "name,decision,new_name"])
+def test_a_header_that_was_cut_short_is_written_again(config, header):
+    layout = Layout(config)
+    with open(layout.web_decisions, "w") as file:
+        file.write(header)
+    assert read_decisions(layout, 3) == {}
+    add_decision(layout, "2_000001", "keep")
+    assert read_lines(layout.web_decisions) == ["name,decision,new_name", "2_000001,keep,"]
 
 
 def test_a_full_disk_is_reported_and_nothing_is_lost(config):
@@ -68,6 +94,7 @@ def test_a_full_disk_is_reported_and_nothing_is_lost(config):
     with largest_file(os.path.getsize(layout.web_decisions) + 5):
         with pytest.raises(UserError, match="web_decisions.csv can't be written"):
             add_decision(layout, "1_000002", "reject")
+    assert read_lines(layout.web_decisions) == ["name,decision,new_name", "1_000001,reject,"]
     add_decision(layout, "2_000001", "keep")
     assert set(read_decisions(layout, 3)) == {"1_000001", "2_000001"}
 

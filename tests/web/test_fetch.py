@@ -30,6 +30,7 @@ from core.web import downloader as download
 from core.web import sources as web_sources
 from core.web.cleaning import decode
 from core.web.collect import fetch_web_images
+from core.web.corrections import add_decision, apply_moves, read_decisions
 from core.web.downloader import Downloader, Failed, Rejected
 from core.web.duplicates import Fingerprint, HashIndex, both_hashes
 from core.web.manifest import Manifest
@@ -447,6 +448,37 @@ def test_evaluation_images_are_taken_out_once_voc_is_there(config, server, caplo
     assert rows[2]["reason"] == "near duplicate of VOC 2007_val1"
     assert sorted(stored(config)) == ["1_000001.jpg", "1_000002.jpg", "1_000004.jpg"]
     assert fetch(config, {1: [server.url("ok", 9)]})[-1]["name"] == "1_000005", "a number is given twice"
+
+
+def decide(config, *decisions):
+    """Moves by the review; where the flag is set, create_web_masks.py has run since."""
+    layout = Layout(config)
+    for name, class_index, applied in decisions:
+        add_decision(layout, name, "move", class_index)
+        if applied:
+            apply_moves(layout, read_decisions(layout, config.num_classes))
+
+
+def test_a_number_that_the_review_gave_to_an_image_is_not_given_to_another(config, server):
+    fetch(config, {1: [server.url("ok", 1)], 2: [server.url("ok", 2)]})
+    moved = stored(config)["1_000001.jpg"]
+    decide(config, ("1_000001", 2, False))
+    assert fetch(config, {2: [server.url("ok", 3)]})[-1]["name"] == "2_000003"
+    apply_moves(Layout(config), read_decisions(Layout(config), 4))
+    assert stored(config)["2_000002.jpg"] == moved and len(stored(config)) == 3
+
+
+def test_images_that_the_review_moved_are_known_by_their_new_names(config, server, caplog):
+    urls = {1: [server.url("ok", seed) for seed in (1, 2)], 3: [server.url("ok", 3)]}
+    config = changed(config, web_images_per_class=2)
+    fetch(config, urls)
+    decide(config, ("1_000001", 2, True), ("2_000001", 3, True))
+    rows = fetch(config, {1: [server.url("ok", seed) for seed in (1, 4)], 3: [server.url("ok", 5)]})
+    assert [row["name"] for row in rows] == ["1_000001", "1_000002", "3_000001", "1_000003"], "class 3 is full"
+    assert "does not list" not in caplog.text
+    put_voc(config, [picture(1)])
+    assert fetch(config, {})[0]["reason"] == "near duplicate of VOC 2007_val0"
+    assert sorted(stored(config)) == ["1_000002.jpg", "1_000003.jpg", "3_000001.jpg"]
 
 
 @pytest.mark.slow
