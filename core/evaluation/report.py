@@ -70,7 +70,7 @@ def write_report(folder: str, result: Result, examples: Mapping[str, Example], e
     """
     classes = result["settings"]["classes"]
     settings = [(key, value) for key, value in result["settings"].items() if key != "classes"]
-    settings += [("classes", classes), ("settings that differ from the published ones", result.get("config")),
+    settings += [("classes", classes), ("settings that differ from the published ones", result["config"]),
                  ("device", result["device"]), ("versions", result["versions"])]
     shown, legend = _shown(result, examples)
     write_text(report_path(folder), render(
@@ -78,7 +78,7 @@ def write_report(folder: str, result: Result, examples: Mapping[str, Example], e
         numbers=[("mean IoU", percent(result["mean_iou"], 2)), ("pixel accuracy", percent(result["pixel_accuracy"])),
                  ("mean accuracy", percent(result["mean_accuracy"])),
                  ("frequency-weighted IoU", percent(result["frequency_weighted_iou"])),
-                 ("images", len(result.get("image_iou", ())) or "–"),
+                 ("images", len(result["image_iou"])),
                  ("seconds per image", f"{result['seconds_per_image']:.3f}")],
         bars=bars(result["iou"], result["mean_iou"] or 0), matrix=matrix(result["confusion"], classes),
         confusions=confusions(result["confusion"], classes), examples=shown, legend=legend,
@@ -93,7 +93,7 @@ def _shown(result: Result, examples: Mapping[str, Example]) -> Tuple[List[Any], 
     """
     groups: List[Any] = []
     present: Set[int] = set()
-    for title, names in zip(("Best images", "Worst images"), best_and_worst(result.get("image_iou", {}))):
+    for title, names in zip(("Best images", "Worst images"), best_and_worst(result["image_iou"])):
         rows = []
         for example in (examples[name] for name in names if name in examples):
             present.update(np.unique(example.truth).tolist(), np.unique(example.mask).tolist())

@@ -19,20 +19,16 @@ def refine(scores: np.ndarray, image: np.ndarray, config: Config, minor_odds: Op
     equation 3: unaries -log(scores), a smoothness kernel over positions and an appearance kernel over positions and
     colours, both normalised by the square roots of their row sums on both sides.
 
-    Labels that can't matter send no messages. A message is at most S max(Q): S sums the weights of the kernels times
-    their largest row sums after normalisation, Q is the label's marginal. A label is minor if at every pixel its score
-    is at most `minor_odds` = 1 / (e S) times the best label's. In the whole mean field its marginal stays at most 1 / S
-    times the largest one: as long as that holds, its own message is at most 1, the best label's is at least 0, and so
-    the next step makes its marginal at most e minor_odds = 1 / S times the best label's. It wins nowhere, and a step
-    without its message underestimates its odds by a factor of at most e.
-
-    In the same way labels send no more messages once their marginal is at every pixel at most 2 / S times the largest
-    one, where that leaves fewer channels to filter. The message left out is at most 2 then; later steps have no bound.
+    Minor labels, whose score is at every pixel at most `minor_odds` times the best label's, send no messages. A message
+    is at most S times the label's largest marginal (S: `largest_message`), so at the default, 1 / (e S), such a label
+    wins nowhere, and a step without its message underestimates its odds by a factor of at most e. Labels whose marginal
+    falls to 2 / S times the largest one at every pixel send no more messages, where that leaves fewer channels to
+    filter.
 
     Args:
         scores: (classes, h, w) float32, not negative; need not add up to 1.
         image: (h, w, 3) uint8 RGB.
-        minor_odds: largest odds of a minor label against the best one, in [0, 0.1]; 0 leaves out no messages.
+        minor_odds: in [0, 0.1]; None is the default, 0 leaves out no messages.
 
     Returns:
         (classes, h, w) float32 marginals; they add up to 1 at each pixel.
@@ -53,7 +49,8 @@ def refine(scores: np.ndarray, image: np.ndarray, config: Config, minor_odds: Op
 
 
 def largest_message(config: Config) -> float:
-    """S of `refine`, at least 4: also where messages hardly count, labels left out must be well below the best."""
+    """S of `refine`: the kernels' weights times their largest row sums; at least 4, so that labels left out are well
+    below the best one, however little messages count."""
     return max(4, _LARGEST_ROW * (config.crf_gaussian_compat + config.crf_bilateral_compat))
 
 

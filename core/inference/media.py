@@ -64,11 +64,6 @@ def find_media(paths: Iterable[str], leave_out: Iterable[str] = ()) -> List[Medi
             for file, name in names.items()]
 
 
-def shown(path: str) -> str:
-    """The path as text that can be printed and logged, even where the name is not UTF-8."""
-    return path.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def is_video(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in VIDEOS
 

@@ -70,7 +70,7 @@ def agreement(session: onnxruntime.InferenceSession, segmenter: Segmenter, image
 
     Args:
         session: as `open_session` gives it.
-        segmenter: inference.Segmenter of the same snapshot.
+        segmenter: `segmenter.Segmenter` of the same snapshot.
         image: (h, w, 3) uint8 RGB.
 
     Returns:
@@ -112,7 +112,7 @@ def _input(graph, mean_rgb):
 
 
 def _output(graph, probabilities, classes):
-    """The upsampling of `interpolation`, and the mask."""
+    """Upsample as `upsampling.combine_scales` does, and take the mask."""
     kernel = np.tile(np.outer(KERNEL, KERNEL).astype(np.float32), (classes, 1, 1, 1))
     weight = graph.constant(kernel, "upsampling_weight")
     for _ in range(DOUBLINGS):
@@ -182,7 +182,7 @@ def _add(graph, name, inputs, _):
     return graph.add("Add", *inputs, name=name)
 
 
-_NODES = {  # of the operators in `network.inference_symbol`
+_NODES = {  # of the operators in `symbols.inference_symbol`
     "Convolution": _convolution, "BatchNorm": _batch_norm, "Pooling": _pooling, "elemwise_add": _add,
     "broadcast_add": _add, "Pad": _pad, "_contrib_BilinearResize2D": _resize,
     "_mul_scalar": lambda graph, name, inputs, attributes: graph.add("Mul", *inputs, np.float32(attributes["scalar"]),

@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 from core.classes import BACKGROUND
 from core.config import Config
 from core.errors import UserError
-from core.inference.media import Medium, Video, is_video, read_picture, shown, video_writer
+from core.inference.media import Medium, Video, is_video, read_picture, video_writer
 from core.inference.options import SegmentationOptions
 from core.inference.postprocess import (
     LONGEST_JPEG,
@@ -84,7 +84,7 @@ def _segment_media(snapshot, devices, media, options, jobs):
     with record, process_pool(jobs) if parallel else contextlib.nullcontext() as pool:
         for medium, found in progress(work.results(rest, pool), len(rest), "segmentation"):
             record.done(medium.name, found)
-            logger.info("%s: %d x %d pixels%s: %s", shown(medium.path), found["width"], found["height"],
+            logger.info("%s: %d x %d pixels%s: %s", medium.path, found["width"], found["height"],
                         f", {found['frames']} frames" if "frames" in found else "", shares_text(found["shares"]))
 
     found = {medium.name: record.values[medium.name] for medium in media if medium.path not in work.failures}
@@ -107,7 +107,7 @@ def shares_text(shares: Mapping[str, float]) -> str:
 
 
 class _Work:
-    """The way of every file from decoding to its results.
+    """Takes every file from decoding to its results.
 
     Attributes:
         failures: dict from path to message, of the files that can't be decoded.
@@ -132,7 +132,7 @@ class _Work:
                     yield medium, self._video(medium, pool)
 
     def _segment(self, pairs, pool):
-        """Yield (name, what `predictions.segment` gives, (h, w)) for each (Picture, image)."""
+        """Yield (name, what `postprocess.segment` gives, (h, w)) for each (Picture, image)."""
         run = functools.partial(segment, config=self._config, options=self._options)
         scored = score_pairs(self._segmenter, pairs, self._options.inference)
         for done, result in ordered_map(run, scored, pool, self._ahead):
@@ -144,7 +144,7 @@ class _Work:
                 image, size = read_picture(medium.path, self._options.max_side)
                 if image.shape[:2] != size:
                     logger.info("%s: %d x %d pixels, scaled down to %d x %d for the network; see --max-side",
-                                shown(medium.path), *size[::-1], *image.shape[1::-1])
+                                medium.path, *size[::-1], *image.shape[1::-1])
                 self._segmenter.check_memory(medium.path, image.shape[:2], self._options.inference.scales)
                 yield Picture(medium.name, medium.path, size), image
 
@@ -170,7 +170,7 @@ class _Work:
                 count += 1
         self._remove_frames(medium.name, count)
         if video.announced and count < video.announced:
-            logger.warning("%s announces %d frames, %d could be decoded", shown(medium.path), video.announced, count)
+            logger.warning("%s announces %d frames, %d could be decoded", medium.path, video.announced, count)
         return dict(self._entry(medium, size, {index: share / count for index, share in total.items()}),
                     frames=count, frames_per_second=video.rate)
 
@@ -191,14 +191,14 @@ class _Work:
 
     @contextlib.contextmanager
     def _reporting(self, medium):
-        """Note down that a file can't be decoded, instead of ending."""
+        """Record that a file can't be decoded instead of ending."""
         try:
             yield
         except UserError as error:
             if not str(error).startswith(medium.path):  # not about the file, but about a result of it
                 raise
             self.failures[medium.path] = str(error)
-            logger.error("left out: %s", shown(str(error)))
+            logger.error("left out: %s", error)
 
 
 def allowed_classes(config: Config, text: str) -> List[int]:

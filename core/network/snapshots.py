@@ -7,8 +7,7 @@ record, as the published ones are, fits the settings that it is used with.
 import dataclasses
 import hashlib
 import json
-import os
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from core.config import Config, adopt_settings, network_settings
 from core.errors import UserError
 from core.io.files import file_digest, write_text
 from core.io.logs import logger
+from core.io.provenance import file_state
 from core.network.fcn import parameter_shapes
 from core.network.params_files import read_params, write_params
 from core.paths import Layout
@@ -150,24 +150,13 @@ def adopt_recorded(config: Config, path: str, recorded: Dict[str, Any]) -> Confi
 def load_snapshot(config: Config, model: str, epoch: int) -> Snapshot:
     """Read a snapshot and check it against the network that it was trained for.
 
-    Its digest is that of the very file that was read, even if another one takes its place meanwhile. A published
-    snapshot's fixed upsampling weights and other extras are left out.
+    Its digest is that of the file that was read, even if another one takes its place meanwhile. A published snapshot's
+    fixed upsampling weights and other extras are left out.
 
     Raises:
         UserError: the snapshot is missing or damaged, lacks a parameter, has one of another shape, or records another
             value of a setting than a flag or the --config file gave.
     """
-    path = Layout(config).snapshot(model, epoch)
-    while True:
-        before = _identity(path)
-        adopted, parameters = _read_snapshot(config, model, epoch)
-        digest = file_digest(path)
-        if _identity(path) == before:
-            return Snapshot(adopted, model, epoch, parameters, digest)
-
-
-def _read_snapshot(config, model, epoch):
-    """(config with the settings that the snapshot records, (args, aux)); see `load_snapshot`."""
     layout = Layout(config)
     path = layout.snapshot(model, epoch)
     epochs = layout.epochs(model)
@@ -175,11 +164,15 @@ def _read_snapshot(config, model, epoch):
         hint = (f"epochs there: {', '.join(map(str, epochs))}" if epochs
                 else f"train it with: train_seg_model.py --model {model}")
         raise UserError(f"{path} is missing; {hint}")
-    parameters = read_parameters(path)
+    state: List[int] = []
+    while state != file_state(path):  # until it was not replaced meanwhile
+        state = file_state(path)
+        parameters, digest = read_parameters(path), file_digest(path)
     config = adopt_recorded(config, path, parameters.settings)
-    return config, tuple(
+    args, aux = (
         {name: matching(path, found, name, shape, f"the {model} model") for name, shape in shapes.items()}
         for found, shapes in zip((parameters.args, parameters.aux), parameter_shapes(model, config)))
+    return Snapshot(config, model, epoch, (args, aux), digest)
 
 
 def matching(path: str, found: Dict[str, np.ndarray], name: str, shape: Tuple[int, ...], network: str
@@ -203,12 +196,3 @@ def matching(path: str, found: Dict[str, np.ndarray], name: str, shape: Tuple[in
     if value.dtype != np.float32:
         raise UserError(f"{path}: {name} has type {np.dtype(value.dtype).name}; float32 is expected")
     return value
-
-
-def _identity(path):
-    """Changes when another file takes the place of this one."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns

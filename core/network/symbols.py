@@ -8,6 +8,7 @@ from core.runtime.mxnet_backend import mx
 
 Inputs = List[Tuple[str, Tuple[int, ...]]]  # names and shapes
 
+
 class SymbolOperations:
     """The operations that the networks consist of, as MXNet symbols of (b, channels, h, w) float32."""
 

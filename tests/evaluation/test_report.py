@@ -298,7 +298,7 @@ def test_pages_escape_names_and_replace_control_characters(tmp_path, name):
     stored = result(0.5)
     stored["settings"].update(masks="masks of " + name, classes=["bk", name])
     stored.update(iou={"bk": 0.5, name: 0.5}, confusion=[[30, 10], [0, 10]], device="cpu(0)", versions={},
-                  seconds_per_image=1.0, image_iou={"a": 0.1, name: 0.5})
+                  config={}, seconds_per_image=1.0, image_iou={"a": 0.1, name: 0.5})
     picture = np.zeros((20, 30, 3), np.uint8)
     write_report(str(tmp_path), stored, {name: Example(name, picture, picture[..., 0], picture[..., 0] + 1)})
     folder = str(tmp_path / "outputs" / "0")
