@@ -58,7 +58,7 @@ def evaluate(config: Config, model: str, *, epoch: int, devices: list, options: 
     """Predict every image of the list and compare it with its mask, if there are masks.
 
     Continues where an earlier run with the same snapshot and settings was killed; report.html and result.json appear at
-    the end. What is there already counts only for the content that snapshot, images and masks have now.
+    the end. What is there already is used only where snapshot, images and masks still have the same content.
 
     Args:
         devices: list of Device, of one engine.
@@ -130,7 +130,7 @@ def _evaluate(snapshot, options, *, devices, jobs, inputs, settings, saved, fold
     with record, process_pool(jobs) if options.inference.crf and jobs > 1 else contextlib.nullcontext() as pool:
         scored_rest = scored_images(segmenter, rest, folder=options.images, options=options.inference)
         compared = ordered_map(work, scored_rest, pool, 2 * jobs)
-        for scored, confusion in progress(compared, len(rest), os.path.basename(options.output)):
+        for scored, confusion in progress(compared, len(rest), os.path.basename(os.path.abspath(options.output))):
             record.done(scored.name, pack_counts(confusion))
     seconds = (time.perf_counter() - start) / max(1, len(rest))
     logger.info("%.3f seconds an image", seconds)

@@ -15,7 +15,7 @@ from core.paths import image_path, mask_path
 
 
 def image_inputs(options: EvaluationOptions, names: Sequence[str], cache: str) -> Dict[str, str]:
-    """Dict from id to a text that is another one once the image, or its mask, has another content.
+    """Dict from id to a text that changes with the content of the image or of its mask.
 
     Args:
         cache: as for `content_digests`.

@@ -12,7 +12,7 @@ class ResultFolder:
     """Results of one snapshot.
 
     result.json is the last finished evaluation; those of other settings (scales, CRF, list) are kept in it under
-    "earlier". Where images and masks lay makes no difference, only what they were.
+    "earlier". The paths of images and masks make no difference, only their content.
     """
 
     def __init__(self, folder: str):

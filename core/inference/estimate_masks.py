@@ -39,7 +39,7 @@ def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool
         epoch: snapshot of `model` to use.
         devices: list of Device, of one engine.
         crf: refine the scores with the dense CRF.
-        overwrite: make all masks again, unless the same was begun before and has not come to its end.
+        overwrite: make all masks again; a killed run that did so with the same settings is continued.
         jobs: processes that run the CRF.
         model: "init"; or "final", whose masks train it in another round.
         flip: add up the scores of the mirrored images too.

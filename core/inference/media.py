@@ -125,7 +125,7 @@ class Video:
             raise UserError(f"{self._path} can't be decoded: it has no readable frame")
 
     def _square(self, frame: np.ndarray) -> np.ndarray:
-        """Enlarge the shorter side of the pixels, as of DVDs and camcorders, to that of squares."""
+        """Stretch a frame of pixels that are not square, as of DVDs and camcorders, so that they are."""
         if not 1 / _MOST_STRETCHED <= self._stretch <= _MOST_STRETCHED or self._stretch == 1:
             return frame
         height, width = frame.shape[:2]

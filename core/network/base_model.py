@@ -1,9 +1,9 @@
 """ResNet-50 weights of other frameworks as the base model that training starts from.
 
 The network's input is RGB minus the mean, in 0..255, without scaling; what a source does to its input otherwise goes
-into conv1 and its batch norm. Every stage then puts out what it puts out in the source framework.
+into conv1 and its batch norm. Every stage then outputs what it does in the source framework.
 
-Names don't tell what a network does to its input. PyTorch's names also cover networks converted from Caffe, whose
+The names don't show what a network does to its input. PyTorch's names also cover networks converted from Caffe, whose
 input is BGR in 0..255: folded batch norms, and the size of conv1's weights, give them away (`_preprocessing`).
 """
 import dataclasses
@@ -148,7 +148,7 @@ FAMILIES["safetensors"] = FAMILIES["torch"]
 
 _FOLDED = 1e-4  # variances this near 1, with means of 0, in every layer: the batch norm's statistics are folded away
 # Variance of what conv1 puts out, divided by the sum of its squared weights: about the variance of its input, which is
-# 1 after torchvision's preprocessing and 58^2 in 0..255; the limit lies between, as far from the one as the other.
+# 1 after torchvision's preprocessing and 58^2 in 0..255; the limit is their geometric mean.
 _MOST_VARIANCE = 58.0
 _LEAST_MEAN = 0.25  # of the input in every channel: pixels / 255 have about 0.45, standardized ones 0
 _EXPLAINED = 0.9  # share of conv1's mean outputs that one mean colour explains, to be believed
@@ -165,14 +165,14 @@ def convert_base_model(config: Config, source: str, output: str, *, preprocessin
     Args:
         source: file to read.
         output: file to write.
-        preprocessing: what the source does to its input, a key of PREPROCESSING; None finds it out.
+        preprocessing: what the source does to its input, a key of PREPROCESSING; None detects it.
         channels: order of the source's input channels, "rgb" or "bgr"; None takes that of its preprocessing.
         epsilon: what the source's batch norm adds to the variance; None takes its framework's value.
-        prefix: what the names of the network's layers in the source start with; None finds it out.
+        prefix: what the names of the network's layers in the source start with; None detects it.
 
     Raises:
-        UserError: the source is missing, damaged, no ResNet-50 or several, an array has another shape than `config`
-            asks for, its preprocessing can't be recognised, or the output can't be written.
+        UserError: the source is missing or damaged, or holds no ResNet-50 or several; an array has another shape than
+            `config` asks for; its preprocessing can't be recognised; or the output can't be written.
     """
     kind, arrays, recorded = _read(source)
     family, prefix = _find_network(source, kind, arrays, prefix)
@@ -374,8 +374,8 @@ def _preprocessing(source: str, layers: Dict[str, _Layer]) -> str:
             logger.warning("%s: all batch norms are as they start: the network was not trained", source)
             return "torch"
         logger.warning("%s: all batch norms have mean 0 and variance 1: they are folded, as in networks converted from "
-                       "Caffe (Detectron, mmdetection's resnet50_caffe); taken as such, --preprocessing says otherwise",
-                       source)
+                       "Caffe (Detectron, mmdetection's resnet50_caffe), and are taken as such; --preprocessing "
+                       "overrides this", source)
         return "caffe"
     first = layers["conv1"]
     known = (f"--preprocessing {' or '.join(PREPROCESSING)}, and --channels where they are in another order, say what "
@@ -389,7 +389,7 @@ def _preprocessing(source: str, layers: Dict[str, _Layer]) -> str:
     explained = 1 - np.square(colours @ colour - means).sum() / max(np.square(means).sum(), 1e-30)
     if len(means) > 6 and explained > _EXPLAINED and colour.min() > _LEAST_MEAN:
         raise UserError(f"{source} has PyTorch's names, but the means of its first batch norm are those of pixels that "
-                        f"no mean is taken off, as in 0..1: {known}")
+                        f"no mean is subtracted from, as in 0..1: {known}")
     return "torch"
 
 
@@ -410,7 +410,7 @@ def _convert(layers: Dict[str, _Layer], of_input: Input, mean_rgb: Tuple[float, 
             values["conv1_bias"] = bias
             mean = scale * layer.mean
         else:
-            mean = layer.mean - bias  # the batch norm takes off the mean what the convolution no longer adds
+            mean = layer.mean - bias  # for the convolution no longer adds it
         norm = _caffe_names(name)[1]
         values[name + "_weight"] = weight
         values.update({norm + "_gamma": layer.gamma, norm + "_beta": layer.beta, norm + "_moving_mean": mean,
@@ -422,7 +422,7 @@ def _fold_input(of_input: Input, mean_rgb: Tuple[float, ...], weight: np.ndarray
                 ) -> Tuple[np.ndarray, np.ndarray, float]:
     """conv1 for RGB minus `mean_rgb`.
 
-    Its output grows by the mean deviation of the source's input, which the batch norm takes back: so the weights keep
+    Its output grows by the mean deviation of the source's input, which the batch norm undoes: so the weights keep
     their size, and with it the step that a learning rate means, though the input is no longer divided.
 
     Returns:

@@ -1,6 +1,6 @@
 """MXNet's format of named arrays, .params and .states, read and written without MXNet.
 
-MXNet's native code believes what a file says of its sizes: a damaged one makes it fill gigabytes. Written files equal
+MXNet's native code trusts the sizes that a file states: a damaged one makes it fill gigabytes. Written files equal
 those of mxnet.nd.save to the last bit. The versions read are those of MXNet 1.9.1 (src/ndarray/ndarray.cc,
 NDArray::Load), sparse arrays left out.
 """
@@ -90,7 +90,7 @@ class _Reader:
     def read(self) -> Tuple[List[np.ndarray], List[str]]:
         magic, _, count = self._numbers("<QQQ")
         if magic != _LIST_MAGIC:
-            raise ValueError("it starts with other bytes")
+            raise ValueError("it starts with other bytes; convert_base_model.py converts files of other frameworks")
         if count > self._rest:  # each takes several bytes
             raise ValueError(f"{count} arrays can't be in it")
         values = [self._array() for _ in range(count)]

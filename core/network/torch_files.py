@@ -4,7 +4,7 @@ Such a file is a pickle: a program that may call any Python function. The unpick
 tensors need, gives its own functions for them and refuses all others. Both formats of torch.save are read: the zip
 archive of torch >= 1.6, and the one before it, a row of pickles followed by the raw storages.
 
-Numbers are read when an array is asked for, so a file fills no more memory than the arrays that a caller wants.
+Numbers are read when an array is asked for, so a file takes no more memory than the arrays that a caller wants.
 """
 import functools
 import io
@@ -53,7 +53,7 @@ def read_torch(path: str) -> Dict[str, Any]:
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can make the unpickler raise anything
-        raise UserError(f"{path} is damaged or no file of torch.save: {error}") from error
+        raise UserError(f"{path} is damaged, or was not written by torch.save: {error}") from error
     if not found:
         raise UserError(f"{path} holds no state dict: write one with torch.save(model.state_dict(), FILE)")
     return found
@@ -99,7 +99,7 @@ def _read_zip(file: BinaryIO, path: str) -> Any:
     with zipfile.ZipFile(file) as archive:
         programs = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(programs) != 1:
-            raise UserError(f"{path} is a zip archive, but none of torch.save")
+            raise UserError(f"{path} is a zip archive, but not one of torch.save")
         folder = programs[0][:-len("data.pkl")]
         size = file.seek(0, 2)
         big = folder + "byteorder" in archive.namelist() and read_entry(archive, folder + "byteorder", size) == b"big"
@@ -300,9 +300,9 @@ def _opcode(name: str) -> int:
 
 
 class _Unpickler(pickle._Unpickler):
-    """The unpickler of Python's library that is written in Python, cut down to what costs no more than it reads.
+    """Python's unpickler written in Python, cut down to opcodes that cost no more than they read.
 
-    The one in C allocates as many places as the largest number that a pickle gives to a value.
+    The one in C allocates room up to the largest memo index that a pickle names.
 
     Args:
         path: name of the file, for messages.
@@ -325,8 +325,8 @@ class _Unpickler(pickle._Unpickler):
             return _KNOWN[module, name]
         if module in ("torch", "torch.storage") and name in _DTYPES:
             return _DTYPES[name]
-        raise UserError(f"{self._path} names {module}.{name}, which a file of weights has no need of, and which is not "
-                        "run: write the weights alone, with torch.save(model.state_dict(), FILE), or as .safetensors")
+        raise UserError(f"{self._path} names {module}.{name}, which a weight file does not need, and which is not run: "
+                        "write the weights alone, with torch.save(model.state_dict(), FILE), or as .safetensors")
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _, count = pid[:5]

@@ -30,7 +30,7 @@ from core.network.snapshots import (
 from core.paths import Layout
 from core.training.initialization import base_file
 
-_STATES_KEPT = 2  # the last one, and one more in case that its snapshot gets damaged
+_STATES_KEPT = 2  # the last one, and one more in case its snapshot gets damaged
 
 
 class Checkpoint(NamedTuple):
@@ -124,7 +124,7 @@ def find_checkpoint(layout: Layout, model: str, config: Config, *, data: Dict[st
     states = [epoch for epoch in epochs if os.path.exists(layout.state(model, epoch))]
     for position, epoch in enumerate(reversed(states), 1):
         path = layout.state(model, epoch)
-        with _naming_the_way_on(model, epoch, states[-position - 1:-position]):
+        with _suggesting_an_earlier_epoch(model, epoch, states[-position - 1:-position]):
             momentum, record = _read_state(path)
             read_params(layout.snapshot(model, epoch))
         if start_epoch is not None and record["start_epoch"] != start_epoch:
@@ -192,7 +192,7 @@ def _read_state(path):
 
 
 @contextlib.contextmanager
-def _naming_the_way_on(model, epoch, earlier):
+def _suggesting_an_earlier_epoch(model, epoch, earlier):
     """Add to the error of a damaged file what to move away so that the run resumes from the epoch before."""
     try:
         yield

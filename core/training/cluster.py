@@ -28,7 +28,7 @@ from core.errors import UserError
 from core.io.files import read_text
 
 _LAUNCHER = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "launch.py")
-_GRACE = 30  # seconds from the good end of the first process to that of the last
+_GRACE = 30  # seconds that other processes may run after the first one has ended well
 _STOP = 5  # seconds from SIGTERM to SIGKILL
 _LOOK_EVERY = 0.2  # seconds
 _SIGN_EVERY = 5  # seconds between the launcher's signs of life
@@ -229,7 +229,7 @@ class _Processes:
         self._running.append((name, process, essential))
 
     def watch(self, tie: Optional[int] = None) -> None:
-        """Wait for the good end of all essential processes, and _GRACE seconds at most for the others.
+        """Wait until all essential processes have ended well, and at most _GRACE seconds for the others.
 
         Args:
             tie: file descriptor whose end of file, or silence, ends the processes.
@@ -321,7 +321,7 @@ def _address_towards(host):
 
 
 def free_port() -> int:
-    """Number of a port that no one uses."""
+    """Number of an unused port."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]

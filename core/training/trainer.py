@@ -53,7 +53,7 @@ class Trainer:
         Raises:
             UserError: the loss of a batch is not finite; its images are named.
         """
-        # Dropout: the same in a run that resumes here, another one in every epoch and every worker.
+        # Dropout is the same in a run that resumes here, and another one in every epoch and worker.
         self._steps.seed(self._config.seed * 100003 + epoch + 1009 * self._rank)
         meter = _Meter(self._config, epoch, self.epoch_size)
         waiting: Any = None

@@ -68,7 +68,7 @@ def test_masks_and_overlays_have_the_names_and_sizes_of_the_pictures(untrained, 
     assert len(np.unique(read_mask(str(tmp_path / "out" / "masks" / "a" / "x.png"), 21))) > 1
 
 
-def test_shares_tell_the_area_of_every_class(untrained, tmp_path, image):
+def test_shares_are_the_area_of_every_class(untrained, tmp_path, image):
     path = save(tmp_path / "x.png", image)
     run(untrained, [path], tmp_path / "out")
     mask = read_mask(str(tmp_path / "out" / "masks" / "x.png"), 21)
@@ -316,7 +316,7 @@ def test_a_video_that_fails_midway_leaves_nothing(tmp_path, image):
 
 
 @pytest.mark.parametrize("rate", [0.5, 23.976, 119.941, 239.834, 655.351, 999.99])
-def test_videos_keep_their_rate_as_far_as_the_format_can_tell_it(tmp_path, image, rate):
+def test_videos_keep_their_rate_as_far_as_the_format_can_express_it(tmp_path, image, rate):
     path = str(tmp_path / "v.mp4")
     with video_writer(path, rate) as add:
         for _ in range(3):

@@ -217,7 +217,7 @@ def test_the_published_mean_given_as_a_flag_is_kept(tmp_path):
     assert read_parameters(path).settings["mean_rgb"] == [123, 117, 104]
 
 
-def test_a_stride_placement_that_the_source_has_not_is_refused(tmp_path):
+def test_another_stride_placement_than_that_of_the_source_is_refused(tmp_path):
     config = make_config(stride_on="1x1", **SMALL)
     with pytest.raises(UserError, match="setting stride_on is 1x1, but .*resnet.safetensors was made with 3x3"):
         convert(write_safetensors(tmp_path / "resnet.safetensors"), tmp_path, config)
@@ -528,7 +528,7 @@ def first_layers(rng, mean, scale=1.0):
 def test_inputs_without_mean_and_untrained_networks_are_recognised(rng, caplog):
     find = base_model._preprocessing
     assert find("a.pth", first_layers(rng, [0.02, -0.02, 0.05])) == "torch"
-    with pytest.raises(UserError, match="a.pth has PyTorch's names, but .* no mean is taken off, as in 0..1"):
+    with pytest.raises(UserError, match="a.pth has PyTorch's names, but .* no mean is subtracted from, as in 0..1"):
         find("a.pth", first_layers(rng, [0.48, 0.46, 0.41], 0.25))
     with pytest.raises(UserError, match="pixels in 0..255"):
         find("a.pth", first_layers(rng, [123, 117, 104], 58))
@@ -651,7 +651,7 @@ def test_a_pickle_that_would_run_something_is_refused_and_nothing_runs(tmp_path,
             file.write(program)
     else:
         write_zip(path, program)
-    with pytest.raises(UserError, match=r"a.pth names .*, which a file of weights has no need of"):
+    with pytest.raises(UserError, match=r"a.pth names .*, which a weight file does not need"):
         read_torch(path)
     assert not mark.exists()
 
@@ -670,7 +670,7 @@ def test_strange_pickles_are_refused(tmp_path, program):
         read_torch(write_zip(tmp_path / "a.pth", program))
 
 
-def test_a_training_checkpoint_with_objects_of_its_own_is_refused_with_the_mend(tmp_path):
+def test_a_training_checkpoint_with_objects_of_its_own_is_refused_with_the_remedy(tmp_path):
     with pytest.raises(UserError, match="argparse.Namespace.*torch.save"):
         read_torch(write_zip(tmp_path / "a.pth", b"\x80\x02cargparse\nNamespace\n)R."))
 
@@ -737,7 +737,7 @@ def test_other_files_are_named(tmp_path, content):
 def test_archives_of_something_else_are_named(tmp_path):
     with zipfile.ZipFile(str(tmp_path / "a.pth"), "w") as archive:
         archive.writestr("readme.txt", "hello")
-    with pytest.raises(UserError, match="a.pth is a zip archive, but none of torch.save"):
+    with pytest.raises(UserError, match="a.pth is a zip archive, but not one of torch.save"):
         convert(str(tmp_path / "a.pth"), tmp_path)
     h5py.File(str(tmp_path / "a.h5"), "w").close()
     with pytest.raises(UserError, match="a.h5 holds no ResNet-50"):

@@ -148,7 +148,7 @@ def given(config, **changes):
     return dataclasses.replace(config, given=frozenset(changes), **changes)
 
 
-def test_settings_of_the_run_are_taken_up_and_others_refused(begun, messages):
+def test_settings_of_the_run_are_adopted_and_others_refused(begun, messages):
     forgotten = dataclasses.replace(begun, learning_rate=Config().learning_rate, seed=0)
     with pytest.raises(UserError, match=r"setting learning_rate is 0.5, but .*-2.states was made with 0.01"):
         training.train(given(begun, learning_rate=0.5), "init", devices=CPU, resume=True)
@@ -336,7 +336,7 @@ def test_a_second_training_run_and_a_second_estimation_are_refused(begun):
         with pytest.raises(UserError, match=r"training of the init model in .*snapshots is under way in process %d on"
                            % os.getpid()):
             training.train(begun, "init", devices=CPU, resume=True)
-        training.train(dataclasses.replace(begun, max_epoch=2), "final", devices=CPU)  # another model is no matter
+        training.train(dataclasses.replace(begun, max_epoch=2), "final", devices=CPU)  # another model is another matter
     with locked(folder_lock(layout.train_masks), "mask estimation"):
         with pytest.raises(UserError, match="mask estimation into .* is under way"):
             estimate_train_masks(begun, 2, devices=CPU, overwrite=True)
