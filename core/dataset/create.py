@@ -136,8 +136,12 @@ def _write_lists(layout, train, val, web, train_labels):
     rows = [f"{json.dumps(source.name)}: {json.dumps(values)}" for source, values in zip(train, train_labels)]
     write_text(layout.train_labels, "{\n" + ",\n".join(rows) + "\n}\n")
     write_lines(layout.train_list, [source.name for source in train])
-    if web and not os.path.exists(layout.web_list):
-        write_lines(layout.web_list, web)
+    if not os.path.exists(layout.web_list):
+        if os.path.exists(layout.web_record):
+            logger.warning("%s is not written: create_web_masks.py has not finished the masks in %s; run it again, or "
+                           "remove %s if the masks are your own", layout.web_list, layout.web_masks, layout.web_record)
+        elif web:
+            write_lines(layout.web_list, web)
 
 
 def _report(layout, config, train, val, web, checked):

@@ -209,8 +209,8 @@ def _pictures(folder):
             known = path.lower().endswith(PICTURES) and (os.path.isfile(path) or not os.path.exists(path))
             (paths if known else others).append(path)
     if others:
-        logger.warning("%s: %d files are left out, such as %s: they have not the ending of a readable picture, or are "
-                       "no regular files", folder, len(others), min(others))
+        logger.warning("%s: %d files are left out, such as %s: their names don't end as those of pictures do, or "
+                       "they are no regular files", folder, len(others), min(others))
     return sorted(paths)
 
 

@@ -69,6 +69,9 @@ def _cosegmented(layout, config, names):
     if record.earlier:
         raise UserError(f"{layout.web_record} was written by another version of this program: run create_web_masks.py "
                         "--overwrite, or remove the file if the masks are your own")
+    if record.overwriting:
+        raise UserError(f"{layout.web_masks} holds masks of two runs, as create_web_masks.py --overwrite was "
+                        "interrupted: run it again")
     _check_web_classes(layout, config, names, (record.origin or {}).get("settings", {}))
     remedy = "see dataset/README.md for what belongs there"
     corrected = set(corrected_names(layout))

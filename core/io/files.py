@@ -219,7 +219,8 @@ def read_list(path: str, remedy: Optional[str] = None) -> List[str]:
         if name in seen:
             raise UserError(f"{path} names {name} twice: remove one of the lines")
         if "/" in name or "\\" in name or "\0" in name:
-            raise UserError(f"{path}, entry {number}: {name!r} is no id; ids are file names without folder and ending")
+            raise UserError(f"{path}, entry {number}: {name!r} is not an id; ids are file names without "
+                            "folder and ending")
         seen.add(name)
     return ids
 
@@ -266,7 +267,7 @@ def read_array(path: str) -> np.ndarray:
     try:
         return np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is damaged or no .npy file") from error
+        raise UserError(f"{path} is damaged, or not a .npy file") from error
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -263,7 +263,8 @@ def _decode_jpeg(content: bytes) -> Decoded:
 def _jpeg_damage(content: bytes) -> Optional[str]:
     """What libjpeg complains about in a CMYK JPEG file."""
     try:
-        simplejpeg and simplejpeg.decode_jpeg(content, "CMYK")
+        if simplejpeg:
+            simplejpeg.decode_jpeg(content, "CMYK")
     except ValueError as error:
         return str(error)
     return None

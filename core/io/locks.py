@@ -48,7 +48,7 @@ def locked(path: str, work: str, wait: bool = False) -> Iterator[None]:
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
                 raise UserError(f"{path} can't be locked: {error.strerror}") from error
-            logger.warning("%s can't be locked here (%s): see that no other process does the same", path,
+            logger.warning("%s can't be locked here (%s): make sure that no other process does the same", path,
                            error.strerror)
         with contextlib.suppress(OSError):  # a full disk takes no note, and the lock holds all the same
             file.truncate(0)

@@ -38,6 +38,7 @@ class StageRecord:
         origin: as the file holds it; None where there is no record.
         items: dict from name to what the item's files depend on.
         values: dict from name to value, of the items that are done.
+        overwriting: whether an interrupted run with --overwrite has left files that it would have made again.
         earlier: whether an earlier version of this program wrote the file; it says nothing then.
     """
 
@@ -48,7 +49,7 @@ class StageRecord:
         self.values: Dict[str, Any] = {}
         self._what = what
         self._disposable = disposable
-        self._overwriting = False
+        self.overwriting = False
         self._all_stale = False
         self.earlier = False
         self._journal = Journal(path)
@@ -57,7 +58,7 @@ class StageRecord:
         if header.get("format") == _FORMAT and isinstance(header.get("origin"), dict) and isinstance(
                 header.get("items"), dict):
             self.origin, self.items = header["origin"], header["items"]
-            self._overwriting = bool(header.get("overwriting"))
+            self.overwriting = bool(header.get("overwriting"))
             for row in self._stored[1:]:
                 if isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) and row[0] in self.items:
                     self.values[row[0]] = row[1]
@@ -84,13 +85,13 @@ class StageRecord:
         now: Dict[str, Any] = json.loads(json.dumps(origin))
         same = self.origin == now
         if overwrite:
-            self._all_stale = not (same and self._overwriting)
+            self._all_stale = not (same and self.overwriting)
         elif not same:
             if present and not self._disposable:
                 raise UserError(self._refusal(now))
             self._all_stale = True
         self.origin = now
-        self._overwriting = overwrite or self._overwriting and same
+        self.overwriting = overwrite or self.overwriting and same
         return self._all_stale
 
     def _refusal(self, origin: Dict[str, Any]) -> str:
@@ -141,8 +142,8 @@ class StageRecord:
 
     def finish(self) -> None:
         """Record that everything is made: --overwrite would start from scratch."""
-        if self._overwriting:
-            self._overwriting = False
+        if self.overwriting:
+            self.overwriting = False
             self._journal.close()
             self._write()
 
@@ -153,7 +154,7 @@ class StageRecord:
 
     def _write(self) -> None:
         header = {"format": _FORMAT, "origin": self.origin, "items": self.items}
-        if self._overwriting:
+        if self.overwriting:
             header["overwriting"] = True
         rows = [header] + [[name, value] for name, value in self.values.items()]
         self._journal.open(None if rows == self._stored else rows)

@@ -76,25 +76,21 @@ class HashIndex:
         self._hashes = np.empty((1024, HASH_BYTES), np.uint8)
 
     def add(self, name: Any, fingerprint: Fingerprint) -> None:
-        """Add an image under any name, which `near` gives back."""
+        """Add an image under any name, which `matches` gives back."""
         if len(self._names) == len(self._hashes):
             self._hashes = np.concatenate([self._hashes, np.empty_like(self._hashes)])
         self._hashes[len(self._names)] = fingerprint.code
         self._names.append(name)
         self._pictures.append(fingerprint.picture)
 
-    def near(self, fingerprints: Sequence[Fingerprint], distance: int) -> List[Any]:
-        """Names of the near duplicates of an image, nearest first.
+    def matches(self, fingerprints: Sequence[Fingerprint], distance: int) -> Iterator[Any]:
+        """Yield the names of the near duplicates of an image, nearest first; each is compared when it is asked for.
 
         Args:
             fingerprints: of the image and its mirror image; one of them has to match.
             distance: bits in which the hashes differ, at most. An image that can't be read any more is judged by its
                 hash alone.
         """
-        return list(self.matches(fingerprints, distance))
-
-    def matches(self, fingerprints: Sequence[Fingerprint], distance: int) -> Iterator[Any]:
-        """As `near`, one after the other: an image is compared only when its name is asked for."""
         if not self._names:
             return
         codes = np.stack([fingerprint.code for fingerprint in fingerprints])
@@ -103,14 +99,11 @@ class HashIndex:
         differing, order = bits[0], bits[1]  # (known, codes), of each the nearest code first
         close = np.flatnonzero(differing[:, 0] <= distance)
         for place in close[np.argsort(differing[close, 0], kind="stable")]:
-            theirs = self._thumbnail(place)
+            theirs = _read(self._pictures[place])
             views = [fingerprints[view] for view, bits in zip(order[place], differing[place]) if bits <= distance]
             if theirs is None or any(same_content(_read(view.picture), theirs)  # type: ignore[arg-type]
                                      for view in views):
                 yield self._names[place]
-
-    def _thumbnail(self, place: int) -> Optional[np.ndarray]:
-        return _read(self._pictures[place])
 
 
 def _read(picture: Union[np.ndarray, str]) -> Optional[np.ndarray]:

@@ -109,13 +109,9 @@ def url_source(config: Config, path: str) -> Source:
         UserError: no class has a list there, or a line is no such JSON.
     """
     if os.path.isdir(path):
-        present = _present(config, path, ".txt")
-
-        def from_text(class_index):
-            for line in read_lines(present[class_index]) if class_index in present else ():
-                if not line.startswith("#"):
-                    yield Candidate(class_index, "urls", line)
-        return from_text
+        lists = {index: read_lines(file) for index, file in _present(config, path, ".txt").items()}
+        return lambda class_index: (Candidate(class_index, "urls", line) for line in lists.get(class_index, ())
+                                    if not line.startswith("#"))
 
     listed = collections.defaultdict(list)
     for number, line in enumerate(read_lines(path), 1):

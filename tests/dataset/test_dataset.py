@@ -11,6 +11,7 @@ from core.config import Config
 from core.dataset.create import create_dataset
 from core.dataset.voc import voc_sources
 from core.errors import UserError
+from core.io.files import write_json
 from core.io.images import read_mask, write_mask
 from core.paths import Layout
 
@@ -180,6 +181,13 @@ def test_the_web_list_names_pairs_only(sample, config):
     os.remove(str(sample / "dataset" / "web_labels" / "1_000000.png"))
     create_dataset(config, 1)
     assert len(lines(sample, "web_train_list.txt")) == 9 and "1_000000" not in lines(sample, "web_train_list.txt")
+
+
+def test_masks_of_an_unfinished_co_segmentation_are_not_listed(sample, config, caplog):
+    """The noise filter comes last."""
+    write_json(Layout(config).web_record, {})
+    create_dataset(config, 1)
+    assert not os.path.exists(Layout(config).web_list) and "create_web_masks.py has not finished" in caplog.text
 
 
 @pytest.mark.parametrize("values, message", [

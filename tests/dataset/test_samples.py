@@ -4,8 +4,10 @@ import pytest
 from core.config import Config
 from core.dataset.samples import Sample, label_shares, training_samples
 from core.errors import UserError
-from core.io.images import write_mask
-from core.paths import Layout
+from core.io.files import write_lines
+from core.io.images import write_image, write_mask
+from core.io.provenance import StageRecord
+from core.paths import Layout, image_path, mask_path
 
 
 def config(**changes):
@@ -27,6 +29,24 @@ def test_missing_files_and_names_without_class_are_named(tmp_path):
     (tmp_path / "dataset" / "train_list.txt").write_text("a\n")
     with pytest.raises(UserError, match="a.png is missing: run est_voc_train_masks.py"):
         training_samples("final", layout, config())
+
+
+def test_masks_that_were_being_overwritten_do_not_train(tmp_path):
+    tiny = config(root=str(tmp_path))
+    layout = Layout(tiny)
+    write_image(image_path(layout.web_images, "1_a"), np.zeros((9, 9, 3), np.uint8))
+    write_mask(mask_path(layout.web_masks, "1_a"), np.ones((9, 9), np.uint8))
+    write_lines(layout.web_list, ["1_a"])
+    for overwrite in (False, True):
+        record = StageRecord(layout.web_record, "masks")
+        record.claim({}, overwrite=overwrite, present=False)
+        with record:
+            pass  # killed here
+        if overwrite:
+            with pytest.raises(UserError, match="web_labels holds masks of two runs, .* run it again"):
+                training_samples("init", layout, tiny)
+            record.finish()
+        assert [sample.name for sample in training_samples("init", layout, tiny)] == ["1_a"]
 
 
 @pytest.mark.parametrize("sampling, weights", [("uniform", [3, 1]), ("balanced", [1, 1])])

@@ -14,7 +14,7 @@ def test_lists_may_have_any_line_ending_blank_lines_and_a_byte_order_mark(tmp_pa
 
 
 @pytest.mark.parametrize("content, message", [
-    (b"", "is empty"), (b"\n \r\n", "is empty"), (b"a\nb\na\n", "a twice"), (b"../a\n", "no id"),
+    (b"", "is empty"), (b"\n \r\n", "is empty"), (b"a\nb\na\n", "a twice"), (b"../a\n", "not an id"),
     (b"\xff\xfe", "UTF-8")])
 def test_wrong_lists_are_named(tmp_path, content, message):
     (tmp_path / "list.txt").write_bytes(content)
