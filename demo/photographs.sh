@@ -17,7 +17,6 @@ cd "$(dirname "$0")/.."
 make_environment "$DEPENDENCIES"
 
 settings=(--config demo/light.yaml --config "$folder/photographs.yaml" --root "$work")
-last=3  # epoch of both models
 val=()
 [ ! -d "$folder/val/masks" ] || val=(--val-images "$folder/val/images" --val-masks "$folder/val/masks")
 
@@ -29,13 +28,20 @@ step() {
 
 step python create_dataset.py --train-images "$folder/train/images" --train-labels "$folder/train/labels.csv" \
     "${val[@]}" "${settings[@]}"
+trained=$(python -c '
+import sys
+from core.config import make_config
+from core.paths import Layout
+config = make_config("demo/light.yaml", sys.argv[1], root=sys.argv[2])
+print(config.max_epoch - 1, Layout(config).snapshot("init", config.max_epoch - 1))' "$folder/photographs.yaml" "$work")
+last=${trained%% *}  # epoch of both models
 step python fetch_web_images.py --folder "$folder/web" "${settings[@]}"
 step python create_web_masks.py "${settings[@]}"
 step python train_seg_model.py --model init --resume "${settings[@]}"
 step python est_voc_train_masks.py --epoch $last --crf "${settings[@]}"
 # Smaller steps: the global branch's new layers diverge with the init model's.
 step python train_seg_model.py --model final --resume --lr 0.01 "${settings[@]}" \
-    --base-model "$work/snapshots/init_fcn_efficientnet_lite2-$last.params"
+    --base-model "${trained#* }"
 if [ ${#val[@]} -gt 0 ]; then
     step python eval_seg_model.py --model init --epoch $last "${settings[@]}"
     step python eval_seg_model.py --model final --epoch $last "${settings[@]}"

@@ -14,8 +14,6 @@ from core.paths import Layout, image_path, mask_path  # noqa: E402
 
 ROWS = (("init", "init", 1, False), ("final", "final", 1, False), ("final + ms", "final", 3, False),
         ("final + ms + crf", "final", 3, True))  # title, model, number of scales, CRF
-
-
 TITLES = ("image", "ground truth", "init", "final", "final + ms + crf")  # of the pictures
 
 

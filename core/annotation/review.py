@@ -34,8 +34,10 @@ def serve(config: Config, port: int = 0) -> None:
         port: 0 takes a free one.
 
     Raises:
-        UserError: there are no web images, or the port is taken.
+        UserError: as `Review`, or the port is out of range or taken.
     """
+    if not 0 <= port <= 65535:
+        raise UserError(f"--port {port}: a number from 0 to 65535 is expected")
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line for each thumbnail
     token = secrets.token_urlsafe(16)
     app = make_app(config, token)

@@ -1,4 +1,4 @@
-"""Foreground cues of a single image that no one taught: what differs from, and is not connected to, its border.
+"""Foreground cues of a single image, without learning: what differs from, and is not connected to, its border.
 
 All functions take a `Regions` and return one value for each of its n regions; most are dense in n (about 300), so an
 image costs O(n^3) at worst, whatever the number of images.

@@ -9,6 +9,7 @@ import pytest
 from werkzeug.serving import make_server
 
 from core.annotation.review import Review, make_app
+from core.annotation.review import serve as serve_page
 from core.config import Config
 from core.errors import UserError
 from core.io.files import read_lines
@@ -108,6 +109,12 @@ def test_a_damaged_image_is_shown_as_an_empty_tile(client, config):
 def test_without_web_images_there_is_nothing_to_review(tmp_path):
     with pytest.raises(UserError, match="run fetch_web_images.py first"):
         Review(Config(root=str(tmp_path)))
+
+
+@pytest.mark.parametrize("port", [-1, 65536])  # the system would take 65536 for 0, any free port
+def test_a_port_that_does_not_exist_is_refused(config, port):
+    with pytest.raises(UserError, match=f"--port {port}: a number from 0 to 65535"):
+        serve_page(config, port)
 
 
 def test_images_of_other_classes_are_refused(config):

@@ -10,8 +10,8 @@ import make_sample
 import numpy as np
 import pytest
 from conftest import CPUS, ROOT
+from web_masks import beside, draw_web_images, masks
 
-from core.classes import VOC_CLASSES
 from core.config import Config
 from core.cosegmentation import by_cells, cells
 from core.cosegmentation import cosegment as stage
@@ -20,7 +20,7 @@ from core.cosegmentation.cells import Cells, walk
 from core.cosegmentation.evaluate_masks import evaluate_web_masks
 from core.cosegmentation.region_classifier import FOLDS
 from core.errors import UserError
-from core.io.images import write_image, write_mask
+from core.io.images import write_image
 from core.network import imagenet_weights
 from core.paths import Layout
 
@@ -41,20 +41,8 @@ def small_view(monkeypatch):
 @pytest.fixture
 def web(tmp_path):
     """Config of a folder with 4 images of each of 3 classes, and their exact masks in truth/."""
-    for name in ("bus", "cat", "bottle"):
-        index = VOC_CLASSES.index(name)
-        for number in range(4):
-            image, mask = make_sample.web_picture(np.random.default_rng((9, index, number)), name)
-            stem = f"{index}_{number:06d}"
-            write_image(str(tmp_path / "dataset" / "web_images" / (stem + ".jpg")), image)
-            write_mask(str(tmp_path / "truth" / (stem + ".png")), mask * index)
+    draw_web_images(tmp_path)
     return Config(root=str(tmp_path), **SETTINGS)
-
-
-def masks(config):
-    folder = config.path("dataset", "web_labels")
-    return {name: open(os.path.join(folder, name), "rb").read() for name in sorted(os.listdir(folder))
-            if not name.startswith(".")}
 
 
 def times(folder):
@@ -215,9 +203,7 @@ def test_new_and_unreadable_images_are_judged_by_the_models_that_are_there(web):
 
 
 def test_a_killed_run_resumes_to_the_same_masks(web):
-    whole = Config(root=os.path.join(web.root, "other"), **SETTINGS)
-    os.makedirs(whole.path("dataset"))
-    os.symlink(web.path("dataset", "web_images"), whole.path("dataset", "web_images"))
+    whole = beside(web)
     cosegment(whole)
     program = ("import os, signal, sys\n"
                "from core.config import Config\n"

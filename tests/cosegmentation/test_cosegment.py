@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 from conftest import CPUS, ROOT, TINY
+from web_masks import beside, draw_web_images, masks
 
-from core.classes import VOC_CLASSES
 from core.config import Config
 from core.cosegmentation import by_regions
 from core.cosegmentation import cosegment as stage
@@ -60,27 +60,8 @@ def hog_by_default(monkeypatch):
 @pytest.fixture
 def web(tmp_path):
     """Config of a folder with 4 images of each of 3 classes, and their exact masks in truth/."""
-    for name in ("bus", "cat", "bottle"):
-        index = VOC_CLASSES.index(name)
-        for number in range(4):
-            image, mask = make_sample.web_picture(np.random.default_rng((9, index, number)), name)
-            stem = "%d_%06d" % (index, number)
-            write_image(str(tmp_path / "dataset" / "web_images" / (stem + ".jpg")), image)
-            write_mask(str(tmp_path / "truth" / (stem + ".png")), mask * index)
+    draw_web_images(tmp_path)
     return Config(root=str(tmp_path), **SETTINGS)
-
-
-def beside(config):
-    """Config of another folder with the same web images."""
-    other = dataclasses.replace(config, root=os.path.join(config.root, "other"))
-    os.makedirs(other.path("dataset"))
-    os.symlink(config.path("dataset", "web_images"), other.path("dataset", "web_images"))
-    return other
-
-
-def masks(config):
-    folder = config.path("dataset", "web_labels")
-    return {name: open(os.path.join(folder, name), "rb").read() for name in sorted(os.listdir(folder))}
 
 
 def report(config):
