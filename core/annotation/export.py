@@ -6,7 +6,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
 import numpy as np
 
 from core.annotation.formats import Item, read, write
-from core.classes import IGNORE_LABEL
+from core.classes import BACKGROUND, IGNORE_LABEL
 from core.config import Config
 from core.errors import UserError
 from core.io.files import list_folder, read_json, read_list
@@ -135,7 +135,8 @@ def _unique_names(pairs: List[Pair]) -> Dict[str, Pair]:
 def import_masks(config: Config, kind: str, path: str, *, ignore: Optional[str] = None) -> List[str]:
     """Store corrected masks of web images; training uses them in place of the automatic ones.
 
-    All are checked before the first is written. Masks that equal the present ones are not counted as corrected.
+    All are checked before the first is written. Masks that equal the present ones, with their uncertain pixels or with
+    background in place of these, as exported, do not count as corrected.
 
     Args:
         kind, path, ignore: as for `formats.read`.
@@ -167,8 +168,7 @@ def import_masks(config: Config, kind: str, path: str, *, ignore: Optional[str] 
         if others:
             raise UserError(f"{path}: the mask of {name} shows {config.classes[others[0]]}; web images show their own "
                             f"class, {config.classes[own]}, only. Mark other objects as background")
-        present = layout.web_mask(name)
-        if not os.path.exists(present) or not np.array_equal(read_mask(present, config.num_classes), mask):
+        if not _unchanged(layout.web_mask(name), mask, config.num_classes):
             changed[name] = mask
     if not found:
         raise UserError(f"{path} holds no masks")
@@ -177,3 +177,10 @@ def import_masks(config: Config, kind: str, path: str, *, ignore: Optional[str] 
     logger.info("%d of %d masks differ from the present ones and are in %s now; training uses them",
                 len(changed), len(found), layout.web_corrected)
     return sorted(changed)
+
+
+def _unchanged(path, mask, num_classes):
+    if not os.path.exists(path):
+        return False
+    present = read_mask(path, num_classes)
+    return np.array_equal(mask, present) or np.array_equal(mask, np.where(present == IGNORE_LABEL, BACKGROUND, present))

@@ -204,6 +204,7 @@ def test_the_script_exports_and_imports(tmp_path, config):
     content["annotations"] = content["annotations"][1:]
     path.write_text(json.dumps(content))
     report = run_script(tmp_path, "export_masks.py", *flags, "--import", str(path))
-    assert "3 of 3 masks differ" in report  # what was uncertain is background now
+    assert "1 of 3 masks differ" in report, "background in place of uncertain pixels is no correction"
+    assert corrected_names(Layout(config)) == ["1_000001"]
     assert not read_mask(mask_path(Layout(config).web_corrected, "1_000001"), 3).any()
     run_script(tmp_path, "export_masks.py", *flags, "--masks", "val", "--import", str(path), status=2)
