@@ -20,6 +20,19 @@ from core.runtime.mxnet_backend import mx
 SMALL = {"width": 2, "units": (1, 1, 1, 1), "head_channels": 3, "global_channels": 5, "classes": ("bk", "a", "b", "c")}
 
 
+def snapshot(model, rng, **settings):
+    config = Config(**{**SMALL, **settings})
+    parts = random_parameters(model, config, rng)
+    parts[0]["conv1_weight"] /= 50  # pixels are not of unit size
+    return Snapshot(config, model, 0, tuple({name: value.astype(np.float32) for name, value in part.items()}
+                                            for part in parts), "")
+
+
+def picture(rng):
+    """A smooth one, of 45 x 61 pixels: no multiples of 8."""
+    return cv2.resize(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8), (61, 45), interpolation=cv2.INTER_CUBIC)
+
+
 def deconvolve(data):
     """Upsampling by 2 with the bilinear kernel of size 4, stride 2, padding 1, for (channels, h, w)."""
     kernel = np.array([0.25, 0.75, 0.75, 0.25])
@@ -75,27 +88,19 @@ def test_input_is_rgb_minus_the_mean_and_zero_where_padded(rng):
 @pytest.mark.parametrize("model", ["init", "final"])
 @pytest.mark.parametrize("scales", [(1.0,), (0.7, 1.0, 1.3), (1.5,)])  # 45 * 1.5 pixels are rounded down
 def test_scores_equal_the_published_steps(rng, model, scales):
-    config = Config(**SMALL)
-    args, aux = random_parameters(model, config, rng)
-    args["conv1_weight"] /= 50
-    image = cv2.resize(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8), (61, 45), interpolation=cv2.INTER_CUBIC)
-    arrays = tuple({name: value.astype(np.float32) for name, value in part.items()} for part in (args, aux))
-    segmenter = Segmenter(Snapshot(config, model, 0, arrays, ""), CPUS[:1])
-    expected = segment(reference.Network(args, aux), image, scales, model)
+    trained, image = snapshot(model, rng), picture(rng)
+    expected = segment(reference.Network(*trained.parameters), image, scales, model)
     assert expected.std() > 0.05
-    np.testing.assert_allclose(segmenter.scores(image, scales), expected, atol=1e-4)
+    np.testing.assert_allclose(Segmenter(trained, CPUS[:1]).scores(image, scales), expected, atol=1e-4)
 
 
 def test_the_branches_of_the_final_model_together_give_its_scores(rng):
-    config = Config(**SMALL)
-    args, aux = random_parameters("final", config, rng)
-    args["conv1_weight"] /= 50
-    parameters = tuple({name: value.astype(np.float32) for name, value in part.items()} for part in (args, aux))
+    trained = snapshot("final", rng)
     image = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)  # one cell
-    cells, image_level = branch_scores(Snapshot(config, "final", 0, parameters, ""), image, CPUS[0])
-    assert cells.shape == (config.num_classes, 8, 8) and image_level.shape == (config.num_classes,)
+    cells, image_level = branch_scores(trained, image, CPUS[0])
+    assert cells.shape == (4, 8, 8) and image_level.shape == (4,)
     joint = cells * (image_level / (1 - image_level))[:, None, None]  # exp(cell score + image-level score)
-    scores = Segmenter(Snapshot(config, "final", 0, parameters, ""), CPUS[:1]).scores(image)
+    scores = Segmenter(trained, CPUS[:1]).scores(image)
     np.testing.assert_allclose(joint / joint.sum(0), scores / scores.sum(0), rtol=1e-3)  # upsampling fades the border
     assert np.abs(cells / cells.sum(0) - scores / scores.sum(0)).max() > 0.01
 
@@ -104,12 +109,7 @@ def test_the_branches_of_the_final_model_together_give_its_scores(rng):
 @pytest.mark.parametrize("scales", [(1.0,), (0.7, 1.0)])
 def test_flip_adds_the_scores_of_the_mirrored_image_mirrored_back(rng, scales):
     """At a width that is no multiple of 8: the padding lies on the right of both views."""
-    config = Config(**SMALL)
-    args, aux = random_parameters("init", config, rng)
-    args["conv1_weight"] /= 50
-    arrays = tuple({name: value.astype(np.float32) for name, value in part.items()} for part in (args, aux))
-    image = cv2.resize(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8), (61, 45), interpolation=cv2.INTER_CUBIC)
-    segmenter = Segmenter(Snapshot(config, "init", 0, arrays, ""), CPUS[:1])
+    segmenter, image = Segmenter(snapshot("init", rng), CPUS[:1]), picture(rng)
     plain, mirrored = segmenter.scores(image, scales), segmenter.scores(np.ascontiguousarray(image[:, ::-1]), scales)
     assert np.abs(plain - mirrored[:, :, ::-1]).max() > 0.05
     found = segmenter.scores(image, scales, flip=True)
@@ -118,13 +118,11 @@ def test_flip_adds_the_scores_of_the_mirrored_image_mirrored_back(rng, scales):
 
 @pytest.mark.slow
 def test_several_devices_and_shapes_give_scores_in_order(rng):
-    config = Config(**SMALL)
-    args, aux = random_parameters("init", config, rng)
-    arrays = tuple({name: value.astype(np.float32) for name, value in part.items()} for part in (args, aux))
+    trained = snapshot("init", rng)
     images = [rng.integers(0, 255, (20 + 8 * (k % 3), 30 + 7 * k, 3), dtype=np.uint8) for k in range(12)]
-    alone = Segmenter(Snapshot(config, "init", 0, arrays, ""), CPUS[:1])
+    alone = Segmenter(trained, CPUS[:1])
     expected = [alone.scores(image) for image in images]
-    found = list(Segmenter(Snapshot(config, "init", 0, arrays, ""), CPUS[:2]).scores_of(images))
+    found = list(Segmenter(trained, CPUS[:2]).scores_of(images))
     assert len(found) == 12
     for a, b in zip(expected, found):
         np.testing.assert_allclose(a, b, atol=1e-4)
@@ -133,13 +131,8 @@ def test_several_devices_and_shapes_give_scores_in_order(rng):
 @pytest.mark.skipif("avx512bw" not in cpu_flags(), reason="this CPU computes no bfloat16")
 @pytest.mark.parametrize("model", ["init", "final"])
 def test_bfloat16_scores_are_those_of_float32_but_for_rounding(rng, model):
-    config = Config(**dict(SMALL, width=16, head_channels=16))
-    args, aux = random_parameters(model, config, rng)
-    args["conv1_weight"] /= 50
-    image = cv2.resize(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8), (61, 45), interpolation=cv2.INTER_CUBIC)
-    arrays = tuple({name: value.astype(np.float32) for name, value in part.items()} for part in (args, aux))
-    plain, low = (Segmenter(Snapshot(config, model, 0, arrays, ""), CPUS[:1], dtype).scores(image)
-                  for dtype in ("float32", "bfloat16"))
+    trained, image = snapshot(model, rng, width=16, head_channels=16), picture(rng)
+    plain, low = (Segmenter(trained, CPUS[:1], dtype).scores(image) for dtype in ("float32", "bfloat16"))
     assert plain.std() > 0.05 and low.dtype == np.float32
     difference = np.abs(plain - low)
     assert 1e-4 < difference.max() and difference.mean() < 0.02
@@ -202,22 +195,16 @@ def test_tile_registers_are_used_only_where_they_are_there_and_granted(monkeypat
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.skipif(
     "avx512bw" not in cpu_flags(), reason="MXNet computes in bfloat16 on CPUs with AVX-512"))])
 def test_shapes_that_share_memory_do_not_disturb_one_another(rng, dtype):
-    config = Config(**SMALL)
-    parameters = tuple({name: value.astype(np.float32) for name, value in part.items()}
-                       for part in random_parameters("final", config, rng))
+    trained = snapshot("final", rng)
     images = [rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
               for height, width in ((40, 56), (90, 30), (16, 16), (64, 120), (33, 47), (40, 56), (90, 30))]
-    together = Segmenter(Snapshot(config, "final", 0, parameters, ""), CPUS[:1], dtype)
+    together = Segmenter(trained, CPUS[:1], dtype)
     for image, scores in zip(images + images, together.scores_of(images + images, (0.7, 1.0))):
-        np.testing.assert_array_equal(scores, Segmenter(Snapshot(config, "final", 0, parameters, ""), CPUS[:1], dtype)
-                                      .scores(image, (0.7, 1.0)))
+        np.testing.assert_array_equal(scores, Segmenter(trained, CPUS[:1], dtype).scores(image, (0.7, 1.0)))
 
 
 def test_images_are_read_a_few_ahead_and_bound_shape_by_shape(rng, monkeypatch):
-    config = Config(**SMALL)
-    parameters = tuple({name: value.astype(np.float32) for name, value in part.items()}
-                       for part in random_parameters("init", config, rng))
-    segmenter = Segmenter(Snapshot(config, "init", 0, parameters, ""), CPUS[:1])
+    segmenter = Segmenter(snapshot("init", rng), CPUS[:1])
     bound, read = [], []
     bind = Network._bind
     monkeypatch.setattr(Network, "_bind", lambda self, shape: (bound.append(shape), bind(self, shape)))
@@ -236,10 +223,7 @@ def test_images_are_read_a_few_ahead_and_bound_shape_by_shape(rng, monkeypatch):
 
 
 def test_memory_that_runs_out_is_reported_with_what_needs_less(rng, monkeypatch):
-    config = Config(**SMALL)
-    parameters = tuple({name: value.astype(np.float32) for name, value in part.items()}
-                       for part in random_parameters("init", config, rng))
-    segmenter = Segmenter(Snapshot(config, "init", 0, parameters, ""), CPUS[:1])
+    segmenter = Segmenter(snapshot("init", rng), CPUS[:1])
 
     def forward(self, data):
         raise mx.MXNetError("cudaMalloc retry failed: out of memory")
