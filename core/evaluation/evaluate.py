@@ -15,7 +15,7 @@ from core.errors import UserError
 from core.evaluation.metrics import image_iou, summarise
 from core.evaluation.per_image import examples, image_inputs, is_saved, pack_counts, unpack_counts
 from core.evaluation.report import best_and_worst, write_report
-from core.evaluation.results import ResultFolder, identity, report
+from core.evaluation.results import ResultFolder, report
 from core.inference.options import EvaluationOptions, InferenceOptions
 from core.inference.postprocess import compare, masks_folder, scoring_settings
 from core.inference.segmenter import Segmenter, scored_images
@@ -146,9 +146,7 @@ def _evaluate(snapshot, options, *, devices, jobs, inputs, settings, saved, fold
                   image_iou=ious)
     if options.masks is not None:
         shown = list(itertools.chain(*best_and_worst(ious)))
-        write_report(options.output, result, examples(config, options, segmenter, shown),
-                     [old for old in folder.stored() if identity(old["settings"]) != identity(settings)
-                      and old["settings"]["masks"]])
+        write_report(options.output, result, examples(config, options, segmenter, shown), folder.others(settings))
     folder.write(result)
     record.remove()
     report(result)

@@ -44,6 +44,12 @@ class ResultFolder:
                 return result
         return None
 
+    def others(self, settings: Dict[str, Any]) -> List[Dict[str, Any]]:
+        """Stored results of the same snapshot on the same images and masks, by other settings."""
+        same = "snapshot_sha256", "data_sha256"
+        return [result for result in self.stored() if identity(result["settings"]) != identity(settings)
+                and all(result["settings"].get(name) == settings[name] for name in same)]
+
     def release(self, kinds: Iterable[str]) -> None:
         """Files of these kinds are about to be overwritten: they no longer count as those of the stored results."""
         results = self._without(kinds)

@@ -36,7 +36,7 @@ def find_media(paths: Iterable[str], leave_out: Iterable[str] = ()) -> List[Medi
 
     Args:
         paths: files, folders that are searched for pictures and videos, and patterns with * ? [] or **.
-        leave_out: folders that are not searched.
+        leave_out: folders that are not searched, and in which patterns match nothing.
 
     Returns:
         list of Medium, each file once, in the order of the paths. Names are relative to the innermost folder with all
@@ -48,7 +48,8 @@ def find_media(paths: Iterable[str], leave_out: Iterable[str] = ()) -> List[Medi
     leave_out = {os.path.realpath(folder) for folder in leave_out}
     files = collections.OrderedDict()
     for path in paths:
-        matches = [path] if os.path.lexists(path) else sorted(glob.glob(path, recursive=True))
+        matches = [path] if os.path.lexists(path) else [
+            match for match in sorted(glob.glob(path, recursive=True)) if not _is_below(match, leave_out)]
         found = [file for match in matches for file in _files(match, leave_out)]
         if not found:
             reason = ("there is no picture or video in this folder" if os.path.isdir(path)
@@ -243,6 +244,11 @@ def video_writer(path: str, rate: float) -> Iterator[Callable[[np.ndarray], None
         if cv2.VideoCapture(part).get(cv2.CAP_PROP_FRAME_COUNT) != count:  # OpenCV overlooks a full disk
             raise UserError(f"{path} can't be written: OpenCV wrote fewer than {count} frames; is the disk full?")
         os.replace(part, temporary)
+
+
+def _is_below(path, folders):
+    """Whether a path is one of the folders, given by their real paths, or lies in or below one."""
+    return any(f"{os.path.realpath(path)}{os.sep}".startswith(folder + os.sep) for folder in folders)
 
 
 def _files(path, leave_out):

@@ -26,6 +26,15 @@ def test_results_of_other_settings_are_kept(tmp_path):
     assert folder.find({"scales": [2.0]}) is None
 
 
+def test_other_settings_of_a_snapshot_are_those_on_the_same_data(tmp_path):
+    folder = ResultFolder(str(tmp_path))
+    now = dict(SETTINGS, snapshot_sha256="c")
+    crf = dict(now, crf={"crf_iterations": 10})
+    for settings in (crf, dict(crf, data_sha256="of other images"), dict(now, snapshot_sha256="trained again"), now):
+        folder.write(result(settings))
+    assert [other["settings"] for other in folder.others(now)] == [crf]
+
+
 def test_masks_count_for_the_evaluation_that_wrote_them_last(tmp_path):
     folder = ResultFolder(str(tmp_path))
     other = dict(SETTINGS, scales=[0.7, 1.0])

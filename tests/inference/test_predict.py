@@ -169,7 +169,8 @@ def test_files_folders_and_patterns_give_each_file_once(tmp_path, image, monkeyp
     assert names(".") == ["a/x", "a/y [1]", "b/c/x"]
     assert names("**/x.*", "a/x.png", str(tmp_path / "a")) == ["a/x", "b/c/x", "a/y [1]"]
     assert names("a/y [1].png") == ["y [1]"]
-    for path in ("nowhere.jpg", "*.bmp", "b/c/d"):
+    assert names("**/*.png") == ["x", "y [1]"], "not the results of an earlier run"
+    for path in ("nowhere.jpg", "*.bmp", "b/c/d", "o*"):
         with pytest.raises(UserError, match="no such file"):
             names(path)
     os.mkdir("empty")
