@@ -122,9 +122,10 @@ def find_checkpoint(layout: Layout, model: str, config: Config, *, data: Dict[st
     """
     epochs = [epoch for epoch in layout.epochs(model) if epoch > (start_epoch or 0)]
     states = [epoch for epoch in epochs if os.path.exists(layout.state(model, epoch))]
-    for position, epoch in enumerate(reversed(states), 1):
+    for position in reversed(range(len(states))):
+        epoch, earlier = states[position], states[position - 1] if position else None
         path = layout.state(model, epoch)
-        with _suggesting_an_earlier_epoch(model, epoch, states[-position - 1:-position]):
+        with _suggesting_an_earlier_epoch(model, epoch, earlier):
             momentum, record = _read_state(path)
             read_params(layout.snapshot(model, epoch))
         if start_epoch is not None and record["start_epoch"] != start_epoch:
@@ -197,7 +198,7 @@ def _suggesting_an_earlier_epoch(model, epoch, earlier):
     try:
         yield
     except UserError as error:
-        way = f"continues from epoch {earlier[0]}" if earlier else "starts from the beginning"
+        way = f"continues from epoch {earlier}" if earlier else "starts from the beginning"
         raise UserError(f"{error}; with the files of the {model} model's epoch {epoch} moved away, --resume {way}"
                         ) from error
 
