@@ -11,9 +11,9 @@ import numpy as np
 from core.cosegmentation.region_classifier import FOLDS
 
 _RIDGE = 0.1       # times the mean variance of the features
-_SHARED = 0.3      # weight of the other classes' images, where their foreground counts as foreground
 _LEAST_VARIANCE = 1e-8  # of features, where all cells are alike
-_NEGATIVE = 0.3    # the same, where all of them counts as background
+_SHARED = 0.3      # weight of the other classes' images, where their foreground counts as foreground
+_NEGATIVE = 0.3    # and where all of them counts as background
 
 
 class Models(NamedTuple):

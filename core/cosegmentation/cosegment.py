@@ -173,7 +173,7 @@ def _conclude(layout, config, results):
 
 
 def _log_doubts(layout, config, results):
-    """Name the classes whose images the noise filter can't judge, or that show nothing that the class has alone."""
+    """Log the classes that are too small for the noise filter, and those whose images have little in common."""
     if not config.web_min_likeness or not os.path.exists(check_path(layout)):
         return
     unjudged = [config.classes[index] for index in unjudged_classes(read_check(layout))]

@@ -57,7 +57,7 @@ def task_pool(jobs: int, scheduler: Optional[str], folder: str) -> Iterator[Task
         threads = sum(client.nthreads().values())
         if not threads:
             raise UserError(f"the Dask scheduler at {scheduler} has no workers: start some with: dask worker "
-                            f"{scheduler} --nthreads 1")
+                            f"{scheduler} --nworkers -1 --nthreads 1")
         _probe(client, scheduler, folder)
         with _watch(client):
             yield TaskPool(client.get_executor(retries=_RETRIES), 4 * threads)
