@@ -8,6 +8,7 @@ import numpy as np
 from core.annotation.formats import Item, read, write
 from core.classes import BACKGROUND, IGNORE_LABEL
 from core.config import Config
+from core.dataset.samples import listed_web_images
 from core.errors import UserError
 from core.io.files import list_folder, read_json, read_list
 from core.io.images import read_image, read_mask, write_mask
@@ -30,8 +31,8 @@ def find_pairs(config: Config, source: str, everything: bool = False) -> List[Pa
     """Images with masks of one kind.
 
     Args:
-        source: one of SOURCES: web masks, pseudo masks of the training images, ground truth of the val images, or
-            what predict.py found in pictures.
+        source: one of SOURCES: masks of the web images that the init model trains on, pseudo masks of the training
+            images, ground truth of the val images, or what predict.py found in pictures.
         everything: web images that the noise filter left out, too.
 
     Raises:
@@ -41,8 +42,7 @@ def find_pairs(config: Config, source: str, everything: bool = False) -> List[Pa
     if source == "predictions":
         return _predicted(layout, config.classes)
     if source == "web":
-        names = (sorted(stems(layout.web_masks, ".png")) if everything
-                 else read_list(layout.web_list, "run create_web_masks.py"))
+        names = sorted(stems(layout.web_masks, ".png")) if everything else listed_web_images(layout, config)
         check_pairs(names, (image_path, layout.web_images, "run create_web_masks.py again"),
                     (mask_path, layout.web_masks, "run create_web_masks.py"))
         check_classes(layout.classes, config.classes, {web_class(name, config.num_classes) for name in names})

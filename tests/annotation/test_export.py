@@ -138,6 +138,14 @@ def test_corrected_masks_are_checked_before_any_is_stored(config, tmp_path):
     np.testing.assert_array_equal(read_mask(mask_path(layout.web_corrected, "1_000002"), 3), better)
 
 
+def test_web_masks_are_exported_as_the_review_left_them(config):
+    """Before create_web_masks.py has run again."""
+    for name, decision in (("1_000001", "reject"), ("2_000002", "keep")):
+        add_decision(Layout(config), name, decision)
+    assert [pair.name for pair in find_pairs(config, "web")] == ["1_000002", "2_000001", "2_000002"]
+    assert len(find_pairs(config, "web", everything=True)) == 4
+
+
 def test_two_masks_of_an_image_are_refused(config, tmp_path):
     """As where labelme's folder holds a copy of a file from before the correction."""
     folder = tmp_path / "out"
