@@ -73,7 +73,7 @@ def test_image_iou_is_the_mean_over_the_classes_of_the_image():
 
 
 def test_best_and_worst_images_are_apart():
-    values = {"i%02d" % number: number / 20 for number in range(20)}
+    values = {f"i{number:02d}": number / 20 for number in range(20)}
     assert best_and_worst(dict(values, none=None)) == (["i19", "i18", "i17", "i16"], ["i00", "i01", "i02", "i03"])
     assert best_and_worst({"a": 0.5, "b": 0.7, "c": 0.1}) == (["b"], ["c", "a"])
     assert best_and_worst({"a": 0.5}) == ([], ["a"]) and best_and_worst({}) == ([], [])
@@ -98,7 +98,7 @@ def test_the_matrix_shows_shares_of_the_true_class_and_no_absent_class():
 
 
 def test_a_matrix_of_many_classes_leaves_out_the_numbers_and_long_names_are_shortened():
-    names = ["a name of more than eighteen letters"] + ["class %d" % number for number in range(40)]
+    names = ["a name of more than eighteen letters"] + [f"class {number}" for number in range(40)]
     content = matrix(10 * np.eye(41, dtype=int), names)
     assert ">100<" not in content and "matrix many" in content and "class 39 seen as class 39: 100.0 %" in content
     assert content.count(">a name of more th…<") == 2 and ">a name of more than" not in content
@@ -176,7 +176,7 @@ def test_charts_are_the_same_for_the_same_curves_and_follow_the_theme():
 
 def test_the_legend_takes_no_room_from_the_chart():
     def height(count):
-        curves = [Curve("loss", "run %d" % number, [(1, 2.0), (2, 1.0)]) for number in range(count)]
+        curves = [Curve("loss", f"run {number}", [(1, 2.0), (2, 1.0)]) for number in range(count)]
         return float(re.search(rb"<svg[^>]* height=\"([0-9.]+)pt", draw(curves, "loss", False)).group(1))
     assert height(12) > height(1) + 11 * 9  # points: a line of the legend has 8
 
@@ -214,7 +214,7 @@ def test_curves_show_the_last_result_of_a_snapshot_that_was_trained_again(tmp_pa
         folder.write(stored)
     write_comparison(str(tmp_path / "report.html"), [find_source(str(tmp_path))])
     written, = Page((tmp_path / "report.html").read_text(encoding="utf-8")).alternatives
-    assert written == "mean IoU, %% over epochs: final, one scale: %d at epoch 2" % (100 * last)
+    assert written == f"mean IoU, % over epochs: final, one scale: {100 * last:g} at epoch 2"
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
@@ -256,7 +256,7 @@ def test_evaluation_and_comparison_pages_are_whole_and_need_no_other_file(untrai
     assert sorted(stored["image_iou"]) == sorted(names) and stored["config"]["width"] == 4
     page = Page((folder / "report.html").read_text(encoding="utf-8"))
     assert len(page.pictures) == 3 * len(names) and all(link.startswith("data:") for link in page.links)
-    assert sorted(page.alternatives) == sorted("%s, %s" % (name, what) for name in names
+    assert sorted(page.alternatives) == sorted(f"{name}, {what}" for name in names
                                                for what in ("image", "ground truth", "prediction"))
     assert page.wide == 2 and "url(" not in page.style and "@import" not in page.style
     light, dark = re.findall(r":root {([^}]*)}", page.style)
@@ -266,7 +266,7 @@ def test_evaluation_and_comparison_pages_are_whole_and_need_no_other_file(untrai
     sizes = {Image.open(io.BytesIO(base64.b64decode(link.split(",")[1]))).size for link in page.pictures}
     assert all(48 < max(size) <= 360 for size in sizes)
     words = " ".join(page.words)
-    assert "%.2f %%" % (100 * stored["mean_iou"]) in words and "mxnet 1.9.1" in words and "width=4" in words
+    assert f"{100 * stored['mean_iou']:.2f} %" in words and "mxnet 1.9.1" in words and "width=4" in words
     assert all(name + ": mean IoU of its classes" in words for name in names)
 
     assert "report.html" in run_script(tmp_path, "report.py")

@@ -81,7 +81,7 @@ def test_pictures_are_checked_and_the_example_segments_one(untrained, tmp_path):
     mask = np.array(Image.open(str(tmp_path / "mask.png")))
     assert (mask == expected).mean() > 0.999
     label = int(mask[0, 0])
-    assert "%s %.1f %%" % (untrained.classes[label], 100 * (mask == label).mean()) in shown
+    assert f"{untrained.classes[label]} {100 * (mask == label).mean():.1f} %" in shown
 
 
 @pytest.mark.slow

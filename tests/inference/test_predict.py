@@ -288,7 +288,7 @@ def test_a_video_becomes_masks_of_its_frames_and_a_video_of_overlays(untrained, 
     path = save_video(tmp_path / "in" / name, frames, code)
     written = run(untrained, [path], tmp_path / "out")[name]
     assert written["frames"] == 5 and written["frames_per_second"] == pytest.approx(5) and written["width"] == 60
-    masks = [read_mask(str(tmp_path / "out" / "masks" / name / ("%06d.png" % number)), 21) for number in range(1, 6)]
+    masks = [read_mask(str(tmp_path / "out" / "masks" / name / f"{number:06d}.png"), 21) for number in range(1, 6)]
     for frame, mask in zip(Video(path).frames(), masks):
         assert (mask == expected_mask(untrained, frame)).all()
     assert sum(written["shares"].values()) == pytest.approx(1, abs=1e-4)

@@ -43,15 +43,15 @@ def layers():
     for stage, units in enumerate(UNITS, 2):
         inner = WIDTH * 2 ** (stage - 2)
         for unit in range(units):
-            torch, keras = "layer%d.%d." % (stage - 1, unit), "conv%d_block%d_" % (stage, unit + 1)
-            caffe = "%d%s_branch" % (stage, "ab"[unit])
+            torch, keras = f"layer{stage - 1}.{unit}.", f"conv{stage}_block{unit + 1}_"
+            caffe = f"{stage}{'ab'[unit]}_branch"
             if unit == 0:
                 yield ((torch + "downsample.0", torch + "downsample.1"), (keras + "0_conv", keras + "0_bn"),
                        ("res" + caffe + "1", "bn" + caffe + "1"), (4 * inner, inputs, 1, 1))
             for number, shape in enumerate(((inner, inputs, 1, 1), (inner, inner, 3, 3), (4 * inner, inner, 1, 1)), 1):
-                branch = "%s2%s" % (caffe, "abc"[number - 1])
-                yield (("%sconv%d" % (torch, number), "%sbn%d" % (torch, number)),
-                       ("%s%d_conv" % (keras, number), "%s%d_bn" % (keras, number)),
+                branch = f"{caffe}2{'abc'[number - 1]}"
+                yield ((f"{torch}conv{number}", f"{torch}bn{number}"),
+                       (f"{keras}{number}_conv", f"{keras}{number}_bn"),
                        ("res" + branch, "bn" + branch), shape)
             inputs = 4 * inner
 
@@ -61,7 +61,7 @@ def torch_state():
     for (conv, norm), _, _, shape in layers():
         state[conv + ".weight"] = draw(conv, shape, "kernel")
         for part, name in (("gamma", "weight"), ("beta", "bias"), ("mean", "running_mean"), ("var", "running_var")):
-            state["%s.%s" % (norm, name)] = draw(norm, shape[:1], part)
+            state[f"{norm}.{name}"] = draw(norm, shape[:1], part)
         state[norm + ".num_batches_tracked"] = np.array(3)
     return state
 
@@ -92,9 +92,9 @@ def write_keras(path, layout="now", caffe_names=False):
                                                       (2 * number, 2 * number + 1)):
                 for value, name in zip(drawn, its_names):
                     file[pattern.format(layer, name, place)] = value
-                    file["optimizer_weights/adam/%s/%s" % (layer, name)] = value
+                    file[f"optimizer_weights/adam/{layer}/{name}"] = value
                 if layout == "keras 3":
-                    file["layers/layer_%d/vars" % place].attrs["name"] = layer
+                    file[f"layers/layer_{place}/vars"].attrs["name"] = layer
         file["predictions/predictions/kernel"] = np.zeros((16 * WIDTH, 5), np.float32)
     return str(path)
 
@@ -123,7 +123,7 @@ def features(path, config=None):
 def check_features(path, framework, **tolerance):
     with np.load(os.path.join(GOLDEN, "features.npz")) as golden:
         for number, found in enumerate(features(path), 2):
-            expected = golden["%s_%d" % (framework, number)]
+            expected = golden[f"{framework}_{number}"]
             assert expected.std() > 1
             np.testing.assert_allclose(found, expected, **(tolerance or {"atol": 1e-4, "rtol": 1e-5}))
 
@@ -326,7 +326,7 @@ def write_pth(path, value, legacy=False, compression=zipfile.ZIP_STORED):
     with zipfile.ZipFile(str(path), "w", compression) as archive:
         archive.writestr("archive/data.pkl", content)
         for number, storage in enumerate(storages):
-            archive.writestr("archive/data/%d" % number, storage.tobytes())
+            archive.writestr(f"archive/data/{number}", storage.tobytes())
     return str(path)
 
 
@@ -357,7 +357,7 @@ def test_children_of_a_network_in_a_sequence_are_found(tmp_path):
 def transformers_name(name):
     name = re.sub(r"layer([1-4])\.", lambda match: f"encoder.stages.{int(match[1]) - 1}.layers.", name)
     name = re.sub("^(conv|bn)1", r"embedder.embedder.\1", name)
-    name = re.sub(r"\.(conv|bn)([1-3])\.", lambda match: ".layer.%d.%s." % (int(match[2]) - 1, match[1]), name)
+    name = re.sub(r"\.(conv|bn)([1-3])\.", lambda match: f".layer.{int(match[2]) - 1}.{match[1]}.", name)
     name = name.replace("downsample.0", "shortcut.conv").replace("downsample.1", "shortcut.bn")
     return re.sub(r"\bconv\b", "convolution", re.sub(r"\bbn\b", "normalization", name))
 
@@ -396,7 +396,7 @@ def test_all_containers_and_number_formats_give_the_same(tmp_path):
                lambda path: write_pth(path, wide), lambda path: write_safetensors(path, wide),
                lambda path: write_pickle(path, state), lambda path: write_brain_safetensors(path, state, brain)]
     for number, write in enumerate(writers + [lambda path: write_pth(path, half)]):
-        path = tmp_path / ("%d.pth" % number)
+        path = tmp_path / f"{number}.pth"
         write(path)
         found = read_parameters(convert(str(path), tmp_path))
         for part, other in zip(found[:2], expected[:2]):
@@ -439,14 +439,14 @@ def caffe_state(folded):
             gamma = gamma / np.sqrt(var + 1.001e-5)
             beta, mean, var = beta - gamma * mean, 0 * mean, np.full(shape[:1], 1 - 1e-5)
         for name, value in (("weight", gamma), ("bias", beta), ("running_mean", mean), ("running_var", var)):
-            state["%s.%s" % (norm, name)] = value.astype(np.float32)
+            state[f"{norm}.{name}"] = value.astype(np.float32)
     return state
 
 
 def detectron2_name(name):
     if not name.startswith("layer"):
         name = "stem." + name
-    name = re.sub("layer([1-4])", lambda match: "res%d" % (int(match[1]) + 1), name)
+    name = re.sub("layer([1-4])", lambda match: f"res{int(match[1]) + 1}", name)
     return re.sub(r"bn([1-3])", r"conv\1.norm", name.replace("downsample.0", "shortcut").replace("downsample.1",
                                                                                               "shortcut.norm"))
 
@@ -455,7 +455,7 @@ def caffe2_state():
     """As Detectron's .pkl: no statistics, and names of its own."""
     state = {}
     for (conv, norm), _, caffe, _ in layers():
-        name = re.sub("res([2-5])([ab])", lambda match: "res%s_%d" % (match[1], ord(match[2]) - 97), caffe[0])
+        name = re.sub("res([2-5])([ab])", lambda match: f"res{match[1]}_{ord(match[2]) - 97}", caffe[0])
         state[name + "_w"] = caffe_state(True)[conv + ".weight"]
         for part, its_name in (("weight", "s"), ("bias", "b")):
             state[("res_conv1" if name == "conv1" else name) + "_bn_" + its_name] = caffe_state(True)[norm + "." + part]
@@ -562,7 +562,7 @@ def test_a_tensor_is_no_storage(tmp_path):
     storage = Torch().program.split(b"((", 1)[1].split(b"Q")[0]
     last = tensor(b"(" + storage + b"Q", 5, 6, 0)
     path = write_zip(tmp_path / "a.pth", b"\x80\x02}X\x01\x00\x00\x00w" + tensor(last, 0, 6, 1) + b"s.")
-    with pytest.raises(UserError, match="a.pth is damaged .* a tensor is not a view of a storage"):
+    with pytest.raises(UserError, match="a.pth is damaged.* a tensor is not a view of a storage"):
         read_torch(path)
 
 
@@ -641,7 +641,7 @@ class Evil:
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_pickle_that_would_run_something_is_refused_and_nothing_runs(tmp_path, wrap, function, legacy):
     mark = tmp_path / "mark"
-    text = "touch %s" % mark if function in (os.system, os.popen) else "open(%r, 'w')" % str(mark)
+    text = f"touch {mark}" if function in (os.system, os.popen) else f"open({str(mark)!r}, 'w')"
     program = pickle.dumps(wrap(Evil(function, text)), 2)
     path = str(tmp_path / "a.pth")
     if legacy:
@@ -720,7 +720,7 @@ def test_truncated_files_are_named(tmp_path, name, kept):
     WRITERS[name](tmp_path / name)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[:kept if isinstance(kept, int) else int(kept * len(content))])
-    with pytest.raises(UserError, match=r"%s is (damaged|not a weight file)" % name):
+    with pytest.raises(UserError, match=rf"{name} is (damaged|not a weight file)"):
         convert(str(tmp_path / name), tmp_path)
     assert not (tmp_path / "base.params").exists()
 

@@ -23,12 +23,12 @@ def samples(tmp_path, rng):
     for number in range(7):
         height, width = 40 + 10 * number, 90 - 10 * number
         image = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
-        write_bytes(str(tmp_path / ("%d.jpg" % number)), cv2.imencode(".jpg", image)[1].tobytes())
+        made.append(Sample(str(number), str(tmp_path / f"{number}.jpg"), str(tmp_path / f"{number}.png")))
+        write_bytes(made[-1].image, cv2.imencode(".jpg", image)[1].tobytes())
         mask = np.zeros((height, width), np.uint8)
         mask[:20] = 1 + number % 2
         mask[0, 0] = 255
-        write_mask(str(tmp_path / ("%d.png" % number)), mask)
-        made.append(Sample(str(number), str(tmp_path / ("%d.jpg" % number)), str(tmp_path / ("%d.png" % number))))
+        write_mask(made[-1].mask, mask)
     return made
 
 

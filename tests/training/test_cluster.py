@@ -49,9 +49,9 @@ def descendants(pid):
     parents, lines = {}, {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError, IndexError):
-            with open("/proc/%s/stat" % name) as file:
+            with open(f"/proc/{name}/stat") as file:
                 parents[int(name)] = int(file.read().rpartition(")")[2].split()[1])
-            with open("/proc/%s/cmdline" % name) as file:
+            with open(f"/proc/{name}/cmdline") as file:
                 lines[int(name)] = file.read().replace("\0", " ")
     found, front = {}, [pid]
     while front:
@@ -69,14 +69,14 @@ def wait_for(condition, seconds=60):
         if found:
             return found
         time.sleep(0.1)
-    raise AssertionError("waited in vain for %d seconds" % seconds)
+    raise AssertionError(f"waited in vain for {seconds} seconds")
 
 
 def alive(pids):
     left = []
     for pid in pids:
         with contextlib.suppress(OSError):
-            with open("/proc/%d/stat" % pid) as file:
+            with open(f"/proc/{pid}/stat") as file:
                 if file.read().rpartition(")")[2].split()[0] not in "ZX":
                     left.append(pid)
     return left
@@ -165,7 +165,7 @@ def fake_hosts(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_text("#!/bin/sh\n" + (body % tmp_path) + "\n")
         path.chmod(0o755)
-    return "%s:%s" % (tmp_path / "bin", os.environ["PATH"])
+    return f"{tmp_path / 'bin'}:{os.environ['PATH']}"
 
 
 @pytest.mark.parametrize("way", ["ssh", "srun"])
@@ -178,7 +178,7 @@ def test_hosts_are_reached_and_end_with_the_launcher(tmp_path, fake_hosts, way):
     with launched(flags, command, PATH=fake_hosts, SLURM_JOB_NODELIST="n[1-2]", SLURM_CPUS_PER_TASK="7") as job:
         path = tmp_path / "it's.txt"
         wait_for(lambda: path.exists() and path.read_text().count("\n") == 2)
-        assert set(path.read_text().splitlines()) == {"2 2 worker 1 %s" % tmp_path}
+        assert set(path.read_text().splitlines()) == {f"2 2 worker 1 {tmp_path}"}
         below = descendants(job.pid)
         log = (tmp_path / (way + ".log")).read_text()
         assert log.count("--node ") == 2
@@ -206,7 +206,7 @@ def test_forms_of_a_hosts_file(tmp_path, capsys):
     ("a:2", "2 is not a port of ssh"), ("a:70000", "70000 is not a port"), ("a:x", "'a:x' is not a host"),
     ("-oProxyCommand=x", "is not a host"), ("http://a", "is not a host"), ("u@:22", "is not a host")])
 def test_a_line_that_is_no_host_is_named(tmp_path, line, message):
-    (tmp_path / "hosts.txt").write_text("a\n# b\n%s\n" % line)
+    (tmp_path / "hosts.txt").write_text(f"a\n# b\n{line}\n")
     with pytest.raises(UserError, match="hosts.txt, line 3: .*" + message):
         cluster.read_hosts(str(tmp_path / "hosts.txt"))
 
@@ -228,7 +228,7 @@ def test_python_is_that_of_the_launcher_where_the_path_has_another(tmp_path, fak
     (tmp_path / "hosts.txt").write_text("localhost\n")
     command = ["python", "-c", "import sys; sys.exit('this is ' + sys.executable)"]
     with launched(["--hosts", str(tmp_path / "hosts.txt")], command, PATH=fake_hosts) as job:
-        assert "this is %s/python" % os.path.dirname(sys.executable) in job.communicate(timeout=200)[0]
+        assert f"this is {os.path.dirname(sys.executable)}/python" in job.communicate(timeout=200)[0]
 
 
 def test_a_node_ends_when_the_launcher_is_silent(monkeypatch):

@@ -43,8 +43,8 @@ def prepared(sample, tiny):
     create_dataset(config, 1)
     layout, rng = Layout(config), np.random.default_rng(0)
     for name in open(layout.train_list).read().split():
-        shape = read_image("%s/%s.jpg" % (layout.train_images, name)).shape[:2]
-        write_mask("%s/%s.png" % (layout.train_masks, name), rng.integers(0, 21, shape).astype(np.uint8))
+        shape = read_image(f"{layout.train_images}/{name}.jpg").shape[:2]
+        write_mask(f"{layout.train_masks}/{name}.png", rng.integers(0, 21, shape).astype(np.uint8))
     return config
 
 
@@ -188,7 +188,8 @@ def same_size_and_time(path, change):
 @pytest.mark.parametrize("what", ["images", "masks"])
 def test_other_content_under_the_same_names_is_refused(begun, what):
     layout = Layout(begun)
-    path = "%s/1_000000.%s" % ((layout.web_images, "jpg") if what == "images" else (layout.web_masks, "png"))
+    folder, ending = (layout.web_images, "jpg") if what == "images" else (layout.web_masks, "png")
+    path = f"{folder}/1_000000.{ending}"
     content = open(path, "rb").read()
     with open(path, "wb") as file:
         file.write(content + b"\0" * 4000)  # room for any other content
@@ -199,8 +200,8 @@ def test_other_content_under_the_same_names_is_refused(begun, what):
         size = read_image(layout.web_images + "/1_000000.jpg").shape
         (write_image if what == "images" else write_mask)(path, np.full(size[:2 + (what == "images")], 1, np.uint8))
     same_size_and_time(path, draw)
-    with pytest.raises(UserError, match="-2.states was trained on other %s than .*web_.*: bring those back; --epoch 2 "
-                                        "without --resume continues" % what):
+    with pytest.raises(UserError, match=f"-2.states was trained on other {what} than .*web_.*: bring those "
+                                        "back; --epoch 2 without --resume continues"):
         training.train(begun, "init", devices=CPU, resume=True)
     with open(path, "wb") as file:
         file.write(before)
@@ -266,7 +267,7 @@ def test_a_truncated_file_is_named_and_the_one_before_resumes_exactly(begun, kin
     training.train(smooth, "init", devices=CPU, resume=True)
     path = getattr(layout, kind)("init", 2)
     os.truncate(path, os.path.getsize(path) // 2)
-    with pytest.raises(UserError, match=r"%s is damaged.* epoch 2 moved away, --resume continues from epoch 1" % path):
+    with pytest.raises(UserError, match=rf"{path} is damaged.* epoch 2 moved away, --resume continues from epoch 1"):
         training.train(begun, "init", devices=CPU, resume=True)
     os.remove(path)
     training.train(begun, "init", devices=CPU, resume=True)
@@ -333,8 +334,8 @@ def test_a_folder_that_can_not_be_written_to_is_named_before_any_training(prepar
 def test_a_second_training_run_and_a_second_estimation_are_refused(begun):
     layout = Layout(begun)
     with locked(layout.training_lock("init"), "training"):
-        with pytest.raises(UserError, match=r"training of the init model in .*snapshots is under way in process %d on"
-                           % os.getpid()):
+        with pytest.raises(UserError, match=r"training of the init model in .*snapshots is under way in process "
+                                            f"{os.getpid()} on"):
             training.train(begun, "init", devices=CPU, resume=True)
         training.train(dataclasses.replace(begun, max_epoch=2), "final", devices=CPU)  # another model is another matter
     with locked(folder_lock(layout.train_masks), "mask estimation"):

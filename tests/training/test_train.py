@@ -171,8 +171,8 @@ def test_the_same_seed_gives_the_same_snapshots_and_another_one_others(prepared)
 def test_log_and_metrics_hold_loss_accuracy_label_loss_and_speed(prepared):
     layout = Layout(prepared)
     for name in layout and open(layout.train_list).read().split():
-        image = read_image("%s/%s.jpg" % (layout.train_images, name))
-        write_mask("%s/%s.png" % (layout.train_masks, name), np.zeros(image.shape[:2], np.uint8))
+        image = read_image(f"{layout.train_images}/{name}.jpg")
+        write_mask(f"{layout.train_masks}/{name}.png", np.zeros(image.shape[:2], np.uint8))
     start_log(layout.log("train_final_model"), prepared)
     train(prepared, "final", devices=CPUS[:2])
     text = open(layout.log("train_final_model")).read()
@@ -220,7 +220,7 @@ def test_a_batch_that_can_not_be_shared_evenly_is_refused(prepared):
 @pytest.mark.parametrize("text", ["Failed to allocate CPU Memory", "cudaMalloc retry failed: out of memory"])
 def test_memory_that_runs_out_is_reported_in_one_line(text):
     with pytest.raises(UserError, match="lower --batch-size"), explaining_out_of_memory("lower --batch-size"):
-        raise mx.MXNetError("Traceback (most recent call last): %s" % text)
+        raise mx.MXNetError(f"Traceback (most recent call last): {text}")
     with pytest.raises(mx.MXNetError), explaining_out_of_memory("lower --batch-size or --crop-size"):
         raise mx.MXNetError("another error")
 
