@@ -365,13 +365,13 @@ def label_21(copy):
     write_mask(str(path), np.full(size[::-1], 21, np.uint8))
 
 
-EVAL = ("eval_seg_model.py", "--gpu", "cpu", "--model", "init", "--epoch", "1", "--ms")
-TRAIN = ("train_seg_model.py", "--gpus", "cpu", "--model", "init")
 def linked(path, target):
     path.parent.mkdir(exist_ok=True)
     path.symlink_to(target)
 
 
+EVAL = ("eval_seg_model.py", "--gpu", "cpu", "--model", "init", "--epoch", "1", "--ms")
+TRAIN = ("train_seg_model.py", "--gpus", "cpu", "--model", "init")
 ESTIMATE = ("est_voc_train_masks.py", "--gpu", "cpu", "--epoch", "2", "--overwrite")
 
 
