@@ -51,7 +51,7 @@ def test_every_command_in_the_pages_has_known_flags():
 def test_every_flag_in_docs_exists():
     benchmarks = re.findall(r"benchmarks/\w+\.py", read("docs/results.md"))
     known = {flag for script in SCRIPTS + ("launch.py", *benchmarks) for flag in flags_in(help_of(script))}
-    known |= {"--nthreads", "--no-requeue", "--no-deps", "--index-url"}  # of Dask, Slurm and pip
+    known |= {"--nworkers", "--nthreads", "--no-requeue", "--no-deps", "--index-url"}  # of Dask, Slurm and pip
     known |= {"--nnodes", "--nproc", "--rdzv"}  # of torchrun, up to their underscores
     for page in pages():
         assert not flags_in(read(page)) - known, page
