@@ -139,11 +139,11 @@ def web_class(name: str, num_classes: int) -> int:
     """Class index that the name of a web image starts with: 7 for "7_000123".
 
     Raises:
-        UserError: the name does not start with a class index and an underscore, or can't stand in a list.
+        UserError: the name does not start with a class index and an underscore, or a list can't hold it.
     """
     if name.strip().splitlines() != [name] or re.search("[\\\\\ud800-\udfff]", name):
-        raise UserError(f"web image {name!r}: rename it, for no list can hold such a name: it is one line of UTF-8 "
-                        "without backslash and without spaces at its ends")
+        raise UserError(f"web image {name!r}: rename it, as no list can hold such a name: names are one line of UTF-8, "
+                        "without backslashes and without spaces at the ends")
     match = re.match(r"([0-9]{1,3})_", name)
     if not match or not 1 <= int(match.group(1)) < num_classes:
         raise UserError(f"web image {name}: its name must start with a class index 1..{num_classes - 1} and an "

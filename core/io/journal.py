@@ -4,7 +4,7 @@ import os
 from typing import Any, Iterable, List, Optional
 
 from core.errors import UserError
-from core.io.files import read_bytes, write_lines
+from core.io.files import read_bytes, write_bytes
 
 
 def append_whole(file: int, content: bytes) -> None:
@@ -22,8 +22,8 @@ def append_whole(file: int, content: bytes) -> None:
 class Journal:
     """A file of JSON Lines.
 
-    A line that a full disk cuts short is taken back, and one that a kill cuts short is dropped by the next `open`, so
-    no other line is ever written behind half a one.
+    A line that a full disk cuts short is taken back. One that a kill cuts short is no row, and goes when `open` writes
+    the rows again, so no other line is ever written behind half a one.
     """
 
     def __init__(self, path: str):
@@ -52,22 +52,17 @@ class Journal:
             pass
         return rows
 
-    def open(self, rows: Optional[Iterable[Any]] = None) -> "Journal":
-        """Get ready to append.
-
-        Args:
-            rows: values to write in place of what the file holds; None keeps that, but for an unfinished last line.
+    def open(self, rows: Iterable[Any]) -> "Journal":
+        """Make the file hold `rows`, and get ready to append.
 
         Raises:
-            UserError: the file can't be written, or, without `rows`, a line is damaged.
+            UserError: the file can't be written.
         """
-        if rows is None and os.path.exists(self._path) and not read_bytes(self._path).endswith(b"\n"):
-            rows = self.rows()
-        if rows is not None:
-            write_lines(self._path, map(json.dumps, rows))
+        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        if not os.path.exists(self._path) or read_bytes(self._path) != content:
+            write_bytes(self._path, content)
         try:
-            os.makedirs(os.path.dirname(os.path.abspath(self._path)), exist_ok=True)
-            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
         except OSError as error:
             raise self._failed(error) from error
         return self

@@ -53,19 +53,19 @@ class StageRecord:
         self._all_stale = False
         self.earlier = False
         self._journal = Journal(path)
-        self._stored = self._journal.rows(skip_damaged=True)
-        header = self._stored[0] if self._stored and isinstance(self._stored[0], dict) else _object(path)
+        stored = self._journal.rows(skip_damaged=True)
+        header = stored[0] if stored and isinstance(stored[0], dict) else _object(path)
         if header.get("format") == _FORMAT and isinstance(header.get("origin"), dict) and isinstance(
                 header.get("items"), dict):
             self.origin, self.items = header["origin"], header["items"]
             self.overwriting = bool(header.get("overwriting"))
-            for row in self._stored[1:]:
+            for row in stored[1:]:
                 if isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) and row[0] in self.items:
                     self.values[row[0]] = row[1]
         elif os.path.exists(path) and not disposable:
             self.earlier = earlier_key in header
             if not self.earlier:
-                raise UserError(f"{path} is damaged, or not of this program: remove it, or move it away")
+                raise UserError(f"{path} is damaged, or was not written by this program: remove it, or move it away")
 
     def claim(self, origin: Mapping[str, Any], *, present: bool = True, overwrite: bool = False) -> bool:
         """Make sure that the stage may continue with the files that are there; nothing is written yet.
@@ -157,8 +157,7 @@ class StageRecord:
         if self.overwriting:
             header["overwriting"] = True
         rows = [header] + [[name, value] for name, value in self.values.items()]
-        self._journal.open(None if rows == self._stored else rows)
-        self._stored = rows
+        self._journal.open(rows)
 
 
 def _object(path):

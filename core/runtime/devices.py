@@ -33,7 +33,7 @@ def parse_devices(text: str) -> Tuple[str, List[int]]:
 
 
 def check_numbers(numbers: List[int], available: int) -> None:
-    """Raise UserError unless the GPUs with these numbers are among so many."""
+    """Raise UserError if one of the numbers is not that of an available GPU."""
     missing = [number for number in numbers if number >= available]
     if missing:
         raise UserError(f"there is no GPU {missing[0]}; this machine has {available}, numbered from 0")

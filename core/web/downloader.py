@@ -1,4 +1,4 @@
-"""Downloads that can't hang, hurry a host, or fill the memory."""
+"""Downloads that can't hang, overload a host, or fill the memory."""
 import contextlib
 import http.client
 import socket
@@ -27,7 +27,7 @@ class Rejected(Exception):
 
 
 class Failed(Rejected):
-    """What was asked for did not come; another time it may."""
+    """What was asked for did not arrive; another time it may."""
 
 
 class _Passing(Exception):
@@ -126,7 +126,7 @@ class Downloader:
                     ValueError) as error:
                 self._check_time(deadline)
                 if isinstance(error, ValueError):  # requests and urllib3 derive their errors for bad addresses from it
-                    raise Rejected(f"no address: {url!r} ({error})") from error
+                    raise Rejected(f"not an address: {url!r} ({error})") from error
                 raise _Passing(_in_short(error), silent=isinstance(error, requests.RequestException)) from error
             finally:
                 self._sockets.pop(threading.get_ident(), None)
@@ -239,7 +239,7 @@ def _host(url):
         parts = urlsplit(url)
         host, scheme = parts.hostname, parts.scheme
     except ValueError as error:
-        raise Rejected(f"no address: {url!r} ({error})") from error
+        raise Rejected(f"not an address: {url!r} ({error})") from error
     if scheme.lower() not in ("http", "https") or not host:
         raise Rejected(f"neither http nor https: {url!r}")
     return host

@@ -95,8 +95,8 @@ class HashIndex:
             return
         codes = np.stack([fingerprint.code for fingerprint in fingerprints])
         known = self._hashes[:len(self._names)]
-        bits = cv2.batchDistance(known, codes, cv2.CV_32S, normType=cv2.NORM_HAMMING, K=len(codes))
-        differing, order = bits[0], bits[1]  # (known, codes), of each the nearest code first
+        differing, order = cv2.batchDistance(  # (known, codes), of each the nearest code first
+            known, codes, cv2.CV_32S, normType=cv2.NORM_HAMMING, K=len(codes))
         close = np.flatnonzero(differing[:, 0] <= distance)
         for place in close[np.argsort(differing[close, 0], kind="stable")]:
             theirs = _read(self._pictures[place])

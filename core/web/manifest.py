@@ -52,7 +52,6 @@ class Manifest:
         for made in reversed(moves):  # an image may have moved again later
             if made.name not in files:
                 self._moved[made.name] = self._moved.get(made.new_name, made.new_name)
-        self._changed = False
         self.counts: Counter[int] = collections.Counter()
         for row in self.kept():
             name = self._moved.get(row["name"], row["name"])
@@ -94,9 +93,7 @@ class Manifest:
 
     def forget(self, statuses: Container[str]) -> None:
         """Drop the rows of these statuses, so that their candidates are decided on again."""
-        kept = [row for row in self.rows if row["status"] not in statuses]
-        self._changed |= len(kept) < len(self.rows)
-        self.rows = kept
+        self.rows = [row for row in self.rows if row["status"] not in statuses]
         self._decided = {(row["class"], row["url"]) for row in self.rows}
 
     def kept(self) -> List[Dict[str, Any]]:
@@ -116,11 +113,10 @@ class Manifest:
             os.remove(image_path(self.folder, current))
             self.counts[_class_index(current)] -= 1
         row.update(status="rejected", reason=reason)
-        self._changed = True
 
     def save(self) -> "Manifest":
-        """Rewrite the file if lines changed, and get ready to append; returns self."""
-        self._journal.open(self.rows if self._changed else None)
+        """Write the rows if they changed, and get ready to append; returns self."""
+        self._journal.open(self.rows)
         return self
 
     def close(self) -> None:

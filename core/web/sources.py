@@ -154,7 +154,7 @@ def flickr_source(config: Config, queries: Mapping[int, Sequence[str]], get: Cal
         except Rejected as error:
             reason = str(error)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            reason = "it answers with something else than its API's JSON"
+            reason = "it answers with something other than its API's JSON"
         reason = reason.replace(key, "<key>")
         raise UserError(f"Flickr can't be queried: {reason}; check the key and the network; the same command continues "
                         "from here")
@@ -252,7 +252,7 @@ def _shown(crawler, get, engine, query, filters):
         shown = []
         try:
             shown.extend(task["file_url"] for task in crawler.parser.parse(types.SimpleNamespace(content=content)))
-        except Exception as error:  # the engine answers with something else than the parser expects
+        except Exception as error:  # the engine answers with something other than the parser expects
             reason = f"{type(error).__name__}: {error}"
         fresh = [url for url in dict.fromkeys(shown) if url not in seen]
         seen.update(fresh)

@@ -612,7 +612,7 @@ def test_a_note_that_is_none_of_this_program_is_named_and_stays(ready, content):
     os.makedirs(os.path.dirname(path), exist_ok=True)
     write_text(path, content)
     for overwrite in (False, True):
-        with pytest.raises(UserError, match="final_voc_masks.json is damaged, or not of this program"):
+        with pytest.raises(UserError, match="final_voc_masks.json is damaged, or was not written by this program"):
             estimate_train_masks(ready, 1, devices=CPU, overwrite=overwrite)
     with open(path) as file:
         assert file.read() == content
@@ -692,7 +692,7 @@ def test_names_that_no_list_can_hold_are_reported(tiny, sample, name):
     layout = Layout(tiny)
     for path in (image_path(layout.web_images, "1_000000"), mask_path(layout.web_masks, "1_000000")):
         os.rename(path, path.replace("1_000000", name))
-    with pytest.raises(UserError, match="rename it, for no list can hold such a name"):
+    with pytest.raises(UserError, match="rename it, as no list can hold such a name"):
         create_dataset(tiny, 1)
 
 

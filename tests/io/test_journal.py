@@ -15,7 +15,8 @@ def path(tmp_path):
 
 
 def write(path, rows, instead=None):
-    journal = Journal(path).open(instead)
+    journal = Journal(path)
+    journal.open(journal.rows() if instead is None else instead)
     for row in rows:
         journal.append(row)
     journal.close()
@@ -41,7 +42,7 @@ def test_a_last_line_that_a_kill_cut_short_is_dropped_before_more_is_written(pat
 
 
 def test_a_line_that_a_full_disk_cuts_short_is_taken_back(path):
-    journal = Journal(path).open()
+    journal = Journal(path).open([])
     journal.append("x" * 100)
     size = os.path.getsize(path)
     with largest_file(size + 50), pytest.raises(UserError, match="journal.jsonl can't be written: File too large"):
@@ -57,7 +58,7 @@ def test_a_write_that_takes_a_part_is_completed(path, monkeypatch):
 
     def part(file, content):
         return write_whole(file, content[:room[0]])
-    journal = Journal(path).open()
+    journal = Journal(path).open([])
     monkeypatch.setattr("core.io.journal.os.write", part)
     journal.append(["whole", "line"])
     room[0] = 0

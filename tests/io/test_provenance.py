@@ -68,7 +68,7 @@ def test_files_without_a_record_are_refused_and_so_are_those_of_an_earlier_versi
 @pytest.mark.parametrize("content", [b"[]", b"{}", b'{"a.jpg": ["mug"]}', b"\xff", b""])
 def test_a_file_of_someone_else_is_named_and_stays(path, content):
     write_bytes(path, content)
-    with pytest.raises(UserError, match="masks.json is damaged, or not of this program: remove it, or move it away"):
+    with pytest.raises(UserError, match="masks.json is damaged, or was not written by this program: remove it"):
         record(path)
     assert open(path, "rb").read() == content
     assert run(path, {"a": 1}, disposable=True) == ({"a"}, {})
@@ -97,8 +97,9 @@ def test_damaged_lines_cost_their_items_only(path):
     for damaged in (b"\0\0\n", b"[]\n", b"3\n", b'["stranger", 1]\n', b'[["a"], 1]\n'):
         write_bytes(path, b"".join([header, lines[0], damaged, lines[2]]))
         assert run(path, {"a": 1, "b": 1, "c": 1})[1] == {"a": "A", "c": "C"}
-    write_bytes(path, header + lines[0] + lines[1][:4])
-    assert run(path, {"a": 1, "b": 1})[1] == {"a": "A"}
+    for damaged in (lines[1][:4], b"\0\0\n" + lines[1][:4]):
+        write_bytes(path, header + lines[0] + damaged)
+        assert run(path, {"a": 1, "b": 1, "c": 1})[1] == {"a": "A"}
 
 
 def test_a_record_without_values_is_one_json_object(path):

@@ -576,8 +576,8 @@ def test_flickr_gives_its_pages_in_order_in_the_size_that_is_wanted(config, get,
 
 
 @pytest.mark.parametrize("path, key, message", [
-    ("rest/", "wrong", "Invalid API Key"), ("html/x", "wrong", "something else"), ("status/500", "wrong", "HTTP 500"),
-    ("loop/x", "wrong", "redirects"), ("ok/1", "wrong", "something else")])
+    ("rest/", "wrong", "Invalid API Key"), ("html/x", "wrong", "something other"), ("status/500", "wrong", "HTTP 500"),
+    ("loop/x", "wrong", "redirects"), ("ok/1", "wrong", "something other")])
 def test_flickr_out_of_order_is_reported_without_the_key(config, get, server, path, key, message):
     with pytest.raises(UserError, match=message) as caught:
         web_sources.flickr_source(config, {}, get, key, None, server.url(path))
@@ -595,7 +595,7 @@ def test_folders_whose_names_have_their_accents_apart_are_those_of_the_class(con
 
 def test_what_flickr_leaves_out_of_an_answer_is_reported(config, get, server):
     server.files["bare"] = b'{"stat": "ok"}'
-    with pytest.raises(UserError, match="something else than its API's JSON"):
+    with pytest.raises(UserError, match="something other than its API's JSON"):
         web_sources.flickr_source(config, {}, get, "secret", None, server.url("file/bare"))
 
 
