@@ -93,9 +93,9 @@ def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool
         for name in filter(done.__contains__, names):
             mask = read_mask(mask_path(folder, name), config.num_classes)
             shown.update(shown_labels(mask, labels[name]))
+        logger.info("masks of %d %s images are in %s", len(names), "web" if web else "training", folder)
         if listing:
             _write_web_list(layout, config, labels)
-    logger.info("masks of %d %s images are in %s", len(names), "web" if web else "training", folder)
     _log_shown(shown, collections.Counter(label for values in labels.values() for label in values), config)
 
 
@@ -155,7 +155,7 @@ def _write_web_list(layout, config, labels):
         if config.web_min_foreground <= share <= config.web_max_foreground:
             kept.append(name)
     write_lines(layout.web_estimated_list, kept)
-    logger.info("%d of them, those of the usual share of foreground, are in %s: train_seg_model.py --model init "
+    logger.info("%d of them, those with a usual share of foreground, are in %s: train_seg_model.py --model init "
                 "--web-masks estimated trains on these", len(kept), layout.web_estimated_list)
 
 
@@ -165,5 +165,5 @@ def _log_shown(shown, labelled, config):
         f"{config.classes[label]} {shown[label]} of {labelled[label]}" for label in sorted(labelled)) or "none")
     lost = [config.classes[label] for label in sorted(labelled) if not shown[label]]
     if lost:
-        logger.warning("no mask shows %s, so nothing can be learned of it from them: look at the model's own "
+        logger.warning("no mask shows %s, so training on them teaches nothing about it: look at the model's own "
                        "evaluation; longer training or better web images may help", ", ".join(lost))

@@ -53,8 +53,8 @@ class Segmenter:
                            + _SCORE_COPIES * 4 * self._config.num_classes)
         if self._on_cpu and free is not None and needed > free:
             raise UserError(f"{path} is {size[1]} x {size[0]} pixels: at scale {max(scales):g} that takes about "
-                            f"{needed / 2 ** 30:.1f} GiB of memory, and {free / 2 ** 30:.1f} GiB are free; shrink it "
-                            "(a lower --max-side of predict.py; elsewhere with its mask), or give lower --scales")
+                            f"{needed / 2 ** 30:.1f} GiB of memory, and {free / 2 ** 30:.1f} GiB are free: shrink it "
+                            "(in predict.py with --max-side, elsewhere together with its mask), or give lower --scales")
 
     def scores(self, image: np.ndarray, scales: Sequence[float] = (1.0,), flip: bool = False) -> np.ndarray:
         """Scores of one image; see `scores_of`."""

@@ -161,7 +161,7 @@ def _check_record(layout, model, epoch, *, record, config, data, devices):
     path = layout.state(model, epoch)
     start = start_file(config, model, record["start_epoch"])
     now = run_record(model, config, data=data, start_epoch=record["start_epoch"], start_file=start, devices=devices)
-    remedy = f"bring those back; {_other_ways(epoch)}"
+    remedy = f"restore what it was trained with; {_other_ways(epoch)}"
     folders = (layout.web_images, layout.web_masks) if model == "init" else (layout.train_images, layout.train_masks)
     places = {"list": layout.web_list if model == "init" else layout.train_list, "images": folders[0],
               "masks": folders[1]}

@@ -200,8 +200,8 @@ def test_other_content_under_the_same_names_is_refused(begun, what):
         size = read_image(layout.web_images + "/1_000000.jpg").shape
         (write_image if what == "images" else write_mask)(path, np.full(size[:2 + (what == "images")], 1, np.uint8))
     same_size_and_time(path, draw)
-    with pytest.raises(UserError, match=f"-2.states was trained on other {what} than .*web_.*: bring those "
-                                        "back; --epoch 2 without --resume continues"):
+    with pytest.raises(UserError, match=f"-2.states was trained on other {what} than .*web_.*: restore what "
+                                        "it was trained with; --epoch 2 without --resume continues"):
         training.train(begun, "init", devices=CPU, resume=True)
     with open(path, "wb") as file:
         file.write(before)
