@@ -24,12 +24,13 @@ class Manifest:
     """The rows of the manifest, read when it is made and appended to after `save`.
 
     A kept image's file gets its name just after its line was written: after a kill the file of the last line may
-    still have the name of `pending`. Any other file that is missing was deleted by its user: it stays away.
+    still have the name of `pending`. The review may have moved an image to another class, under another name. Any other
+    file that is missing was deleted by its user: it stays away.
 
     Attributes:
         folder: of the kept images.
         rows: list of dict. Each has "class", "url" and "status"; "name", "phash" and more if it is kept, else "reason".
-        counts: Counter from class index to the number of its kept images.
+        counts: Counter from class index to the number of its kept images that are there.
 
     Raises:
         UserError: a line is damaged, or the classes have another order now.
