@@ -32,6 +32,7 @@ def evaluate_all(config: Config, model: str, *, devices: list, ms: bool = False,
     """
     layout = Layout(config)
     check_list(layout.val_list, layout)
+    earlier = _ranked_epochs(layout, model)
     seen: Dict[int, Any] = {}
     results: Dict[int, Dict[str, Any]] = {}
     failures: Dict[int, str] = {}
@@ -48,7 +49,8 @@ def evaluate_all(config: Config, model: str, *, devices: list, ms: bool = False,
             except UserError as error:
                 failures[epoch] = str(error)
                 logger.error("epoch %d can't be evaluated: %s", epoch, error)
-            _rank(layout, model, results, how)  # now, as training with --keep goes by it
+            if earlier.isdisjoint(set(layout.epochs(model)) - seen.keys()):  # else a part would replace the whole
+                _rank(layout, model, results, how)  # now, as training with --keep goes by it
         if wait_hours is None or not new:
             break
         logger.info("waiting %.2f h for new snapshots", wait_hours)
@@ -63,6 +65,14 @@ def evaluate_all(config: Config, model: str, *, devices: list, ms: bool = False,
         logger.info("%3d. epoch %3d  mean IoU %.2f %%", place, epoch, 100 * mean_iou)
     logger.info("best epoch of the %s model: %d", model, ranking[0][0])
     return ranking
+
+
+def _ranked_epochs(layout, model):
+    """Set of the epochs that an earlier run has ranked."""
+    try:
+        return {row["epoch"] for row in read_json(layout.ranking(model))["ranking"]}
+    except (UserError, KeyError, TypeError):
+        return set()
 
 
 def _state(path):

@@ -484,6 +484,21 @@ def test_the_ranking_holds_what_is_there_and_knows_its_snapshots(ready, monkeypa
         find_epoch(ready, "init", "best")
 
 
+def test_a_restarted_ranking_replaces_the_earlier_one_when_it_is_whole(ready, monkeypatch):
+    save_random_snapshot(ready, 2)
+    evaluate_all(ready, "init", devices=CPU)
+    whole = read_json(Layout(ready).ranking("init"))
+
+    def interrupted(config, model, epoch, **flags):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return evaluate(config, model, epoch=epoch, **flags)
+    monkeypatch.setattr("core.evaluation.ranking.evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_all(ready, "init", devices=CPU)
+    assert read_json(Layout(ready).ranking("init")) == whole and len(whole["ranking"]) == 2
+
+
 def test_a_snapshot_that_was_still_being_copied_or_is_replaced_is_evaluated_again(ready, monkeypatch):
     layout, ranked = Layout(ready), []
     whole = open(layout.snapshot("init", 1), "rb").read()
