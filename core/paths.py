@@ -151,6 +151,11 @@ def web_class(name: str, num_classes: int) -> int:
     return int(match.group(1))
 
 
+def class_of(name: str) -> int:
+    """Class index of a web image whose name was checked before."""
+    return int(name.split("_")[0])
+
+
 def check_no_true_mask(folder: str, names: Iterable[str], *places: str) -> None:
     """Raise UserError if <name>.png in `folder` is, links followed, a mask of one of the folders `places`."""
     true = {os.path.realpath(mask_path(place, name)) for place in places for name in stems(place, ".png")}

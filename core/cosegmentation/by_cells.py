@@ -25,7 +25,6 @@ from core.cosegmentation.results import (
     cache_file,
     cache_folder,
     check_path,
-    class_of,
     finish_image,
     read_arrays,
     read_check,
@@ -40,7 +39,7 @@ from core.io.files import read_array, write_array
 from core.io.images import read_image
 from core.io.logs import logger, progress
 from core.io.resize import shrink
-from core.paths import Layout, image_path, stems
+from core.paths import Layout, class_of, image_path, stems
 
 ROUNDS = 4
 _START_SHARE = 0.2  # of the first labels in those of each round

@@ -30,7 +30,6 @@ from core.cosegmentation.results import (
     cache_file,
     cache_folder,
     check_path,
-    class_of,
     finish_image,
     jaccard,
     read_arrays,
@@ -45,7 +44,7 @@ from core.errors import UserError
 from core.io.files import read_array, write_array
 from core.io.images import read_image
 from core.io.logs import logger
-from core.paths import Layout, image_path, stems
+from core.paths import Layout, class_of, image_path, stems
 
 ROUNDS = 2
 _ROWS = 80           # regions of an image in the sample

@@ -8,12 +8,12 @@ import numpy as np
 
 from core.classes import IGNORE_LABEL
 from core.config import Config
-from core.cosegmentation.results import Result, class_of
+from core.cosegmentation.results import Result
 from core.errors import UserError
 from core.io.drawing import write_title
 from core.io.images import read_image, read_mask, write_image
 from core.io.resize import resize_longest_side
-from core.paths import Layout, image_path
+from core.paths import Layout, class_of, image_path
 
 _SIDE, _COLUMNS, _GAP, _HEADER = 120, 10, 4, 20
 _KEPT, _LEFT_OUT = 60, 30  # pictures of each sort on a sheet

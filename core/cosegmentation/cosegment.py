@@ -26,7 +26,6 @@ from core.cosegmentation.results import (
     Result,
     cache_folder,
     check_path,
-    class_of,
     read_check,
     read_result,
 )
@@ -35,7 +34,7 @@ from core.io.files import list_folder, remove, write_lines, write_text
 from core.io.locks import locked
 from core.io.logs import logger, progress
 from core.network.imagenet_weights import PACKAGE, weights_path
-from core.paths import Layout, folder_lock, stems, web_class
+from core.paths import Layout, class_of, folder_lock, stems, web_class
 from core.runtime.parallel import ordered_map
 from core.runtime.task_pool import task_pool
 from core.web.corrections import KEEP, REJECT, apply_moves, corrected_names, read_decisions

@@ -48,7 +48,7 @@ def cache_maps(network: Any, names: List[str], images: str, folder: str, seed: i
 
     maps: (256, h, w) float16, the stages, each of unit length in every cell, all projected by one random matrix.
     contrast: (h, w) float16, standard deviation of the logits over the ImageNet classes: it is high where the network
-    sees anything that it knows, and low on background. logits: (1000,) float16, their mean over the image.
+    sees anything that it knows, and low on background.
 
     Args:
         network: what `load_network` gives.
@@ -74,7 +74,7 @@ def cache_maps(network: Any, names: List[str], images: str, folder: str, seed: i
             part /= np.maximum(np.linalg.norm(part, axis=0), 1e-6)
         write_arrays(os.path.join(folder, name + ".npz"), {
             "maps": np.tensordot(projection, maps, 1).astype(np.float16),
-            "contrast": logits.std(0).astype(np.float16), "logits": logits.mean((1, 2)).astype(np.float16)})
+            "contrast": logits.std(0).astype(np.float16)})
 
 
 def network_view(image: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from core.config import Config
 from core.errors import UserError
 from core.io.files import read_bytes, read_json, write_bytes, write_text
 from core.io.images import write_mask
-from core.paths import Layout, mask_path, web_class
+from core.paths import Layout, class_of, mask_path, web_class
 
 _Content = TypeVar("_Content")
 UNLIKE = "looks unlike the other images of its class"  # a reason
@@ -133,10 +133,6 @@ def _read_once(path, read, changed):
 def read_check(layout: Layout) -> Dict[str, np.ndarray]:
     """The noise filter's classifier, see `noise_filter.fit_check`; by `read_once`."""
     return read_once(check_path(layout), read_arrays)
-
-
-def class_of(name: str) -> int:
-    return int(name.split("_")[0])
 
 
 def cache_folder(layout: Layout, what: str) -> str:

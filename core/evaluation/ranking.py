@@ -10,6 +10,7 @@ from core.evaluation.evaluate import check_list, evaluate, evaluation_options
 from core.io.files import file_digest, read_json, write_json
 from core.io.logs import logger
 from core.io.provenance import file_state
+from core.network.snapshots import ranked_epochs
 from core.paths import Layout
 
 
@@ -32,7 +33,7 @@ def evaluate_all(config: Config, model: str, *, devices: list, ms: bool = False,
     """
     layout = Layout(config)
     check_list(layout.val_list, layout)
-    earlier = _ranked_epochs(layout, model)
+    earlier = set(ranked_epochs(layout, model))
     seen: Dict[int, Any] = {}
     results: Dict[int, Dict[str, Any]] = {}
     failures: Dict[int, str] = {}
@@ -65,14 +66,6 @@ def evaluate_all(config: Config, model: str, *, devices: list, ms: bool = False,
         logger.info("%3d. epoch %3d  mean IoU %.2f %%", place, epoch, 100 * mean_iou)
     logger.info("best epoch of the %s model: %d", model, ranking[0][0])
     return ranking
-
-
-def _ranked_epochs(layout, model):
-    """Set of the epochs that an earlier run has ranked."""
-    try:
-        return {row["epoch"] for row in read_json(layout.ranking(model))["ranking"]}
-    except (UserError, KeyError, TypeError):
-        return set()
 
 
 def _state(path):

@@ -13,7 +13,7 @@ import numpy as np
 
 from core.config import Config, adopt_settings, network_settings
 from core.errors import UserError
-from core.io.files import file_digest, write_text
+from core.io.files import file_digest, read_json, write_text
 from core.io.logs import logger
 from core.io.provenance import file_state
 from core.network.fcn import parameter_shapes
@@ -173,6 +173,14 @@ def load_snapshot(config: Config, model: str, epoch: int) -> Snapshot:
         {name: matching(path, found, name, shape, f"the {model} model") for name, shape in shapes.items()}
         for found, shapes in zip((parameters.args, parameters.aux), parameter_shapes(model, config)))
     return Snapshot(config, model, epoch, (args, aux), digest)
+
+
+def ranked_epochs(layout: Layout, model: str) -> List[int]:
+    """Epochs in the order of eval_loop.py's ranking, the best first; empty where there is no readable one."""
+    try:
+        return [row["epoch"] for row in read_json(layout.ranking(model))["ranking"]]
+    except (UserError, KeyError, TypeError):
+        return []
 
 
 def matching(path: str, found: Dict[str, np.ndarray], name: str, shape: Tuple[int, ...], network: str

@@ -16,7 +16,7 @@ import numpy as np
 
 from core.config import TRAINING_SETTINGS, Config, network_settings
 from core.errors import UserError
-from core.io.files import file_digest, read_json, remove
+from core.io.files import file_digest, remove
 from core.io.logs import logger
 from core.network.params_files import read_params, write_params
 from core.network.snapshots import (
@@ -24,6 +24,7 @@ from core.network.snapshots import (
     adopt_recorded,
     load_snapshot,
     parameters_digest,
+    ranked_epochs,
     read_record,
     save_snapshot,
 )
@@ -98,9 +99,9 @@ def save_checkpoint(layout: Layout, model: str, config: Config, symbol: Optional
         if earlier <= epoch - min(_STATES_KEPT, keep or _STATES_KEPT):
             remove(layout.state(model, earlier), missing_ok=True)
     if keep:
-        best = _best_epoch(layout, model)
+        best = ranked_epochs(layout, model)[:1]
         for earlier in layout.epochs(model):
-            if record["start_epoch"] < earlier <= epoch - keep and earlier != best:
+            if record["start_epoch"] < earlier <= epoch - keep and earlier not in best:
                 remove(layout.snapshot(model, earlier), missing_ok=True)
     return path
 
@@ -201,11 +202,3 @@ def _suggesting_an_earlier_epoch(model, epoch, earlier):
         way = f"continues from epoch {earlier}" if earlier else "starts from the beginning"
         raise UserError(f"{error}; with the files of the {model} model's epoch {epoch} moved away, --resume {way}"
                         ) from error
-
-
-def _best_epoch(layout, model):
-    """First epoch of eval_loop.py's ranking; None where there is no readable one."""
-    try:
-        return read_json(layout.ranking(model))["ranking"][0]["epoch"]
-    except (UserError, KeyError, IndexError, TypeError):
-        return None

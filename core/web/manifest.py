@@ -15,7 +15,7 @@ from core.errors import UserError
 from core.io.files import list_folder, remove
 from core.io.journal import Journal
 from core.io.logs import logger
-from core.paths import Layout, image_path, stems
+from core.paths import Layout, class_of, image_path, stems
 from core.web.corrections import MOVE, read_decisions
 from core.web.duplicates import HASH_BYTES, Fingerprint
 
@@ -58,7 +58,7 @@ class Manifest:
             name = self._moved.get(row["name"], row["name"])
             if name in files:
                 self._check_class(row, config)
-                self.counts[_class_index(name)] += 1
+                self.counts[class_of(name)] += 1
         self._decided = {(row["class"], row["url"]) for row in self.rows}
         named = {row["name"] for row in self.rows if "name" in row} | {made.new_name for made in moves}
         self._last: Counter[int] = collections.Counter()  # class index: highest number in use
@@ -85,7 +85,7 @@ class Manifest:
             raise UserError(f"{self._path}, line {number} is damaged: remove the line") from error
 
     def _check_class(self, row: Dict[str, Any], config: Config) -> None:
-        index = _class_index(row["name"])
+        index = class_of(row["name"])
         if config.classes[index:index + 1] != (row["class"],):
             current = config.classes[index] if index < config.num_classes else "none"
             raise UserError(f"{image_path(self.folder, row['name'])} belongs to class {row['class']}, but class "
@@ -112,7 +112,7 @@ class Manifest:
         current = self._moved.get(name, name)
         with contextlib.suppress(FileNotFoundError):
             os.remove(image_path(self.folder, current))
-            self.counts[_class_index(current)] -= 1
+            self.counts[class_of(current)] -= 1
         row.update(status="rejected", reason=reason)
 
     def save(self) -> "Manifest":
@@ -156,10 +156,6 @@ class Manifest:
             class_index, number = map(int, row["name"].split("_"))
             self._last[class_index] = number
             self.counts[class_index] += 1
-
-
-def _class_index(name: str) -> int:
-    return int(name.split("_")[0])
 
 
 def reasons(rows: Iterable[Dict[str, Any]], class_name: str) -> Counter[str]:
