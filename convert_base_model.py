@@ -8,7 +8,6 @@ from core.errors import UserError
 
 def main() -> None:
     from core.io.logs import start_log
-    from core.paths import Layout
     parser = make_parser(__doc__, ("mean_rgb",))
     parser.add_argument("source", metavar="SOURCE", help="weights to convert: .h5 or .keras of Keras, .pth or "
                         ".safetensors of PyTorch (torchvision, timm, DINO, mmdetection, ...), .pth or .pkl of "
@@ -28,10 +27,10 @@ def main() -> None:
                         "start of its layers' names, such as module.encoder_q")
     args = parser.parse_args()
     config = parse_config(args)
-    output = Layout(config).base_model
+    output = config.layout.base_model
     if os.path.exists(output) and not args.overwrite:
         raise UserError(f"{output} exists: pass --overwrite to replace it, or choose another --output")
-    start_log(Layout(config).log("convert_base_model"), config)
+    start_log(config.layout.log("convert_base_model"), config)
 
     from core.network.base_model import convert_base_model  # after the flags: importing mxnet takes seconds
     convert_base_model(config, args.source, output, preprocessing=args.preprocessing, channels=args.channels,

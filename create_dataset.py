@@ -7,7 +7,6 @@ def main() -> None:
     from core.dataset.create import create_dataset
     from core.dataset.own_images import OwnImages
     from core.io.logs import start_log
-    from core.paths import Layout
     parser = make_parser(__doc__, ("voc_dir", "sbd_dir"))
     add_jobs(parser)
     parser.add_argument("--copy", action="store_true", help="copy images and masks instead of linking to them")
@@ -24,7 +23,7 @@ def main() -> None:
     args = parser.parse_args()
     config = parse_config(args)
     own = OwnImages(args.train_images, args.train_labels, args.val_images, args.val_masks, args.max_side)
-    start_log(Layout(config).log("create_dataset"), config)
+    start_log(config.layout.log("create_dataset"), config)
     create_dataset(config, args.jobs, copy=args.copy, own=own if any(own[:4]) else None)
 
 

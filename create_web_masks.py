@@ -7,7 +7,6 @@ from core.cli import add_jobs, make_parser, parse_config, run
 
 def main() -> None:
     from core.io.logs import start_log
-    from core.paths import Layout
     parser = make_parser(__doc__, ("web_rounds", "web_threshold", "web_min_score", "web_min_likeness", "engine"))
     add_jobs(parser)
     parser.add_argument("--scheduler", metavar="ADDRESS",
@@ -20,7 +19,7 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="make all masks again, replacing existing ones")
     args = parser.parse_args()
     config = parse_config(args)
-    start_log(Layout(config).log("create_web_masks"), config)
+    start_log(config.layout.log("create_web_masks"), config)
 
     from core.cosegmentation.cosegment import cosegment  # after the flags: importing scikit-learn takes a second
     cosegment(config, args.jobs, scheduler=args.scheduler, features=args.features,

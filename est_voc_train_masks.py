@@ -6,7 +6,6 @@ from core.cli import add_crf, add_devices, add_epoch, add_flip, add_jobs, make_p
 def main() -> None:
     from core.config import MODELS
     from core.io.logs import start_log
-    from core.paths import Layout
     parser = make_parser(__doc__, ("scales", "logit_adjustment", "engine", "dtype", "crf_engine"))
     parser.add_argument("--model", choices=MODELS, default="init", help="model that estimates the masks; final "
                         "is for another round of training (default: %(default)s)")
@@ -24,7 +23,7 @@ def main() -> None:
     add_jobs(parser)
     args = parser.parse_args()
     config = parse_config(args)
-    start_log(Layout(config).log("est_voc_train_masks"), config)
+    start_log(config.layout.log("est_voc_train_masks"), config)
 
     from core.evaluation.ranking import find_epoch
     from core.inference.estimate_masks import estimate_train_masks

@@ -17,7 +17,6 @@ from core.cli import (
 def main() -> None:
     from core.config import MODELS
     from core.io.logs import start_log
-    from core.paths import Layout
     parser = make_parser(__doc__, ("scales", "engine", "dtype", "crf_engine"))
     parser.add_argument("--model", choices=MODELS, required=True, help="model to evaluate")
     add_devices(parser)
@@ -31,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     check_scales(args)
     config = parse_config(args)
-    start_log(Layout(config).log("eval_model"), config)
+    start_log(config.layout.log("eval_model"), config)
 
     from core.evaluation.ranking import evaluate_all
     from core.runtime.engines import resolve_devices

@@ -23,7 +23,6 @@ def main() -> None:
     from core.inference.postprocess import masks_folder
     from core.io.files import read_list
     from core.io.logs import start_log
-    from core.paths import Layout
     parser = make_parser(__doc__, ("scales", "engine", "dtype", "crf_engine", "voc_dir"))
     parser.add_argument("--model", choices=MODELS, required=True, help="model to evaluate")
     add_devices(parser)
@@ -49,7 +48,7 @@ def main() -> None:
     args = parser.parse_args()
     check_scales(args)
     config = parse_config(args)
-    layout = Layout(config)
+    layout = config.layout
     start_log(layout.log("eval_model"), config)
     if args.submission:
         check_submission(args.submission, config)

@@ -6,14 +6,13 @@ from core.cli import make_parser, parse_config, run
 def main() -> None:
     from core.cosegmentation.evaluate_masks import evaluate_web_masks
     from core.io.logs import start_log
-    from core.paths import Layout
     parser = make_parser(__doc__)
     parser.add_argument("--truth", required=True, metavar="FOLDER",
                         help="ground truth, <class>_<id>.png, with the class index where foreground")
     parser.add_argument("--masks", metavar="FOLDER", help="masks to compare (default: dataset/web_labels)")
     args = parser.parse_args()
     config = parse_config(args)
-    start_log(Layout(config).log("eval_web_masks"), config)
+    start_log(config.layout.log("eval_web_masks"), config)
     evaluate_web_masks(config, args.truth, args.masks)
 
 

@@ -13,7 +13,6 @@ def main() -> None:
     from core.annotation.export import SOURCES, export_masks, find_pairs, import_masks
     from core.annotation.formats import FORMATS
     from core.io.logs import start_log
-    from core.paths import Layout
     parser = make_parser(__doc__)
     parser.add_argument("--format", choices=FORMATS, required=True, help="coco: annotations and images; yolo: "
                         "Ultralytics' segmentation data set; labelme: a JSON file for each image; cvat: an archive "
@@ -32,7 +31,7 @@ def main() -> None:
                         "what a tool saved, instead of writing; create_web_masks.py then keeps them")
     args = parser.parse_args()
     config = parse_config(args)
-    layout = Layout(config)
+    layout = config.layout
     start_log(layout.log("export_masks"), config)
     if args.polygons and args.format != "coco":
         raise UserError("--polygons is for --format coco; yolo and labelme always have polygons")

@@ -9,7 +9,6 @@ _DIFFERENT = 1e-3  # share of pixels: rounding may turn a tie, no more
 def main() -> None:
     from core.config import MODELS
     from core.io.logs import logger, start_log
-    from core.paths import Layout
     parser = make_parser(__doc__)
     parser.add_argument("output", metavar="OUT.onnx", help="file to write")
     parser.add_argument("--model", choices=MODELS, default="final", help="model to export (default: %(default)s)")
@@ -20,7 +19,7 @@ def main() -> None:
     if not args.output.lower().endswith(".onnx"):
         raise UserError(f"{args.output}: the name must end in .onnx")
     config = parse_config(args)
-    layout = Layout(config)
+    layout = config.layout
     start_log(layout.log("export_onnx"), config)
 
     from core.evaluation.ranking import find_epoch

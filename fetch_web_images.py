@@ -25,7 +25,6 @@ SETTINGS = ("voc_dir", "web_images_per_class", "web_longest_side", "web_shortest
 
 def main() -> None:
     from core.io.logs import start_log
-    from core.paths import Layout
     from core.web import sources as web_sources
     from core.web.collect import fetch_web_images
     from core.web.downloader import Downloader
@@ -51,11 +50,11 @@ def main() -> None:
     if args.flickr_key:  # the log shows the command
         sys.argv = [argument.replace(args.flickr_key, "<key>") for argument in sys.argv]
         args.flickr_key = args.flickr_key.strip()  # an environment file of Windows ends in a carriage return
-    start_log(Layout(config).log("fetch_web_images"), config)
+    start_log(config.layout.log("fetch_web_images"), config)
     with contextlib.closing(Downloader(config)) as downloader:
         retry = ["failed"] * args.retry_failed + ["rejected"] * args.retry_rejected
         if not fetch_web_images(config, make_source(args, config, downloader), downloader, retry=retry):
-            raise UserError(f"no image was kept; {Layout(config).web_manifest} gives the reason for each candidate. "
+            raise UserError(f"no image was kept; {config.layout.web_manifest} gives the reason for each candidate. "
                             "--retry-failed and --retry-rejected try them again")
 
 

@@ -17,7 +17,6 @@ from core.cli import (
 def main() -> None:
     from core.config import MODELS
     from core.io.logs import start_log
-    from core.paths import Layout
     parser = make_parser(__doc__, ("scales", "engine", "dtype", "crf_engine"))
     parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, video, folder that is searched for "
                         "both, or quoted pattern such as 'holiday/**/*.jpg'")
@@ -38,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
     check_scales(args)
     config = parse_config(args)
-    layout = Layout(config)
+    layout = config.layout
     start_log(layout.log("predict"), config)
 
     # After the flags, as these take seconds.

@@ -9,7 +9,6 @@ from core.errors import UserError
 def main() -> None:
     from core.evaluation.report import find_source, write_comparison
     from core.io.logs import logger, start_log
-    from core.paths import Layout
     parser = make_parser(__doc__)
     parser.add_argument("folders", nargs="*", metavar="FOLDER", help="evaluation's folder, or root folder with "
                         "outputs/ and log/; several are compared (default: --root)")
@@ -17,7 +16,7 @@ def main() -> None:
                         help="HTML file to write; the PNG file goes beside it (default: outputs/report.html)")
     args = parser.parse_args()
     config = parse_config(args)
-    layout = Layout(config)
+    layout = config.layout
     start_log(layout.log("report"), config)
     folders = args.folders or [config.root]
     names = [os.path.basename(os.path.abspath(folder)) for folder in folders]

@@ -8,12 +8,11 @@ from core.cli import make_parser, parse_config, run
 
 def main() -> None:
     from core.io.logs import start_log
-    from core.paths import Layout
     parser = make_parser(__doc__)
     parser.add_argument("--port", type=int, default=0, metavar="N", help="port on 127.0.0.1 (default: a free one)")
     args = parser.parse_args()
     config = parse_config(args)
-    start_log(Layout(config).log("review_web_masks"), config)
+    start_log(config.layout.log("review_web_masks"), config)
     from core.annotation.review import serve
     serve(config, args.port)
 

@@ -9,7 +9,6 @@ from core.errors import UserError
 def main() -> None:
     from core.config import MODELS
     from core.io.logs import start_log
-    from core.paths import Layout
     parser = make_parser(__doc__, ("batch_size", "crop_size", "max_epoch", "workers", "kv_store", "web_sampling",
                                    "web_masks", "learning_rate_decay", "engine", "dtype"))
     parser.add_argument("--model", choices=MODELS, required=True, help="init: on dataset/web_train_list.txt; final: "
@@ -36,7 +35,7 @@ def main() -> None:
     from core.training.workers import joined_workers
     with joined_workers(config, args.gpus) as store:
         if store is None or store.rank == 0:
-            start_log(Layout(config).log(f"train_{args.model}_model"), config)
+            start_log(config.layout.log(f"train_{args.model}_model"), config)
         devices = resolve_devices(args.gpus, config.engine)
         if args.dtype not in (None, "auto", "float32") and devices[0].engine == "mxnet":
             raise UserError(f"--dtype {args.dtype} is for --engine torch: MXNet trains in float32")

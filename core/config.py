@@ -7,6 +7,7 @@ Precedence: command line, then the --config file, then the default. A YAML file 
 """
 import dataclasses
 import difflib
+import functools
 import math
 import operator
 import os
@@ -17,6 +18,7 @@ from typing import Any, Dict, FrozenSet, Sequence, Tuple, get_args
 from core.classes import IGNORE_LABEL, VOC_CLASSES
 from core.errors import UserError
 from core.io.files import read_yaml
+from core.paths import Layout
 
 STRIDE = 8  # input pixels per cell of the network's score maps
 MODELS = ("init", "final")
@@ -208,6 +210,11 @@ class Config:
             if len(name.encode("utf-8")) > _NAME_BYTES:
                 raise UserError(f"setting classes: {reprlib.repr(name)} is too long for a file name: at most "
                                 f"{_NAME_BYTES} bytes of UTF-8")
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """Paths of the files that the stages read and write."""
+        return Layout(self.root, self.voc_dir, self.sbd_dir, self.base_model, self.backbone)
 
     @property
     def num_classes(self) -> int:

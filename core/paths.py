@@ -3,22 +3,27 @@ import os
 import re
 from typing import Callable, Iterable, List, Sequence, Set, Tuple
 
-from core.config import Config
 from core.errors import UserError
 from core.io.files import find_path, list_folder
 
 
 class Layout:
-    """Paths below `config.root`."""
+    """Paths below a root folder; `Config.layout` is that of a configuration.
 
-    def __init__(self, config: Config):
-        path = config.path
+    Args:
+        root, voc_dir, sbd_dir, base_model, backbone: the settings.
+    """
+
+    def __init__(self, root: str, voc_dir: str, sbd_dir: str, base_model: str, backbone: str):
+        def path(*names):
+            return os.path.normpath(os.path.join(root, *names))
+
         self.root = path(".")
-        self.voc = path(config.voc_dir)
+        self.voc = path(voc_dir)
         self.voc_images = os.path.join(self.voc, "JPEGImages")
         self.voc_test_list = self.voc_list("test")
         self.voc_masks = os.path.join(self.voc, "SegmentationClass")
-        self.sbd = path(config.sbd_dir)
+        self.sbd = path(sbd_dir)
 
         self.web_images = path("dataset", "web_images")
         self.web_manifest = path("dataset", "web_manifest.jsonl")
@@ -43,8 +48,8 @@ class Layout:
         self.val_masks = path("dataset", "val_masks")
         self.val_list = path("dataset", "val_list.txt")
 
-        self.base_model = path(config.base_model)
-        self._network = "fcn_" + config.backbone
+        self.base_model = path(base_model)
+        self._network = "fcn_" + backbone
         self.snapshots = path("snapshots")
         self.outputs = path("outputs")
         self.logs = path("log")

@@ -31,9 +31,8 @@ step python create_dataset.py --train-images "$folder/train/images" --train-labe
 trained=$(python -c '
 import sys
 from core.config import make_config
-from core.paths import Layout
 config = make_config("demo/light.yaml", sys.argv[1], root=sys.argv[2])
-print(config.max_epoch - 1, Layout(config).snapshot("init", config.max_epoch - 1))' "$folder/photographs.yaml" "$work")
+print(config.max_epoch - 1, config.layout.snapshot("init", config.max_epoch - 1))' "$folder/photographs.yaml" "$work")
 last=${trained%% *}  # epoch of both models
 step python fetch_web_images.py --folder "$folder/web" "${settings[@]}"
 step python create_web_masks.py "${settings[@]}"

@@ -10,7 +10,7 @@ from core.evaluation.results import ResultFolder  # noqa: E402
 from core.io.drawing import colour_mask, side_by_side  # noqa: E402
 from core.io.files import read_list  # noqa: E402
 from core.io.images import read_image, read_mask, write_image  # noqa: E402
-from core.paths import Layout, image_path, mask_path  # noqa: E402
+from core.paths import image_path, mask_path  # noqa: E402
 
 ROWS = (("init", "init", 1, False), ("final", "final", 1, False), ("final + ms", "final", 3, False),
         ("final + ms + crf", "final", 3, True))  # title, model, number of scales, CRF
@@ -34,7 +34,7 @@ def picture_rows(config, count, epoch="best"):
     from core.inference.segmenter import Segmenter
     from core.network.snapshots import load_snapshot
     from core.runtime.engines import resolve_devices
-    layout = Layout(config)
+    layout = config.layout
     segmenters = [Segmenter(load_snapshot(config, model, find_epoch(config, model, epoch)), resolve_devices("cpu"))
                   for model in ("init", "final")]
     refined = os.path.join(layout.output("final", find_epoch(config, "final", epoch)), "masks")
@@ -55,7 +55,7 @@ def main():
     args = parser.parse_args()
     config = parse_config(args)
     from core.evaluation.ranking import find_epoch  # after the flags: importing mxnet takes seconds
-    layout = Layout(config)
+    layout = config.layout
     print(f"\n{'model':<18s} {'epoch':>5s}  mean IoU on {len(read_list(layout.val_list))} val images")
     for title, model, scales, crf in ROWS:
         epoch = find_epoch(config, model, args.epoch)

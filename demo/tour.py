@@ -18,7 +18,7 @@ from core.io.drawing import side_by_side
 from core.io.files import read_text
 from core.io.images import encode_image, read_image, read_mask
 from core.network.snapshots import load_snapshot
-from core.paths import Layout, image_path, mask_path
+from core.paths import image_path, mask_path
 from core.runtime.engines import resolve_devices
 
 
@@ -32,9 +32,9 @@ def find_run(config_file=None):
     runs = [[config_file]] if config_file else [[], ["demo/sample.yaml"]]
     for files in runs:
         config = make_config(*files)
-        if Layout(config).epochs("final"):
+        if config.layout.epochs("final"):
             return config
-    raise SystemExit(f"there is no final model in {Layout(config).snapshots}: run demo/run.sh (about ten minutes), or "
+    raise SystemExit(f"there is no final model in {config.layout.snapshots}: run demo/run.sh (about ten minutes), or "
                      "put one there")
 
 
@@ -73,7 +73,7 @@ class Model:
             name: "init" or "final".
             device: "cpu" or the number of a GPU.
         """
-        layout = Layout(config)
+        layout = config.layout
         try:
             epoch = find_epoch(config, name, "best")
         except UserError:  # no ranking, or an outdated one
@@ -97,7 +97,7 @@ def show(rows, titles, height=190):
 
 def read_report(config):
     """web_report.csv, the co-segmentation's: dicts of name, class, kept, score, foreground and reason, best first."""
-    rows = list(csv.DictReader(io.StringIO(read_text(Layout(config).web_report))))
+    rows = list(csv.DictReader(io.StringIO(read_text(config.layout.web_report))))
     for row in rows:
         row.update(kept=row["kept"] == "1", score=float(row["score"]))
     return sorted(rows, key=lambda row: -row["score"])
@@ -105,7 +105,7 @@ def read_report(config):
 
 def read_web(config, row):
     """A web image of the report: (h, w, 3) uint8 RGB, and its mask, (h, w) uint8."""
-    layout = Layout(config)
+    layout = config.layout
     image = read_image(image_path(layout.web_images, row["name"]))
     return image, read_mask(mask_path(layout.web_masks, row["name"]), config.num_classes, image.shape[:2])
 

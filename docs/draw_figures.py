@@ -25,7 +25,7 @@ from core.dataset.samples import read_labels  # noqa: E402
 from core.io.drawing import colour_mask, side_by_side  # noqa: E402
 from core.io.files import read_list, replacing  # noqa: E402
 from core.io.images import read_image, read_mask, write_image  # noqa: E402
-from core.paths import Layout, image_path, mask_path  # noqa: E402
+from core.paths import image_path, mask_path  # noqa: E402
 
 EXAMPLES = 4  # val images shown
 HEIGHT = 120  # of their pictures, pixels
@@ -95,7 +95,7 @@ class Drawing:
 
 def draw_method(config: Config, path: str):
     """The stages from web images to the final model, with pictures of the run."""
-    layout = Layout(config)
+    layout = config.layout
     by_class = {}
     for name in read_list(layout.web_list):
         by_class.setdefault(name.split("_")[0], name)

@@ -90,13 +90,12 @@ def save_untrained(config):
     from core.network.fcn import parameter_shapes
     from core.network.snapshots import save_snapshot
     from core.network.symbols import inference_symbol
-    from core.paths import Layout
     rng = np.random.default_rng(3)
     for model in ("init", "final"):
         parts = parameter_shapes(model, config)
         values = [{name: _untrained(rng, name, shape).astype(np.float32) for name, shape in part.items()}
                   for part in parts]
-        save_snapshot(Layout(config), model, 2, config, inference_symbol(model, config).tojson(), *values)
+        save_snapshot(config.layout, model, 2, config, inference_symbol(model, config).tojson(), *values)
 
 
 def _untrained(rng, name, shape):

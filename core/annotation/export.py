@@ -38,11 +38,11 @@ def find_pairs(config: Config, source: str, everything: bool = False) -> List[Pa
     Raises:
         UserError: list, images or masks are missing, or were made with other classes than the setting's.
     """
-    layout = Layout(config)
+    layout = config.layout
     if source == "predictions":
         return _predicted(layout, config.classes)
     if source == "web":
-        names = sorted(stems(layout.web_masks, ".png")) if everything else listed_web_images(layout, config)
+        names = sorted(stems(layout.web_masks, ".png")) if everything else listed_web_images(config)
         check_pairs(names, (image_path, layout.web_images, "run create_web_masks.py again"),
                     (mask_path, layout.web_masks, "run create_web_masks.py"))
         check_classes(layout.classes, config.classes, {web_class(name, config.num_classes) for name in names})
@@ -148,7 +148,7 @@ def import_masks(config: Config, kind: str, path: str, *, ignore: Optional[str] 
         UserError: a mask has no web image, another size, or shows another class than its image's, or an image has
             two masks.
     """
-    layout = Layout(config)
+    layout = config.layout
     known = stems(layout.web_images, ".jpg")
     check_classes(layout.classes, config.classes, {web_class(name, config.num_classes) for name in known})
     changed: Dict[str, np.ndarray] = {}

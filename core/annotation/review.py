@@ -20,7 +20,7 @@ from core.io.images import encode_image, read_image, read_mask, write_image
 from core.io.logs import logger
 from core.io.provenance import check_classes, file_state
 from core.io.resize import shrink
-from core.paths import Layout, image_path, stems, web_class
+from core.paths import image_path, stems, web_class
 from core.web.corrections import DECISIONS, MOVE, Decision, add_decision, corrected_names, read_decisions
 
 _THUMBNAIL = 180  # longest side, pixels
@@ -49,7 +49,7 @@ def serve(config: Config, port: int = 0) -> None:
     try:
         server.serve_forever()
     except KeyboardInterrupt:
-        logger.info("decisions are in %s; create_web_masks.py and training obey them", Layout(config).web_decisions)
+        logger.info("decisions are in %s; create_web_masks.py and training obey them", config.layout.web_decisions)
     finally:
         server.server_close()
 
@@ -117,7 +117,7 @@ class Review:
 
     def __init__(self, config: Config):
         self._config = config
-        self._layout = Layout(config)
+        self._layout = config.layout
         self._names = sorted(stems(self._layout.web_images, ".jpg"))
         if not self._names:
             raise UserError(f"{self._layout.web_images} holds no .jpg: run fetch_web_images.py first")

@@ -75,7 +75,7 @@ def load_backbone(config: Config, device: Device) -> Backbone:
     Raises:
         UserError: the base model is missing, damaged or of another architecture.
     """
-    path = config.path(config.base_model)
+    path = config.layout.base_model
     found = read_parameters(path)
     config = adopt_recorded(config, path, found.settings)
     recorder = ShapeRecorder()

@@ -74,7 +74,7 @@ def cosegment_cells(layout: Layout, config: Config, names: List[str], run: Calla
 def label(name: str, config: Config, rounds: int) -> None:
     """Step 2 for an image of the sample: writes the mean of its cells' features times labels, (c + 1,) float32, after
     the given number of rounds."""
-    layout = Layout(config)
+    layout = config.layout
     with threadpool_limits(1):
         cells = _read_cells(layout, name)
         labels, _ = _labels_after(layout, cells, name, rounds)
@@ -83,7 +83,7 @@ def label(name: str, config: Config, rounds: int) -> None:
 
 def segment(name: str, config: Config, rounds: int) -> None:
     """Step 3 for one image: writes its mask and its result. O(1) in the number of images."""
-    layout = Layout(config)
+    layout = config.layout
     image = read_image(image_path(layout.web_images, name))
     with threadpool_limits(1):
         cells = _read_cells(layout, name)

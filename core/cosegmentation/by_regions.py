@@ -97,7 +97,7 @@ def analyse(name: str, config: Config, kind: str) -> None:
 
     O(n^3) in the number of regions, `web_regions`; O(1) in the number of images.
     """
-    layout = Layout(config)
+    layout = config.layout
     try:
         image = read_image(image_path(layout.web_images, name))
     except UserError as error:
@@ -121,7 +121,7 @@ def analyse(name: str, config: Config, kind: str) -> None:
 
 def relabel(name: str, config: Config, kind: str, rounds: int) -> None:
     """Step 2 for an image of the sample: writes its labels after the given number of rounds."""
-    layout = Layout(config)
+    layout = config.layout
     with threadpool_limits(1):
         stored = _read_regions(layout, name)
         regions = Regions(read_image(image_path(layout.web_images, name)), config.web_side, config.web_regions,
@@ -132,7 +132,7 @@ def relabel(name: str, config: Config, kind: str, rounds: int) -> None:
 
 def segment(name: str, config: Config, kind: str, rounds: int) -> None:
     """Step 3 for one image: writes its mask and its result. O(1) in the number of images."""
-    layout = Layout(config)
+    layout = config.layout
     image = read_image(image_path(layout.web_images, name))
     with threadpool_limits(1):
         stored = _read_regions(layout, name)

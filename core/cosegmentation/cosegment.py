@@ -34,7 +34,7 @@ from core.io.files import list_folder, remove, write_lines, write_text
 from core.io.locks import locked
 from core.io.logs import logger, progress
 from core.network.imagenet_weights import PACKAGE, weights_path
-from core.paths import Layout, class_of, folder_lock, stems, web_class
+from core.paths import class_of, folder_lock, stems, web_class
 from core.runtime.parallel import ordered_map
 from core.runtime.task_pool import task_pool
 from core.web.corrections import KEEP, REJECT, apply_moves, corrected_names, read_decisions
@@ -65,7 +65,7 @@ def cosegment(config: Config, jobs: int = 1, *, scheduler: Optional[str] = None,
     """
     if scheduler:  # whose workers run in other folders
         config = dataclasses.replace(config, root=os.path.abspath(config.root))
-    layout = Layout(config)
+    layout = config.layout
     decisions = read_decisions(layout, config.num_classes)
     if decisions:
         with locked(folder_lock(layout.web_cache), f"co-segmentation into {layout.web_masks}"):
@@ -113,7 +113,7 @@ def feature_set(config: Config, features: str = "auto") -> Tuple[str, str]:
     Raises:
         UserError: the weights of the one asked for are missing.
     """
-    base_model = config.path(config.base_model)
+    base_model = config.layout.base_model
     missing = {"imagenet": None if weights_path() else f"the package {PACKAGE} is not installed",
                "resnet": None if os.path.exists(base_model) else f"{base_model} is missing", "hog": None}
     if features != "auto":

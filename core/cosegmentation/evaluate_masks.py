@@ -12,7 +12,7 @@ from core.io.files import read_list
 from core.io.images import read_mask
 from core.io.logs import logger
 from core.io.provenance import check_classes
-from core.paths import Layout, mask_path, stems, web_class
+from core.paths import mask_path, stems, web_class
 
 
 class Judged(NamedTuple):
@@ -49,7 +49,7 @@ def evaluate_web_masks(config: Config, truth_folder: str, masks_folder: Optional
     Raises:
         UserError: there are no true masks, none shows its class, a mask is missing, or has another size.
     """
-    layout = Layout(config)
+    layout = config.layout
     if not masks_folder:
         check_classes(layout.classes, config.classes, {web_class(name, config.num_classes)
                                                        for name in stems(truth_folder, ".png")})

@@ -26,7 +26,7 @@ from core.io.images import encode_image, encode_mask, read_image, read_mask, rep
 from core.io.logs import logger, progress
 from core.io.provenance import record_classes, recorded_classes
 from core.io.resize import shrink
-from core.paths import Layout, check_pairs, image_path, mask_path, stems, web_class
+from core.paths import check_pairs, image_path, mask_path, stems, web_class
 from core.runtime.parallel import ordered_map, process_pool
 
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)  # of os.symlink
@@ -60,10 +60,10 @@ def create_dataset(config: Config, jobs: int, *, copy: bool = False, own: Option
         UserError: a folder or file is missing, an image is unreadable, a mask has another size than its image or a
             label out of range, or one would be written over another. Nothing is written then.
     """
-    layout = Layout(config)
+    layout = config.layout
     _check_class_names(layout, config)
     train, val = own_sources(own, config) if own else voc_sources(layout)
-    web = web_names(layout, config)
+    web = web_names(config)
     pairs = [Source(name, image_path(layout.web_images, name), mask_path(layout.web_masks, name)) for name in web]
     sources = train + val + pairs
     with process_pool(jobs) if jobs > 1 else contextlib.nullcontext() as pool:
@@ -154,12 +154,13 @@ def _report(layout, config, train, val, web, checked):
         logger.info("there are no val images: choose epochs by number, or --epoch newest")
 
 
-def web_names(layout: Layout, config: Config) -> List[str]:
+def web_names(config: Config) -> List[str]:
     """Ids of the web images: those of the list where there is one, else of all pairs of image and mask.
 
     Raises:
         UserError: a name has no valid class index, or a listed image or mask is missing.
     """
+    layout = config.layout
     if os.path.exists(layout.web_list):
         names = read_list(layout.web_list)
         remedy = f"remove it from {layout.web_list}, or restore the file"

@@ -27,12 +27,13 @@ class Sample(NamedTuple):
     mask: str
 
 
-def listed_web_images(layout: Layout, config: Config) -> List[str]:
+def listed_web_images(config: Config) -> List[str]:
     """Names of the web images that pass the noise filter, as changed by the review.
 
     Raises:
         UserError: there is no list, or the review leaves nothing of it.
     """
+    layout = config.layout
     listed = read_list(layout.web_list, "run create_web_masks.py, or create_dataset.py where there are masks")
     names = reviewed_list(layout, listed, read_decisions(layout, config.num_classes))
     if names != listed:
@@ -44,7 +45,7 @@ def listed_web_images(layout: Layout, config: Config) -> List[str]:
     return names
 
 
-def web_samples(layout: Layout, config: Config) -> List[Sample]:
+def web_samples(config: Config) -> List[Sample]:
     """Samples of the init model: web images with the masks that the setting `web_masks` names.
 
     With "both", every image occurs with either mask. A corrected mask replaces both.
@@ -53,7 +54,8 @@ def web_samples(layout: Layout, config: Config) -> List[Sample]:
         UserError: a list or a file is missing, a name has no valid class index, or its class had another one, or its
             image another content, when the masks were made.
     """
-    names = listed_web_images(layout, config)
+    layout = config.layout
+    names = listed_web_images(config)
     indices = {name: web_class(name, config.num_classes) for name in names}
     check_classes(layout.classes, config.classes, indices.values())
     samples = []
@@ -116,13 +118,14 @@ def _check_web_classes(layout, config, names, then):
                             "of the classes, or fetch and co-segment into another --root")
 
 
-def voc_samples(layout: Layout, config: Config) -> List[Sample]:
+def voc_samples(config: Config) -> List[Sample]:
     """Samples of the final model: training images with estimated masks.
 
     Raises:
         UserError: the list or a file is missing, or classes, labels or images have changed since the masks were
             estimated.
     """
+    layout = config.layout
     names = read_list(layout.train_list, "run create_dataset.py")
     check_classes(layout.classes, config.classes)
     images = _check_estimation(layout, config, names)
@@ -231,6 +234,6 @@ def read_labels(path: str, names: Sequence[str], config: Config) -> Dict[str, Li
     return {name: labels[name] for name in names}
 
 
-def training_samples(model: str, layout: Layout, config: Config) -> List[Sample]:
+def training_samples(model: str, config: Config) -> List[Sample]:
     """Samples that train `model`, in the order of its list."""
-    return (web_samples if model == "init" else voc_samples)(layout, config)
+    return (web_samples if model == "init" else voc_samples)(config)

@@ -42,7 +42,7 @@ def evaluation_options(config: Config, model: str, *, epoch: int, ms: bool = Fal
         places: list, images, masks, output; None keeps the default. The masks NO_MASKS mean that there are none; the
             predictions are then kept.
     """
-    layout = Layout(config)
+    layout = config.layout
     paths: Dict[str, Any] = {"list": layout.val_list, "images": layout.val_images, "masks": layout.val_masks,
                              "output": layout.output(model, epoch)}
     paths.update((name, path) for name, path in places.items() if path is not None)
@@ -71,7 +71,7 @@ def evaluate(config: Config, model: str, *, epoch: int, devices: list, options: 
     Raises:
         UserError: list, image, mask or snapshot is missing or wrong, or the masks have other classes.
     """
-    layout = Layout(config)
+    layout = config.layout
     check_list(options.list, layout)
     names = read_list(options.list)
     if options.save_masks:

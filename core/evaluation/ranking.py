@@ -11,7 +11,6 @@ from core.io.files import file_digest, read_json, write_json
 from core.io.logs import logger
 from core.io.provenance import file_state
 from core.network.snapshots import ranked_epochs
-from core.paths import Layout
 
 
 def evaluate_all(config: Config, model: str, *, devices: list, ms: bool = False, crf: bool = False,
@@ -31,7 +30,7 @@ def evaluate_all(config: Config, model: str, *, devices: list, ms: bool = False,
     Raises:
         UserError: there are no val images, or no snapshot could be evaluated.
     """
-    layout = Layout(config)
+    layout = config.layout
     check_list(layout.val_list, layout)
     earlier = set(ranked_epochs(layout, model))
     seen: Dict[int, Any] = {}
@@ -94,7 +93,7 @@ def find_epoch(config: Config, model: str, text: str) -> int:
     Raises:
         UserError: it is none of these, or there is no snapshot or no ranking.
     """
-    layout = Layout(config)
+    layout = config.layout
     if text == "newest":
         epochs = layout.epochs(model)
         if not epochs:

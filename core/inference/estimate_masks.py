@@ -21,7 +21,7 @@ from core.io.locks import locked
 from core.io.logs import logger, progress
 from core.io.provenance import check_classes, content_digests
 from core.network.snapshots import load_snapshot
-from core.paths import Layout, check_no_true_mask, check_pairs, folder_lock, image_path, mask_path, stems, web_class
+from core.paths import check_no_true_mask, check_pairs, folder_lock, image_path, mask_path, stems, web_class
 from core.runtime.engines import resolve_dtype
 from core.runtime.parallel import ordered_map, process_pool
 
@@ -51,7 +51,7 @@ def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool
         UserError: list, labels, image or snapshot is missing or wrong; or masks of another snapshot or other settings
             are there and `overwrite` is not set, or other files.
     """
-    layout = Layout(config)
+    layout = config.layout
     web = images == "web"
     source = layout.web_images if web else layout.train_images
     folder = os.path.abspath(output or (layout.web_estimated if web else layout.train_masks))
@@ -59,7 +59,7 @@ def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool
                            (layout.web_masks, "masks by co-segmentation"), (layout.web_corrected, "corrected masks")):
         if os.path.realpath(folder) == os.path.realpath(other):
             raise UserError(f"{folder} holds {content}: choose another --output")
-    names = listed_web_images(layout, config) if web else read_list(layout.train_list, "run create_dataset.py")
+    names = listed_web_images(config) if web else read_list(layout.train_list, "run create_dataset.py")
     check_no_true_mask(folder, names, layout.val_masks)
     check_pairs(names, (image_path, source, "run create_web_masks.py again" if web else "run create_dataset.py"))
     snapshot = load_snapshot(config, model, epoch)
@@ -107,7 +107,7 @@ def _priors(layout, config, model):
     """
     if not config.logit_adjustment or model != "init":
         return None
-    shares = label_shares(web_samples(layout, config), config)
+    shares = label_shares(web_samples(config), config)
     logger.info("shares of the classes in the masks of the web images: %s",
                 ", ".join(f"{name} {100 * share:.2f} %" for name, share in zip(config.classes, shares)))
     return np.where(shares > 0, shares / shares.max(), 1) ** config.logit_adjustment

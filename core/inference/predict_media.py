@@ -29,7 +29,7 @@ from core.io.logs import logger, progress, versions
 from core.io.provenance import StageRecord
 from core.io.resize import shrink
 from core.network.snapshots import load_snapshot
-from core.paths import Layout, check_no_true_mask, mask_path
+from core.paths import check_no_true_mask, mask_path
 from core.runtime.devices import Device
 from core.runtime.parallel import ordered_map, process_pool
 
@@ -55,7 +55,7 @@ def segment_media(config: Config, model: str, *, epoch: int, devices: List[Devic
             segmented.
     """
     _check_apart(media, options.output)
-    check_no_true_mask(masks_folder(options.output), [medium.name for medium in media], Layout(config).val_masks)
+    check_no_true_mask(masks_folder(options.output), [medium.name for medium in media], config.layout.val_masks)
     with locked(os.path.join(options.output, ".lock"), f"segmentation into {options.output}"):
         return _segment_media(load_snapshot(config, model, epoch), devices, media, options, jobs)
 
@@ -77,7 +77,7 @@ def _segment_media(snapshot, devices, media, options, jobs):
     if len(rest) < len(media):
         logger.info("continuing after %d of %d files", len(media) - len(rest), len(media))
 
-    logger.info("%s model, epoch %d: %s", model, epoch, Layout(config).snapshot(model, epoch))
+    logger.info("%s model, epoch %d: %s", model, epoch, config.layout.snapshot(model, epoch))
     work = _Work(config, options, Segmenter(snapshot, devices, options.inference.dtype), jobs)
     many = len(rest) > 1 or any(is_video(medium.path) for medium in rest)
     parallel = options.inference.crf and jobs > 1 and many

@@ -157,7 +157,7 @@ def load_snapshot(config: Config, model: str, epoch: int) -> Snapshot:
         UserError: the snapshot is missing or damaged, lacks a parameter, has one of another shape, or records another
             value of a setting than a flag or the --config file gave.
     """
-    layout = Layout(config)
+    layout = config.layout
     path = layout.snapshot(model, epoch)
     epochs = layout.epochs(model)
     if epoch not in epochs:

@@ -150,7 +150,7 @@ def find_checkpoint(layout: Layout, model: str, config: Config, *, data: Dict[st
 
 def start_file(config: Config, model: str, start_epoch: Optional[int]) -> Optional[str]:
     """Path of the parameters that a run starts from."""
-    return Layout(config).snapshot(model, start_epoch) if start_epoch else base_file(config)
+    return config.layout.snapshot(model, start_epoch) if start_epoch else base_file(config)
 
 
 def _other_ways(epoch):

@@ -9,7 +9,6 @@ from core.io.logs import logger
 from core.network import efficientnet_lite, imagenet_weights
 from core.network.fcn import BACKBONES, base_layer_name, is_base_parameter, parameter_shapes
 from core.network.snapshots import Parameters, Parts, adopt_recorded, read_parameters
-from core.paths import Layout
 from core.runtime.devices import Device
 from core.training.batches import Batch
 from core.training.engines import steps_on
@@ -22,7 +21,7 @@ def base_file(config: Config) -> Optional[str]:
     EfficientNet-Lite2 starts from the file of the package with its ImageNet weights, None where it is not installed."""
     if config.backbone == "efficientnet_lite2" and not config.is_set("base_model"):
         return imagenet_weights.weights_path()
-    return Layout(config).base_model
+    return config.layout.base_model
 
 
 def from_base_model(config: Config, model: str) -> Tuple[Config, Parts]:

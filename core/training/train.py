@@ -12,7 +12,6 @@ from core.errors import UserError
 from core.io.locks import locked
 from core.io.logs import logger
 from core.network.snapshots import load_snapshot
-from core.paths import Layout
 from core.runtime.devices import Device, explaining_out_of_memory
 from core.training.batches import BatchLoader
 from core.training.checkpoint import Checkpoint, find_checkpoint, run_record, save_checkpoint, start_file
@@ -40,7 +39,7 @@ def train(config: Config, model: str, *, devices: List[Device], start_epoch: Opt
         UserError: samples, base model or snapshot are missing or wrong, the run to resume had other settings, another
             process trains the model here, the memory ran out, or the loss is no longer finite.
     """
-    layout = Layout(config)
+    layout = config.layout
     options = {"devices": devices, "start_epoch": start_epoch, "resume": resume, "keep": keep, "store": store}
     if store and store.rank:
         _train(config, model, **options)
@@ -53,13 +52,13 @@ def train(config: Config, model: str, *, devices: List[Device], start_epoch: Opt
 
 @explaining_out_of_memory("lower --batch-size or --crop-size")
 def _train(config, model, *, devices, start_epoch, resume, keep, store):
-    layout = Layout(config)
+    layout = config.layout
     rank, workers = (store.rank, store.num_workers) if store else (0, 1)
     total = len(devices) * workers
     if config.batch_size % total:
         raise UserError(f"a batch of {config.batch_size} images can't be shared evenly by {total} devices: change "
                         "--batch-size or the devices")
-    samples = training_samples(model, layout, config)
+    samples = training_samples(model, config)
     logger.info("%d training images for the %s model", len(samples), model)
     data = samples_record(samples, layout)
     checkpoint = None
@@ -104,7 +103,7 @@ def _check_agreement(device, store, checkpoint):
 
 def _start(config, model, *, devices, samples, data, epoch, total):
     """(config, Checkpoint) of a new run: from a snapshot, the base model, or from scratch; without momentum."""
-    layout = Layout(config)
+    layout = config.layout
     snapshot = load_snapshot(config, model, epoch) if epoch else None
     if epoch + 1 >= config.max_epoch:
         reason = f"epoch {epoch} is trained already," if epoch else "the first epoch is 1,"

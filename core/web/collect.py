@@ -47,7 +47,7 @@ def fetch_web_images(config: Config, source: Source, downloader: Downloader, *, 
     Raises:
         UserError: another run is at work, a file is damaged or can't be written, or the source can't be asked.
     """
-    layout = Layout(config)
+    layout = config.layout
     lock = locked(folder_lock(layout.web_images), f"fetching into {layout.web_images}")
     with lock, contextlib.ExitStack() as stack:
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(config.web_threads, "download"))

@@ -13,7 +13,7 @@ from core.errors import UserError
 from core.io.files import read_lines, write_json, write_lines
 from core.io.images import read_mask, write_image, write_mask
 from core.io.provenance import record_classes
-from core.paths import Layout, image_path, mask_path
+from core.paths import image_path, mask_path
 from core.web.corrections import Decision, add_decision, apply_moves, corrected_names, read_decisions
 
 CLASSES = ("background", "mug", "spoon")
@@ -23,7 +23,7 @@ CLASSES = ("background", "mug", "spoon")
 def config(tmp_path, rng):
     """Four web images, three of them on the list."""
     config = Config(root=str(tmp_path), classes=CLASSES)
-    layout = Layout(config)
+    layout = config.layout
     names = ["1_000001", "1_000002", "2_000001", "2_000002"]
     for name in names:
         mask = np.zeros((24, 32), np.uint8)
@@ -36,7 +36,7 @@ def config(tmp_path, rng):
 
 
 def test_the_last_decision_counts_and_automatic_takes_it_back(config):
-    layout = Layout(config)
+    layout = config.layout
     for name, decision in (("1_000001", "reject"), ("2_000001", "keep"), ("1_000001", "keep"),
                            ("2_000001", "automatic")):
         add_decision(layout, name, decision)
@@ -44,7 +44,7 @@ def test_the_last_decision_counts_and_automatic_takes_it_back(config):
 
 
 def test_moved_images_get_names_that_nothing_has(config):
-    layout = Layout(config)
+    layout = config.layout
     assert add_decision(layout, "1_000001", "move", 2).new_name == "2_000003"
     assert add_decision(layout, "1_000002", "move", 2).new_name == "2_000004"
     assert [move.new_name for move in apply_moves(layout, read_decisions(layout, 3))] == ["2_000003", "2_000004"]
@@ -53,7 +53,7 @@ def test_moved_images_get_names_that_nothing_has(config):
 
 
 def test_a_move_to_a_name_that_another_image_has_since_is_reported(config, caplog):
-    layout = Layout(config)
+    layout = config.layout
     add_decision(layout, "1_000001", "move", 2)
     write_image(image_path(layout.web_images, "2_000003"), np.zeros((24, 32, 3), np.uint8))
     assert apply_moves(layout, read_decisions(layout, 3)) == []
@@ -67,7 +67,7 @@ def test_a_move_to_a_name_that_another_image_has_since_is_reported(config, caplo
     ("1_000002,reject,", True), ("1_000002,move,2_000009", True)])
 def test_a_last_line_without_its_line_break_counts_where_it_is_whole(config, end, whole):
     """As an editor leaves it; or half of it, as a power failure does."""
-    layout = Layout(config)
+    layout = config.layout
     with open(layout.web_decisions, "wb") as file:
         file.write(("\ufeffname,decision,new_name\r\n1_000001,reject,\r\n" + end).encode())
     names = {"1_000001", "1_000002"} if whole else {"1_000001"}
@@ -80,7 +80,7 @@ def test_a_last_line_without_its_line_break_counts_where_it_is_whole(config, end
 
 @pytest.mark.parametrize("header", ["", "name,deci", "name,decision,new_name"])
 def test_a_header_that_was_cut_short_is_written_again(config, header):
-    layout = Layout(config)
+    layout = config.layout
     with open(layout.web_decisions, "w") as file:
         file.write(header)
     assert read_decisions(layout, 3) == {}
@@ -89,7 +89,7 @@ def test_a_header_that_was_cut_short_is_written_again(config, header):
 
 
 def test_a_full_disk_is_reported_and_nothing_is_lost(config):
-    layout = Layout(config)
+    layout = config.layout
     add_decision(layout, "1_000001", "reject")
     with largest_file(os.path.getsize(layout.web_decisions) + 5):
         with pytest.raises(UserError, match="web_decisions.csv can't be written"):
@@ -100,7 +100,7 @@ def test_a_full_disk_is_reported_and_nothing_is_lost(config):
 
 
 def test_decisions_of_several_windows_are_all_stored(config):
-    layout = Layout(config)
+    layout = config.layout
     names = [f"1_{number:06d}" for number in range(100, 140)]
     threads = [threading.Thread(target=add_decision, args=(layout, name, "keep")) for name in names]
     for thread in threads:
@@ -112,14 +112,14 @@ def test_decisions_of_several_windows_are_all_stored(config):
 
 @pytest.mark.parametrize("line", ["1_000001,perhaps,", "1_000001,keep", "1_000001,move,", "9_000001,keep,"])
 def test_a_line_that_is_no_decision_is_named(config, line):
-    path = Layout(config).web_decisions
+    path = config.layout.web_decisions
     write_lines(path, ["name,decision,new_name", line])
     with pytest.raises(UserError, match="line 2|class index 1..2"):
-        read_decisions(Layout(config), 3)
+        read_decisions(config.layout, 3)
 
 
 def test_corrected_masks_are_checked_before_any_is_stored(config, tmp_path):
-    layout = Layout(config)
+    layout = config.layout
     export_masks(config, "png", find_pairs(config, "web"), str(tmp_path / "out"))
     folder = str(tmp_path / "out" / "masks")
     better = read_mask(mask_path(folder, "1_000002"), 3)
@@ -141,7 +141,7 @@ def test_corrected_masks_are_checked_before_any_is_stored(config, tmp_path):
 def test_web_masks_are_exported_as_the_review_left_them(config):
     """Before create_web_masks.py has run again."""
     for name, decision in (("1_000001", "reject"), ("2_000002", "keep")):
-        add_decision(Layout(config), name, decision)
+        add_decision(config.layout, name, decision)
     assert [pair.name for pair in find_pairs(config, "web")] == ["1_000002", "2_000001", "2_000002"]
     assert len(find_pairs(config, "web", everything=True)) == 4
 
@@ -153,14 +153,14 @@ def test_two_masks_of_an_image_are_refused(config, tmp_path):
     (folder / "1_000001_old.json").write_bytes((folder / "1_000001.json").read_bytes())
     with pytest.raises(UserError, match="out holds two masks of 1_000001: remove one"):
         import_masks(config, "labelme", str(folder))
-    assert corrected_names(Layout(config)) == []
+    assert corrected_names(config.layout) == []
 
 
 def test_masks_of_a_data_set_with_other_classes_are_refused(config, tmp_path):
     """As where --config is forgotten: the indices would get the names of other classes."""
     pairs = find_pairs(config, "web")
     export_masks(config, "png", pairs, str(tmp_path / "out"))
-    layout = Layout(config)
+    layout = config.layout
     record_classes(layout.classes, CLASSES)
     voc = Config(root=config.root)
     write_json(os.path.join(layout.predictions, "predictions.json"), {
@@ -213,6 +213,6 @@ def test_the_script_exports_and_imports(tmp_path, config):
     path.write_text(json.dumps(content))
     report = run_script(tmp_path, "export_masks.py", *flags, "--import", str(path))
     assert "1 of 3 masks differ" in report, "background in place of uncertain pixels is no correction"
-    assert corrected_names(Layout(config)) == ["1_000001"]
-    assert not read_mask(mask_path(Layout(config).web_corrected, "1_000001"), 3).any()
+    assert corrected_names(config.layout) == ["1_000001"]
+    assert not read_mask(mask_path(config.layout.web_corrected, "1_000001"), 3).any()
     run_script(tmp_path, "export_masks.py", *flags, "--masks", "val", "--import", str(path), status=2)

@@ -15,7 +15,7 @@ from core.errors import UserError
 from core.io.files import read_lines
 from core.io.images import write_image, write_mask
 from core.io.provenance import record_classes
-from core.paths import Layout, image_path, mask_path
+from core.paths import image_path, mask_path
 from core.web.corrections import add_decision, read_decisions
 
 CLASSES = ("background", "mug", "spoon")
@@ -24,7 +24,7 @@ CLASSES = ("background", "mug", "spoon")
 def make_data(root, count):
     """`count` web images of each class with masks; of every five one was left out."""
     config = Config(root=str(root), classes=CLASSES)
-    layout = Layout(config)
+    layout = config.layout
     rows = []
     for label in (1, 2):
         for number in range(1, count + 1):
@@ -71,7 +71,7 @@ def test_a_row_for_each_image_says_what_became_of_it(client):
 def test_a_decision_is_on_the_disk_when_it_is_answered(client, config):
     answer = client.post("/secret/decide", json={"name": "1_000005", "decision": "keep"})
     assert answer.get_json() == {"decision": "keep", "class": 1}
-    assert read_lines(Layout(config).web_decisions)[1:] == ["1_000005,keep,"]
+    assert read_lines(config.layout.web_decisions)[1:] == ["1_000005,keep,"]
     answer = client.post("/secret/decide", json={"name": "1_000005", "decision": "move", "class": 2})
     assert answer.get_json() == {"decision": "move", "class": 2}
     assert client.get("/secret/changes").get_json() == {"1_000005": {"decision": "move", "class": 2}}
@@ -84,11 +84,11 @@ def test_a_decision_is_on_the_disk_when_it_is_answered(client, config):
     ({"name": "1_000005", "decision": "move", "class": True}, 409)])
 def test_what_is_no_decision_is_refused(client, config, row, status):
     assert client.post("/secret/decide", json=row).status_code == status
-    assert not os.path.exists(Layout(config).web_decisions)
+    assert not os.path.exists(config.layout.web_decisions)
 
 
 def test_thumbnails_are_made_once_and_again_when_the_mask_changes(client, config):
-    layout = Layout(config)
+    layout = config.layout
     first = client.get("/secret/thumbnail/1_000001").data
     assert client.get("/secret/thumbnail/1_000001").data == first and len(os.listdir(layout.web_review)) == 1
     write_mask(mask_path(layout.web_masks, "1_000001"), np.zeros((40, 50), np.uint8))
@@ -101,7 +101,7 @@ def test_thumbnails_are_made_once_and_again_when_the_mask_changes(client, config
 
 
 def test_a_damaged_image_is_shown_as_an_empty_tile(client, config):
-    with open(image_path(Layout(config).web_images, "1_000001"), "wb") as file:
+    with open(image_path(config.layout.web_images, "1_000001"), "wb") as file:
         file.write(b"none")
     assert client.get("/secret/thumbnail/1_000001").status_code == 200
 
@@ -119,7 +119,7 @@ def test_a_port_that_does_not_exist_is_refused(config, port):
 
 def test_images_of_other_classes_are_refused(config):
     """As where --config is forgotten: the page would name other classes and move images to them."""
-    record_classes(Layout(config).classes, CLASSES)
+    record_classes(config.layout.classes, CLASSES)
     Review(config)
     with pytest.raises(UserError, match="class 1 as mug, and the setting classes has class 1 as aeroplane"):
         Review(Config(root=config.root))
@@ -197,7 +197,7 @@ def serve():
 
 
 def decided(config):
-    return {name: tuple(decision)[1:] for name, decision in read_decisions(Layout(config), 3).items()}
+    return {name: tuple(decision)[1:] for name, decision in read_decisions(config.layout, 3).items()}
 
 
 def test_click_key_undo_and_reload(browser, serve, config):
@@ -246,7 +246,7 @@ def test_keyboard_alone_is_enough(browser, serve, config):
 
 def test_two_windows_see_each_others_decisions(browser, serve, config):
     page = Page(browser, serve(config))
-    add_decision(Layout(config), "1_000002", "reject")  # as a second window does, by the same file
+    add_decision(config.layout, "1_000002", "reject")  # as a second window does, by the same file
     page.wait(lambda: "1_000002" in page.names("left"))
 
 
@@ -273,7 +273,7 @@ def test_many_images_on_a_narrow_screen(browser, serve, tmp_path, scheme):
         ground = page.run("return getComputedStyle(document.body).backgroundColor")
         assert ground == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(23, 24, 26)")
         page.wait(lambda: page.run("return document.querySelector('.tile img').naturalWidth") > 0)
-        made = len(os.listdir(Layout(config).web_review))
+        made = len(os.listdir(config.layout.web_review))
         assert 0 < made < 250, "thumbnails are made where they come into view"
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -282,7 +282,7 @@ def test_many_images_on_a_narrow_screen(browser, serve, tmp_path, scheme):
 
 def test_a_decision_on_an_image_that_is_gone_is_reported(browser, serve, config):
     page = Page(browser, serve(config))
-    os.remove(image_path(Layout(config).web_images, "1_000001"))
+    os.remove(image_path(config.layout.web_images, "1_000001"))
     page.click("[data-name='1_000001']")
     page.wait(lambda: "1_000001 is gone" in page.run("return document.getElementById('status').textContent"))
     assert decided(config) == {}

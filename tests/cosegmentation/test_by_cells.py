@@ -22,7 +22,6 @@ from core.cosegmentation.region_classifier import FOLDS
 from core.errors import UserError
 from core.io.images import write_image
 from core.network import imagenet_weights
-from core.paths import Layout
 
 pytest.importorskip("core.runtime.mxnet_backend")
 SETTINGS = {"web_side": 96, "web_rounds": 2, "web_min_score": 0.0, "web_min_likeness": 0.0}
@@ -240,7 +239,7 @@ def test_a_class_whose_images_have_nothing_in_common_is_named(web, caplog):
     from core.cosegmentation.noise_filter import fit_check
     from core.cosegmentation.results import UNLIKE, Result, check_path, write_arrays, write_result
     web = Config(root=web.root)
-    layout, rng = Layout(web), np.random.default_rng(0)
+    layout, rng = web.layout, np.random.default_rng(0)
     classes = np.repeat([6, 8, 5], (20, 20, 3))
     write_arrays(check_path(layout), fit_check(rng.normal(size=(43, 4)).astype(np.float32), classes, np.arange(43) % 3))
     names = [f"{index}_{number:06d}" for number, index in enumerate(classes)]

@@ -12,7 +12,7 @@ from core.dataset.samples import web_samples
 from core.errors import UserError
 from core.io.files import read_list
 from core.io.images import read_mask, write_image, write_mask
-from core.paths import Layout, image_path, mask_path
+from core.paths import image_path, mask_path
 from core.web.corrections import add_decision
 
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ def made(tmp_path_factory):
     """Config of co-segmented web images: 3 of each of two classes."""
     config = Config(root=str(tmp_path_factory.mktemp("reviewed")), classes=("background", "bus", "cat"), web_side=64,
                     web_regions=40, web_rounds=1)
-    layout = Layout(config)
+    layout = config.layout
     for label in (1, 2):
         for number in range(1, 4):
             image, _ = make_sample.web_picture(np.random.default_rng((label, number)), config.classes[label])
@@ -38,7 +38,7 @@ def rows(layout):
 
 
 def test_people_have_the_last_word(made):
-    layout = Layout(made)
+    layout = made.layout
     corrected = np.full(read_mask(mask_path(layout.web_masks, "1_000002"), 3).shape, 1, np.uint8)
     write_mask(mask_path(layout.web_corrected, "1_000002"), corrected)
     write_mask(mask_path(layout.web_corrected, "1_000003"), corrected)
@@ -46,9 +46,9 @@ def test_people_have_the_last_word(made):
     add_decision(layout, "1_000003", "move", 2)
     add_decision(layout, "2_000001", "keep")
 
-    names = [sample.name for sample in web_samples(layout, made)]  # before the masks are made again
+    names = [sample.name for sample in web_samples(made)]  # before the masks are made again
     assert "1_000001" not in names and "1_000003" not in names and "2_000001" in names
-    assert [sample.mask for sample in web_samples(layout, made) if sample.name == "1_000002"] == [
+    assert [sample.mask for sample in web_samples(made) if sample.name == "1_000002"] == [
         mask_path(layout.web_corrected, "1_000002")]
 
     for overwrite in (False, True):
@@ -65,8 +65,8 @@ def test_people_have_the_last_word(made):
 
 
 def test_rejecting_all_leaves_nothing_to_train_on(made):
-    layout = Layout(made)
+    layout = made.layout
     for name in rows(layout):
         add_decision(layout, name, "reject")
     with pytest.raises(UserError, match="web_decisions.csv leaves no image"):
-        web_samples(layout, made)
+        web_samples(made)

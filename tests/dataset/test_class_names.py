@@ -14,7 +14,7 @@ from core.errors import UserError
 from core.io.files import read_json, remove, write_json, write_lines
 from core.io.images import write_image, write_mask
 from core.io.provenance import check_classes, record_classes, recorded_classes
-from core.paths import Layout, image_path, mask_path
+from core.paths import image_path, mask_path
 
 CLASSES = ("background", "mug", "spoon", "key")
 CHANGES = {"reordered": ("background", "key", "spoon", "mug"), "renamed": ("background", "mug", "fork", "key"),
@@ -38,7 +38,7 @@ def config(tmp_path, own):
     """Config of a data set of those images, with masks to train on, and of three web images."""
     config = Config(root=str(tmp_path / "root"), classes=CLASSES)
     create_dataset(config, 1, own=own)
-    layout = Layout(config)
+    layout = config.layout
     for name in ("a", "b"):
         write_mask(mask_path(layout.train_masks, name), np.zeros((20, 30), np.uint8))
     return config
@@ -54,12 +54,11 @@ def bring_web_images(layout):
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_labels_and_masks_of_other_classes_are_refused(config, change):
-    layout = Layout(config)
-    assert voc_samples(layout, config)
+    assert voc_samples(config)
     changed = dataclasses.replace(config, classes=CHANGES[change])
     with pytest.raises(UserError, match="classes.json: the data set was made with .*and the setting classes has .*: "
                                         "bring back the classes, or run create_dataset.py again"):
-        voc_samples(layout, changed)
+        voc_samples(changed)
 
 
 @pytest.mark.parametrize("change, words", [
@@ -76,20 +75,20 @@ def test_the_difference_is_named(tmp_path, change, words):
 
 @pytest.mark.parametrize("change", ["reordered", "renamed"])
 def test_web_images_of_other_classes_do_not_train_and_are_not_segmented(config, change):
-    layout = Layout(config)
+    layout = config.layout
     bring_web_images(layout)
-    assert len(web_samples(layout, config)) == 3
+    assert len(web_samples(config)) == 3
     changed = dataclasses.replace(config, classes=CHANGES[change])
-    for use in (lambda: web_samples(layout, changed), lambda: cosegment(changed, features="hog"),
+    for use in (lambda: web_samples(changed), lambda: cosegment(changed, features="hog"),
                 lambda: evaluate_web_masks(changed, layout.web_masks)):
         with pytest.raises(UserError, match="classes.json: the data set was made with class"):
             use()
 
 
 def test_web_images_of_the_old_classes_stay_good_when_one_is_added(config):
-    layout = Layout(config)
+    layout = config.layout
     bring_web_images(layout)
-    assert len(web_samples(layout, dataclasses.replace(config, classes=CHANGES["added"]))) == 3
+    assert len(web_samples(dataclasses.replace(config, classes=CHANGES["added"]))) == 3
 
 
 def test_create_dataset_writes_the_labels_again_for_other_classes(config, own, caplog):
@@ -98,14 +97,14 @@ def test_create_dataset_writes_the_labels_again_for_other_classes(config, own, c
         create_dataset(changed, 1, own=own)
     assert "made with the classes background, mug, spoon, key, and is made with background, key" in caplog.text
     assert "make sure that the val masks hold the new indices" in caplog.text
-    layout = Layout(changed)
+    layout = changed.layout
     assert read_json(layout.train_labels) == {"a": [3], "b": [2]}
     assert recorded_classes(layout.classes) == {"classes": list(changed.classes)}
-    assert voc_samples(layout, changed)
+    assert voc_samples(changed)
 
 
 def test_create_dataset_does_not_change_the_classes_of_web_images(config, own):
-    layout = Layout(config)
+    layout = config.layout
     bring_web_images(layout)
     before = read_json(layout.train_labels)
     with pytest.raises(UserError, match="1_000000.jpg was brought in as mug, and class 1 is key now: bring back"):
@@ -126,22 +125,22 @@ def test_a_half_written_change_of_classes_is_no_data_set(config, own, monkeypatc
         create_dataset(changed, 1, own=own)
     for each in (config, changed):
         with pytest.raises(UserError, match="classes.json: create_dataset.py was interrupted .*: run it again"):
-            voc_samples(Layout(each), each)
+            voc_samples(each)
     create_dataset(changed, 1, own=own)
-    assert voc_samples(Layout(changed), changed)
+    assert voc_samples(changed)
 
 
 def test_a_data_set_without_names_is_taken_as_it_is_with_a_warning(config, caplog):
-    layout = Layout(config)
+    layout = config.layout
     remove(layout.classes)
     with caplog.at_level("WARNING"):
-        assert voc_samples(layout, config) and voc_samples(layout, config)
+        assert voc_samples(config) and voc_samples(config)
     assert caplog.text.count("classes.json is missing: labels and masks of the data set are taken to be of the") == 1
 
 
 def test_the_first_stage_that_sees_web_images_records_their_classes(tmp_path):
     config = Config(root=str(tmp_path), classes=CLASSES)
-    layout = Layout(config)
+    layout = config.layout
     check_classes(layout.classes, CLASSES, {1}, record=True)
     check_classes(layout.classes, CHANGES["added"], {1, 4}, record=True)
     assert recorded_classes(layout.classes) == {"classes": list(CLASSES)}
@@ -152,7 +151,7 @@ def test_the_first_stage_that_sees_web_images_records_their_classes(tmp_path):
 
 @pytest.mark.parametrize("content", [[], {}, {"classes": "mug"}])
 def test_a_damaged_record_of_the_classes_is_named(config, content):
-    layout = Layout(config)
+    layout = config.layout
     write_json(layout.classes, content)
     with pytest.raises(UserError, match="classes.json is damaged: remove it, and run create_dataset.py again"):
-        voc_samples(layout, config)
+        voc_samples(config)

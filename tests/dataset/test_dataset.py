@@ -13,7 +13,6 @@ from core.dataset.voc import voc_sources
 from core.errors import UserError
 from core.io.files import write_json
 from core.io.images import read_mask, write_mask
-from core.paths import Layout
 
 
 @pytest.fixture
@@ -64,7 +63,7 @@ def test_no_training_mask_reaches_the_folders_that_training_reads(sample, config
 def test_sbd_images_that_voc_segments_are_not_taken_twice(sample, config):
     with open(sbd(sample, "train.txt"), "a") as file:
         file.write("2012_000004\n2012_000009\n")  # of VOC train and VOC val
-    train, val = voc_sources(Layout(config))
+    train, val = voc_sources(config.layout)
     assert [source.name for source in train] == ["2012_%06d" % number for number in range(8)]
     assert [source.name for source in val] == ["2012_%06d" % number for number in range(8, 11)]
 
@@ -185,9 +184,9 @@ def test_the_web_list_names_pairs_only(sample, config):
 
 def test_masks_of_an_unfinished_co_segmentation_are_not_listed(sample, config, caplog):
     """The noise filter comes last."""
-    write_json(Layout(config).web_record, {})
+    write_json(config.layout.web_record, {})
     create_dataset(config, 1)
-    assert not os.path.exists(Layout(config).web_list) and "create_web_masks.py has not finished" in caplog.text
+    assert not os.path.exists(config.layout.web_list) and "create_web_masks.py has not finished" in caplog.text
 
 
 @pytest.mark.parametrize("values, message", [

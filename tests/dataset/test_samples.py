@@ -7,7 +7,7 @@ from core.errors import UserError
 from core.io.files import write_lines
 from core.io.images import write_image, write_mask
 from core.io.provenance import StageRecord
-from core.paths import Layout, image_path, mask_path
+from core.paths import image_path, mask_path
 
 
 def config(**changes):
@@ -15,25 +15,25 @@ def config(**changes):
 
 
 def test_missing_files_and_names_without_class_are_named(tmp_path):
-    layout = Layout(config(root=str(tmp_path)))
+    tiny = config(root=str(tmp_path))
     (tmp_path / "dataset").mkdir()
     (tmp_path / "dataset" / "web_train_list.txt").write_text("1_000001\n")
     with pytest.raises(UserError, match="web_images.1_000001.jpg is missing"):
-        training_samples("init", layout, config())
+        training_samples("init", tiny)
     for name in ("9_000001", "cat_1", "0_000001"):
         (tmp_path / "dataset" / "web_train_list.txt").write_text(name + "\n")
         with pytest.raises(UserError, match=name):
-            training_samples("init", layout, config())
+            training_samples("init", tiny)
     (tmp_path / "dataset" / "train_images").mkdir()
     (tmp_path / "dataset" / "train_images" / "a.jpg").write_bytes(b"")
     (tmp_path / "dataset" / "train_list.txt").write_text("a\n")
     with pytest.raises(UserError, match="a.png is missing: run est_voc_train_masks.py"):
-        training_samples("final", layout, config())
+        training_samples("final", tiny)
 
 
 def test_masks_that_were_being_overwritten_do_not_train(tmp_path):
     tiny = config(root=str(tmp_path))
-    layout = Layout(tiny)
+    layout = tiny.layout
     write_image(image_path(layout.web_images, "1_a"), np.zeros((9, 9, 3), np.uint8))
     write_mask(mask_path(layout.web_masks, "1_a"), np.ones((9, 9), np.uint8))
     write_lines(layout.web_list, ["1_a"])
@@ -44,9 +44,9 @@ def test_masks_that_were_being_overwritten_do_not_train(tmp_path):
             pass  # killed here
         if overwrite:
             with pytest.raises(UserError, match="web_labels holds masks of two runs, .* run it again"):
-                training_samples("init", layout, tiny)
+                training_samples("init", tiny)
             record.finish()
-        assert [sample.name for sample in training_samples("init", layout, tiny)] == ["1_a"]
+        assert [sample.name for sample in training_samples("init", tiny)] == ["1_a"]
 
 
 @pytest.mark.parametrize("sampling, weights", [("uniform", [3, 1]), ("balanced", [1, 1])])

@@ -42,7 +42,7 @@ from core.io.logs import logger, start_log
 from core.network.fcn import parameter_shapes
 from core.network.snapshots import load_snapshot, read_parameters, save_snapshot
 from core.network.symbols import training_symbol
-from core.paths import Layout, image_path, mask_path
+from core.paths import image_path, mask_path
 from core.runtime.mxnet_backend import mx
 from core.training.batches import BatchLoader
 
@@ -64,7 +64,7 @@ def save_random_snapshot(config, epoch=1):
     parts = [{name: (np.abs(rng.normal(size=shape)) if name.endswith("_var") else
                      rng.normal(0, 0.3, shape)).astype(np.float32) for name, shape in part.items()}
              for part in parameter_shapes("init", config)]
-    return save_snapshot(Layout(config), "init", epoch, config, training_symbol("init", config, 4).tojson(), *parts)
+    return save_snapshot(config.layout, "init", epoch, config, training_symbol("init", config, 4).tojson(), *parts)
 
 
 # Damaged files: the reader of each kind, on mutations of a valid file
@@ -103,11 +103,8 @@ def read_result(path):
 
 
 def read_ranking(path):
-    class Here(Layout):
-        def ranking(self, model):
-            return path
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.evaluation.ranking.Layout", Here)
+        patch.setattr("core.paths.Layout.ranking", lambda layout, model: path)
         assert find_epoch(Config(), "init", "best") is not None
 
 
@@ -299,7 +296,7 @@ def odd_pictures():
 
 
 def test_odd_pictures_train_and_are_evaluated_as_they_are_seen(ready):
-    layout = Layout(ready)
+    layout = ready.layout
     names = []
     for name, (content, size) in odd_pictures().items():
         path = image_path(layout.train_images, name)
@@ -315,7 +312,7 @@ def test_odd_pictures_train_and_are_evaluated_as_they_are_seen(ready):
     with open(layout.train_list, "wb") as file:
         file.write("\r\n\r\n".join(["\ufeff" + names[0]] + names[1:]).encode())
 
-    batches = BatchLoader(voc_samples(layout, ready), ready).batches(0)
+    batches = BatchLoader(voc_samples(ready), ready).batches(0)
     seen = {name for _ in range(4) for name in next(batches).names}
     batches.close()
     assert seen == set(names)
@@ -327,17 +324,17 @@ def test_odd_pictures_train_and_are_evaluated_as_they_are_seen(ready):
 
 
 def test_a_mask_drawn_on_the_unturned_picture_is_reported_with_exif(ready):
-    layout = Layout(ready)
+    layout = ready.layout
     with open(image_path(layout.train_images, "turned"), "wb") as file:
         file.write(odd_pictures()["turned"][0])
     write_mask(mask_path(layout.train_masks, "turned"), np.zeros((30, 40), np.uint8))
     write_lines(layout.train_list, ["turned"])
     with pytest.raises(UserError, match="turned.png is 40 x 30 pixels, its image 30 x 40, turned as its EXIF"):
-        next(BatchLoader(voc_samples(layout, ready), ready).batches(0))
+        next(BatchLoader(voc_samples(ready), ready).batches(0))
 
 
 def test_an_image_that_exceeds_the_memory_is_named_before_it_is_scored(ready, monkeypatch):
-    layout = Layout(ready)
+    layout = ready.layout
     name = read_list(layout.val_list)[0]
     monkeypatch.setattr(core.inference.segmenter, "free_memory", lambda: 10 ** 6)
     monkeypatch.setattr(core.inference.mxnet_network.Network, "forward", None)
@@ -356,7 +353,7 @@ def test_folders_may_be_links(tiny, tmp_path):
     save_random_snapshot(tiny)
     evaluate(tiny, "init", epoch=1, devices=CPU, options=evaluation_options(tiny, "init", epoch=1))
     assert (elsewhere / "outputs" / "init_fcn_resnet50_epoch1" / "result.json").exists()
-    assert os.path.exists(image_path(Layout(tiny).train_images, read_list(Layout(tiny).train_list)[0]))
+    assert os.path.exists(image_path(tiny.layout.train_images, read_list(tiny.layout.train_list)[0]))
 
 
 # Full disks and folders that can't be written
@@ -370,10 +367,10 @@ def files_below(folder):
 def test_create_dataset_on_a_full_disk_leaves_no_half_file(tiny, sample, size):
     with largest_file(size), pytest.raises(UserError, match="can't be written: File too large"):
         create_dataset(tiny, 1)
-    half = Layout(tiny).train_list
+    half = tiny.layout.train_list
     assert not os.path.exists(half) and not [name for name in files_below(tiny.root) if name.endswith(".tmp")]
     create_dataset(tiny, 1)
-    assert len(read_list(half)) == 8 and len(read_json(Layout(tiny).train_labels)) == 8
+    assert len(read_list(half)) == 8 and len(read_json(tiny.layout.train_labels)) == 8
 
 
 @pytest.mark.parametrize("size, culprit", [(0, "progress.jsonl"), (900, "progress.jsonl"), (2500, "report.html")])
@@ -388,7 +385,7 @@ def test_an_evaluation_on_a_full_disk_ends_and_resumes(ready, size, culprit):
 
 
 def test_mask_estimation_on_a_full_disk_ends_and_resumes(ready):
-    folder = Layout(ready).train_masks
+    folder = ready.layout.train_masks
     estimate_train_masks(ready, 1, devices=CPU)
     smooth = {name: open(os.path.join(folder, name), "rb").read() for name in os.listdir(folder)}
     sizes = sorted(map(len, smooth.values()))
@@ -416,7 +413,7 @@ def test_a_log_on_a_full_disk_is_reported_once_and_the_run_continues(tiny, tmp_p
                                         options=evaluation_options(config, "init", epoch=1))),
     ("cache", lambda config: estimate_train_masks(config, 1, devices=CPU)),
     ("dataset/train_images", lambda config: create_dataset(config, 1)),
-    ("log", lambda config: start_log(Layout(config).log("a"), config))])
+    ("log", lambda config: start_log(config.layout.log("a"), config))])
 def test_a_folder_that_can_not_be_made_is_named(ready, folder, run):
     path = ready.path(folder)
     if os.path.isdir(path):
@@ -467,7 +464,7 @@ def test_create_dataset_killed_resumes_to_the_same_files(tmp_path, sample, first
 
 def test_the_ranking_holds_what_is_there_and_knows_its_snapshots(ready, monkeypatch):
     save_random_snapshot(ready, 2)
-    layout, looked = Layout(ready), []
+    layout, looked = ready.layout, []
 
     def meanwhile(_):
         looked.append(sorted(row["epoch"] for row in read_json(layout.ranking("init"))["ranking"]))
@@ -487,7 +484,7 @@ def test_the_ranking_holds_what_is_there_and_knows_its_snapshots(ready, monkeypa
 def test_a_restarted_ranking_replaces_the_earlier_one_when_it_is_whole(ready, monkeypatch):
     save_random_snapshot(ready, 2)
     evaluate_all(ready, "init", devices=CPU)
-    whole = read_json(Layout(ready).ranking("init"))
+    whole = read_json(ready.layout.ranking("init"))
 
     def interrupted(config, model, epoch, **flags):
         if epoch == 2:
@@ -496,11 +493,11 @@ def test_a_restarted_ranking_replaces_the_earlier_one_when_it_is_whole(ready, mo
     monkeypatch.setattr("core.evaluation.ranking.evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         evaluate_all(ready, "init", devices=CPU)
-    assert read_json(Layout(ready).ranking("init")) == whole and len(whole["ranking"]) == 2
+    assert read_json(ready.layout.ranking("init")) == whole and len(whole["ranking"]) == 2
 
 
 def test_a_snapshot_that_was_still_being_copied_or_is_replaced_is_evaluated_again(ready, monkeypatch):
-    layout, ranked = Layout(ready), []
+    layout, ranked = ready.layout, []
     whole = open(layout.snapshot("init", 1), "rb").read()
     save_random_snapshot(ready, 2)
     second = open(layout.snapshot("init", 2), "rb").read()
@@ -536,7 +533,7 @@ def test_a_snapshot_that_was_still_being_copied_or_is_replaced_is_evaluated_agai
 
 
 def test_val_masks_of_other_classes_are_not_evaluated(ready):
-    layout = Layout(ready)
+    layout = ready.layout
     write_json(layout.classes, {"classes": list(ready.classes[:1] + ready.classes[:0:-1])})
     with pytest.raises(UserError, match="classes.json: the data set was made with class 1 as tvmonitor"):
         evaluate(ready, "init", epoch=1, devices=CPU, options=evaluation_options(ready, "init", epoch=1))
@@ -548,7 +545,7 @@ def test_val_masks_of_other_classes_are_not_evaluated(ready):
 
 
 def test_what_a_killed_process_left_half_written_is_removed(ready):
-    layout = Layout(ready)
+    layout = ready.layout
     options = evaluation_options(ready, "init", epoch=1, save_masks=True)
     left = [os.path.join(folder, ".a.png.0123abcd.tmp")
             for folder in (layout.train_masks, os.path.join(options.output, "masks"))]
@@ -562,7 +559,7 @@ def test_what_a_killed_process_left_half_written_is_removed(ready):
 
 
 def test_an_image_changed_since_its_mask_was_estimated_does_not_train(ready):
-    layout = Layout(ready)
+    layout = ready.layout
     estimate_train_masks(ready, 1, devices=CPU)
     path = image_path(layout.train_images, read_list(layout.train_list)[0])
     content = open(path, "rb").read()
@@ -570,60 +567,60 @@ def test_an_image_changed_since_its_mask_was_estimated_does_not_train(ready):
     with open(path, "wb") as file:
         file.write(content + b"\0")
     with pytest.raises(UserError, match="jpg has changed since est_voc_train_masks.py made its mask: run est_"):
-        voc_samples(layout, ready)
+        voc_samples(ready)
     estimate_train_masks(ready, 1, devices=CPU)
-    assert voc_samples(layout, ready)
+    assert voc_samples(ready)
 
 
 def test_masks_of_an_earlier_version_do_not_train_and_can_be_overwritten(ready):
-    layout = Layout(ready)
+    layout = ready.layout
     estimate_train_masks(ready, 1, devices=CPU)
     write_json(layout.train_masks + ".json", {"snapshot_sha256": "a", "labels": {}, "images": {}})
     with pytest.raises(UserError, match="final_voc_masks.json was written by another version of this program: run"):
-        voc_samples(layout, ready)
+        voc_samples(ready)
     with pytest.raises(UserError, match="final_voc_masks were made by another version of this program: pass"):
         estimate_train_masks(ready, 1, devices=CPU)
     estimate_train_masks(ready, 1, devices=CPU, overwrite=True)
-    assert voc_samples(layout, ready)
+    assert voc_samples(ready)
 
 
 def test_masks_of_other_classes_or_labels_do_not_train(ready, caplog):
-    layout = Layout(ready)
+    layout = ready.layout
     estimate_train_masks(ready, 1, devices=CPU)
-    assert voc_samples(layout, ready)
+    assert voc_samples(ready)
     classes = ready.classes[:1] + ready.classes[:0:-1]
     os.remove(layout.classes)
     with pytest.raises(UserError, match="final_voc_masks.json names other classes than the setting classes has now"):
-        voc_samples(layout, dataclasses.replace(ready, classes=classes))
+        voc_samples(dataclasses.replace(ready, classes=classes))
     labels = read_json(layout.train_labels)
     name = min(labels)
     write_json(layout.train_labels, dict(labels, **{name: [20]}))
     with pytest.raises(UserError, match=name + ".png was estimated with other labels than .*: run est_voc_train_masks"):
-        voc_samples(layout, ready)
+        voc_samples(ready)
     write_json(layout.train_labels, labels)
     os.remove(layout.train_masks + ".json")
     with caplog.at_level("WARNING"):
-        assert voc_samples(layout, ready)
+        assert voc_samples(ready)
     assert "final_voc_masks.json is missing: nothing says what the masks beside it" in caplog.text
 
 
 def test_web_masks_of_other_classes_do_not_train(tiny, sample):
-    layout = Layout(tiny)
+    layout = tiny.layout
     create_dataset(tiny, 1)
     note = os.path.join(layout.web_cache, "origin.json")
     write_json(note, {"format": 1, "origin": {"settings": {"classes": list(tiny.classes[:20])}}, "items": {}})
     write_lines(layout.web_list, [name for name in read_list(layout.web_list) if not name.startswith("20_")])
-    assert web_samples(layout, tiny)
+    assert web_samples(tiny)
     write_json(note, {"format": 1, "origin": {"settings": {"classes": list(tiny.classes[:1] + tiny.classes[:0:-1])}},
                       "items": {}})
     message = r"\d_000000.jpg was of class \w+ when its mask was made, and class \d+ is \w+ now"
     with pytest.raises(UserError, match=message):
-        web_samples(layout, tiny)
+        web_samples(tiny)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "{", '{"a.jpg": ["mug"]}'])
 def test_a_note_that_is_none_of_this_program_is_named_and_stays(ready, content):
-    path = Layout(ready).train_masks + ".json"
+    path = ready.layout.train_masks + ".json"
     os.makedirs(os.path.dirname(path), exist_ok=True)
     write_text(path, content)
     for overwrite in (False, True):
@@ -665,7 +662,7 @@ def children(pid):
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds the worker in /proc, which this system lacks")
 def test_a_killed_crf_worker_ends_the_evaluation_within_seconds(ready, tmp_path):
     names = ["%d" % number for number in range(300)]  # enough to be under way for long
-    layout = Layout(ready)
+    layout = ready.layout
     name = read_list(layout.val_list)[0]
     for copy in names:
         os.link(os.path.realpath(image_path(layout.val_images, name)), image_path(layout.val_images, copy))
@@ -704,7 +701,7 @@ def test_a_mask_of_90_megapixels_is_read_without_a_word(tmp_path):
 
 @pytest.mark.parametrize("name", ["1_a\nb", "1_a ", "1_\udcff", "1_a\\b", "1_a\u2028b"])
 def test_names_that_no_list_can_hold_are_reported(tiny, sample, name):
-    layout = Layout(tiny)
+    layout = tiny.layout
     for path in (image_path(layout.web_images, "1_000000"), mask_path(layout.web_masks, "1_000000")):
         os.rename(path, path.replace("1_000000", name))
     with pytest.raises(UserError, match="rename it, as no list can hold such a name"):

@@ -14,7 +14,7 @@ from core.inference.segmenter import Segmenter, scored_images
 from core.io.files import read_list
 from core.io.images import read_mask
 from core.network.snapshots import load_snapshot
-from core.paths import Layout, mask_path
+from core.paths import mask_path
 
 pytestmark = pytest.mark.slow
 
@@ -23,9 +23,9 @@ CPU = CPUS[:1]
 
 def test_logit_adjustment_divides_the_scores_by_the_shares_of_the_web_masks(untrained, sample):
     create_dataset(untrained, 1)
-    layout = Layout(untrained)
+    layout = untrained.layout
     adjusted = dataclasses.replace(untrained, logit_adjustment=2.0)
-    shares = label_shares(web_samples(layout, untrained), untrained)
+    shares = label_shares(web_samples(untrained), untrained)
     priors = (shares / shares[0]) ** 2
     priors[shares == 0] = 1  # nothing is known of a class that no web mask shows
     assert shares[0] == shares.max() and (shares == 0).any()

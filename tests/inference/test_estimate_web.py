@@ -11,7 +11,7 @@ from core.errors import UserError
 from core.inference.estimate_masks import estimate_train_masks
 from core.io.files import read_bytes, read_list, write_bytes, write_lines
 from core.io.images import read_mask, write_image, write_mask
-from core.paths import Layout, image_path, mask_path
+from core.paths import image_path, mask_path
 from core.web.corrections import add_decision
 
 CPU = CPUS[:1]
@@ -22,7 +22,7 @@ LISTED = ["1_000000", "1_000001", "2_000000"]
 def ready(tiny, rng):
     """Config of four web images of two classes with masks, the last one not listed, and of snapshots of epoch 2."""
     config = dataclasses.replace(tiny, web_min_foreground=0.0, web_max_foreground=1.0, scales=(1.0,))
-    layout = Layout(config)
+    layout = config.layout
     for name in LISTED + ["2_000001"]:
         write_image(image_path(layout.web_images, name), rng.integers(0, 256, (32, 40, 3)).astype(np.uint8))
         write_mask(mask_path(layout.web_masks, name), np.full((32, 40), int(name[0]), np.uint8))
@@ -38,11 +38,11 @@ def estimate(config, model="init", **options):
 def samples(config, web_masks):
     config = dataclasses.replace(config, web_masks=web_masks)
     return [(sample.name, os.path.basename(os.path.dirname(sample.mask)))
-            for sample in web_samples(Layout(config), config)]
+            for sample in web_samples(config)]
 
 
 def test_listed_web_images_get_masks_of_their_class_beside_those_of_cosegmentation(ready):
-    layout = Layout(ready)
+    layout = ready.layout
     before = {name: read_bytes(mask_path(layout.web_masks, name)) for name in LISTED}
     estimate(ready)
     assert sorted(os.listdir(layout.web_estimated)) == [name + ".png" for name in LISTED]
@@ -58,15 +58,15 @@ def test_the_setting_chooses_the_masks_that_train(ready):
     assert samples(ready, "cosegmented") == [(name, "web_labels") for name in LISTED]
     assert samples(ready, "estimated") == [(name, "web_estimated") for name in LISTED]
     assert samples(ready, "both") == samples(ready, "cosegmented") + samples(ready, "estimated")
-    layout, digests = Layout(ready), set()
+    layout, digests = ready.layout, set()
     for web_masks in ("cosegmented", "estimated", "both"):
         config = dataclasses.replace(ready, web_masks=web_masks)
-        digests.add(samples_record(web_samples(layout, config), layout)["masks_sha256"])
+        digests.add(samples_record(web_samples(config), layout)["masks_sha256"])
     assert len(digests) == 3, "a run on other masks can't be resumed"
 
 
 def test_people_decide_on_estimated_masks_too(ready):
-    layout = Layout(ready)
+    layout = ready.layout
     estimate(ready)
     write_mask(mask_path(layout.web_corrected, "1_000000"), np.ones((32, 40), np.uint8))
     add_decision(layout, "1_000001", "reject")
@@ -74,7 +74,7 @@ def test_people_decide_on_estimated_masks_too(ready):
 
 
 def test_masks_without_the_usual_share_of_foreground_do_not_train(ready):
-    layout = Layout(ready)
+    layout = ready.layout
     estimate(ready)
     shares = [(read_mask(mask_path(layout.web_estimated, name), ready.num_classes) > 0).mean() for name in LISTED]
     limit = max(shares)
@@ -84,7 +84,7 @@ def test_masks_without_the_usual_share_of_foreground_do_not_train(ready):
 
 
 def test_estimation_of_web_masks_resumes_and_does_not_mix_models(ready):
-    layout = Layout(ready)
+    layout = ready.layout
     estimate(ready)
     path = mask_path(layout.web_estimated, "1_000001")
     expected, kept = read_bytes(path), os.stat(mask_path(layout.web_estimated, "1_000000")).st_ino
@@ -99,7 +99,7 @@ def test_estimation_of_web_masks_resumes_and_does_not_mix_models(ready):
 
 
 def test_other_web_images_than_those_estimated_are_named(ready):
-    layout = Layout(ready)
+    layout = ready.layout
     with pytest.raises(UserError, match="web_estimated_list.txt is missing: run est_voc_train_masks.py --images web"):
         samples(ready, "estimated")
     estimate(ready)
@@ -124,7 +124,7 @@ def test_the_two_scripts_do_it(ready, tmp_path):
     flags = ("est_voc_train_masks.py", "--images", "web", "--epoch", "2", "--gpu", "cpu")
     assert "3 masks to estimate, 0 there already" in run_script(tmp_path, *flags)
     assert "0 masks to estimate, 3 there already" in run_script(tmp_path, *flags)
-    write_lines(Layout(ready).web_estimated_list, LISTED)
+    write_lines(ready.layout.web_estimated_list, LISTED)
     text = run_script(tmp_path, "train_seg_model.py", "--model", "init", "--gpus", "cpu", "--web-masks", "both",
                       "--max-epoch", "2", "--epoch-size", "1")
     assert "6 training images for the init model" in text

@@ -19,7 +19,6 @@ from core.inference.segmenter import Segmenter
 from core.io.images import read_image
 from core.network.fcn import BACKBONES
 from core.network.snapshots import load_snapshot
-from core.paths import Layout
 
 SIZES = [(48, 64), (45, 61), (1, 1), (9, 200), (130, 97)]  # (h, w)
 
@@ -86,7 +85,7 @@ def test_pictures_are_checked_and_the_example_segments_one(untrained, tmp_path):
 
 @pytest.mark.slow
 def test_a_mistake_leaves_no_file(untrained, tmp_path):
-    snapshot = os.path.relpath(Layout(untrained).snapshot("final", 2), str(tmp_path))
+    snapshot = os.path.relpath(untrained.layout.snapshot("final", 2), str(tmp_path))
     before = (tmp_path / snapshot).read_bytes()
     for flags, message in ((("out.onnx", "--epoch", "7"), "epochs there: 2"),
                            (("out.onnx", "--check", "nix.jpg"), "nix.jpg can't be read"),

@@ -18,7 +18,6 @@ from core.io.drawing import overlay
 from core.io.images import read_image, read_mask
 from core.io.locks import locked
 from core.network.snapshots import load_snapshot
-from core.paths import Layout
 
 
 @pytest.fixture
@@ -273,7 +272,7 @@ def test_true_masks_are_not_written_over(untrained, tmp_path, image):
     mask = tmp_path / "data" / "masks" / "x.png"
     save(tmp_path / "x.png", image)
     save(mask, image)
-    place = Layout(untrained).val_masks
+    place = untrained.layout.val_masks
     os.makedirs(place)
     os.symlink(str(mask), os.path.join(place, "any.png"))
     content = mask.read_bytes()

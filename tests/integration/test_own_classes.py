@@ -23,7 +23,7 @@ from core.inference.options import InferenceOptions, SegmentationOptions
 from core.inference.predict_media import segment_media
 from core.io.files import write_lines
 from core.io.images import read_mask, write_image, write_mask
-from core.paths import Layout, image_path, mask_path
+from core.paths import image_path, mask_path
 from core.runtime.engines import resolve_devices
 from core.training.train import train
 
@@ -172,7 +172,7 @@ def test_without_val_masks_epochs_are_chosen_by_number(kitchen):
 def test_forty_classes_train_and_are_evaluated(tmp_path):
     names = ("background",) + tuple("thing %d" % number for number in range(1, 41))
     config = Config(root=str(tmp_path), classes=names, **dict(TINY, max_epoch=2))
-    layout, rng = Layout(config), np.random.default_rng(0)
+    layout, rng = config.layout, np.random.default_rng(0)
     ids = ["a", "b"]
     for name, label in zip(ids, (40, 21)):
         image, mask = rng.integers(0, 255, (40, 48, 3), np.uint8), np.zeros((40, 48), np.uint8)
@@ -204,7 +204,7 @@ def test_forty_classes_train_and_are_evaluated(tmp_path):
 
 def test_web_images_of_the_fortieth_class_have_a_contact_sheet(tmp_path):
     config = Config(root=str(tmp_path), classes=("background",) + tuple("thing %d" % index for index in range(1, 41)))
-    layout = Layout(config)
+    layout = config.layout
     write_image(image_path(layout.web_images, "40_000001"), np.full((40, 48, 3), 90, np.uint8))
     write_mask(mask_path(layout.web_masks, "40_000001"), np.full((40, 48), 40, np.uint8))
     write_sheets(layout, config, [Result("40_000001", True, 0.9, 1.0, "")])

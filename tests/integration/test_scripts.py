@@ -13,7 +13,7 @@ from core.inference.crf import refine
 from core.inference.segmenter import Segmenter
 from core.io.images import read_image, read_mask, write_mask
 from core.network.snapshots import load_snapshot, read_parameters, write_parameters
-from core.paths import Layout, image_path, mask_path
+from core.paths import image_path, mask_path
 from core.runtime.hardware import cpu_flags
 
 pytestmark = pytest.mark.slow
@@ -195,7 +195,7 @@ def test_another_round_estimates_with_the_final_model_and_trains_it_again(copy):
 def test_masks_with_crf_are_those_of_the_refined_scores(copy):
     """Estimated from a snapshot whose scores are worth refining, against the CRF called here."""
     config = make_config(str(copy / "tiny.yaml"), root=str(copy))
-    layout = Layout(config)
+    layout = config.layout
     sharpen(copy, "init")
     run_script(copy, "est_voc_train_masks.py", "--epoch", "2", "--gpu", "cpu", "--crf", "--output", "refined")
     segmenter, changed = Segmenter(load_snapshot(config, "init", 2), CPUS[:1]), 0

@@ -20,7 +20,6 @@ from core.network.fcn import (
 )
 from core.network.snapshots import Snapshot, load_snapshot, save_snapshot
 from core.network.symbols import SymbolOperations, inference_symbol, training_symbol
-from core.paths import Layout
 from core.runtime.mxnet_backend import mx
 from core.training.batches import Batch
 from core.training.checkpoint import run_record, start_file
@@ -164,9 +163,9 @@ def test_the_light_network_starts_from_the_packages_weights(tmp_path, monkeypatc
 def test_a_light_snapshot_has_a_name_of_its_own_and_segments(tmp_path, rng):
     config = Config(**LIGHT, root=str(tmp_path))
     args, aux = arrays(light_parameters("final", config, rng))
-    path = save_snapshot(Layout(config), "final", 3, config, training_symbol("final", config, 1).tojson(), args, aux)
+    path = save_snapshot(config.layout, "final", 3, config, training_symbol("final", config, 1).tojson(), args, aux)
     assert path.endswith("final_fcn_efficientnet_lite2-3.params")
-    assert Layout(dataclasses.replace(config, backbone="resnet50")).epochs("final") == []
+    assert dataclasses.replace(config, backbone="resnet50").layout.epochs("final") == []
     snapshot = load_snapshot(config, "final", 3)
     assert isinstance(snapshot, Snapshot)
     scores = Segmenter(snapshot, CPUS[:1]).scores(rng.integers(0, 255, (45, 70, 3), np.uint8))

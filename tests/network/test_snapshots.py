@@ -11,13 +11,12 @@ from core.network import params_files
 from core.network.fcn import parameter_shapes
 from core.network.snapshots import load_snapshot, save_snapshot
 from core.network.symbols import training_symbol
-from core.paths import Layout
 from core.runtime.mxnet_backend import mx
 
 
 @pytest.fixture
 def layout(tiny):
-    return Layout(tiny)
+    return tiny.layout
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from core.config import Config
 from core.evaluation.evaluate import evaluate, evaluation_options
 from core.io.files import write_lines
 from core.io.images import write_image, write_mask
-from core.paths import Layout, image_path, mask_path
+from core.paths import image_path, mask_path
 from core.runtime.hardware import cpu_flags
 from core.training.train import train
 
@@ -20,7 +20,7 @@ def trained(tmp_path):
     config = Config(root=str(tmp_path), classes=draw_kitchen.CLASSES, **dict(
         TINY, width=8, head_channels=32, new_layer_deviation=0, crop_size=80, label_sampling="center", batch_size=8,
         learning_rate=0.03, learning_rate_decay="poly", init_epoch_size=120, max_epoch=2))
-    layout = Layout(config)
+    layout = config.layout
     names = []
     for index, name in enumerate(draw_kitchen.FIGURES, 1):
         for number in range(40):

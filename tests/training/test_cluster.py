@@ -17,7 +17,6 @@ from core.dataset.create import create_dataset
 from core.dataset.samples import training_samples
 from core.errors import UserError
 from core.network.snapshots import load_snapshot
-from core.paths import Layout
 from core.runtime.mxnet_backend import joined_cluster
 from core.training import cluster
 from core.training import train as training
@@ -101,8 +100,8 @@ def test_two_workers_train_as_two_devices_of_one(prepared):
     """Steps, not only gradients: so rescale_grad is that of the whole batch, which Module does not touch."""
     training.train(prepared, "init", devices=CPUS[:2])
     expected = load_snapshot(prepared, "init", 2).parameters
-    for name in os.listdir(Layout(prepared).snapshots):
-        os.remove(os.path.join(Layout(prepared).snapshots, name))
+    for name in os.listdir(prepared.layout.snapshots):
+        os.remove(os.path.join(prepared.layout.snapshots, name))
     with launched(["--workers", "2"], training_command(prepared)) as job:
         output = job.communicate(timeout=300)[0]
         assert job.returncode == 0, output
@@ -110,7 +109,7 @@ def test_two_workers_train_as_two_devices_of_one(prepared):
     for part, expected_part in zip(found, expected):
         for name, value in expected_part.items():
             np.testing.assert_allclose(part[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
-    log = open(Layout(prepared).log("train_init_model")).read()
+    log = open(prepared.layout.log("train_init_model")).read()
     assert log.count("command:") == output.count("command:") == 1, "rank 0 alone logs"
     assert log.count("[epoch: 2] [batch: 5/5]") == 1 and log.count("saved") == 2
 
@@ -118,7 +117,7 @@ def test_two_workers_train_as_two_devices_of_one(prepared):
 @pytest.mark.kill
 def test_a_killed_worker_ends_the_job_with_an_error(prepared):
     with launched(["--workers", "2"], training_command(prepared, "--epoch-size", "1000000")) as job:
-        log = Layout(prepared).log("train_init_model")
+        log = prepared.layout.log("train_init_model")
         wait_for(lambda: os.path.exists(log) and "training images" in open(log).read(), 200)
         below = descendants(job.pid)
         victim = max(pid for pid, line in below.items() if "train_seg_model.py" in line and "--node" not in line)
@@ -250,7 +249,7 @@ def test_the_launcher_gives_signs_of_life(monkeypatch):
 
 
 def test_parts_of_a_batch_are_the_batch(prepared):
-    samples = training_samples("init", Layout(prepared), prepared)
+    samples = training_samples("init", prepared)
 
     def second(part=0, parts=1):
         batches = BatchLoader(samples, prepared, part=part, parts=parts).batches(1)

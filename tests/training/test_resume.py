@@ -27,7 +27,7 @@ from core.io.logs import logger
 from core.network import snapshots
 from core.network.params_files import read_params, write_params
 from core.network.snapshots import load_snapshot, read_parameters
-from core.paths import Layout, folder_lock
+from core.paths import folder_lock
 from core.training import train as training
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ def prepared(sample, tiny):
     """Config of a data set with masks for the final model."""
     config = dataclasses.replace(tiny, **SETTINGS)
     create_dataset(config, 1)
-    layout, rng = Layout(config), np.random.default_rng(0)
+    layout, rng = config.layout, np.random.default_rng(0)
     for name in open(layout.train_list).read().split():
         shape = read_image(f"{layout.train_images}/{name}.jpg").shape[:2]
         write_mask(f"{layout.train_masks}/{name}.png", rng.integers(0, 21, shape).astype(np.uint8))
@@ -97,7 +97,7 @@ def test_a_run_killed_again_and_again_ends_with_the_bits_of_one_never_stopped(pr
     devices = CPUS[:2]
     smooth = elsewhere(prepared, "smooth")
     training.train(smooth, "final", devices=devices)
-    layout = Layout(prepared)
+    layout = prepared.layout
 
     killed(prepared, "half:-1.states", "--resume")
     assert layout.epochs("final") == [] and len(layout.unfinished("final")) == 1
@@ -112,7 +112,7 @@ def test_a_run_killed_again_and_again_ends_with_the_bits_of_one_never_stopped(pr
     assert layout.unfinished("final") == []
     for epoch in (1, 2, 3):
         assert_equal_bits(values(prepared, epoch), values(smooth, epoch))
-    rows = [open(Layout(config).metrics("final")).read().splitlines() for config in (prepared, smooth)]
+    rows = [open(config.layout.metrics("final")).read().splitlines() for config in (prepared, smooth)]
     found, expected = ([row.rsplit(",", 1)[0] for row in part] for part in rows)  # all but the speed
     assert found == expected and len(found) > 3
     before = file_digest(layout.snapshot("final", 3))
@@ -139,7 +139,7 @@ def test_momentum_resumes_with_resume_and_starts_fresh_with_epoch(begun):
 
 
 def test_no_pickle_is_in_the_states(begun):
-    names = read_params(Layout(begun).state("init", 2))
+    names = read_params(begun.layout.state("init", 2))
     assert {name.split(":")[0] for name in names} == {"momentum", "record"}
     assert "momentum:fc_weight" in names
 
@@ -160,7 +160,7 @@ def test_settings_of_the_run_are_adopted_and_others_refused(begun, messages):
 
 
 def test_another_list_or_base_model_is_refused(begun):
-    layout = Layout(begun)
+    layout = begun.layout
     lines = open(layout.web_list).read().splitlines()
     with open(layout.web_list, "w") as file:
         file.write("\n".join(lines[1:]))
@@ -187,7 +187,7 @@ def same_size_and_time(path, change):
 
 @pytest.mark.parametrize("what", ["images", "masks"])
 def test_other_content_under_the_same_names_is_refused(begun, what):
-    layout = Layout(begun)
+    layout = begun.layout
     folder, ending = (layout.web_images, "jpg") if what == "images" else (layout.web_masks, "png")
     path = f"{folder}/1_000000.{ending}"
     content = open(path, "rb").read()
@@ -209,7 +209,7 @@ def test_other_content_under_the_same_names_is_refused(begun, what):
 
 
 def test_masks_estimated_again_with_another_snapshot_are_refused(begun):
-    layout = Layout(begun)
+    layout = begun.layout
     estimate_train_masks(begun, 1, devices=CPU, overwrite=True)
     training.train(dataclasses.replace(begun, max_epoch=2), "final", devices=CPU)
     sharp = snapshots.read_parameters(layout.snapshot("init", 2))
@@ -224,7 +224,7 @@ def test_masks_estimated_again_with_another_snapshot_are_refused(begun):
 
 
 def test_a_state_of_an_earlier_version_is_refused(begun):
-    path = Layout(begun).state("init", 2)
+    path = begun.layout.state("init", 2)
     values = read_params(path)
     name = next(name for name in values if name.startswith("record:"))
     record = json.loads(name[len("record:"):])
@@ -239,14 +239,14 @@ def test_resume_with_an_epoch_resumes_with_the_run_of_that_start_only(begun, mes
     fine = given(begun, learning_rate=0.001, max_epoch=4)
     training.train(fine, "init", devices=CPU, start_epoch=1, resume=True)  # epoch 2 is one of the run from scratch
     assert "there is no run to resume" in messages
-    assert Layout(begun).epochs("init") == [1, 2, 3]
+    assert begun.layout.epochs("init") == [1, 2, 3]
     del messages[:]
     training.train(dataclasses.replace(fine, max_epoch=5), "init", devices=CPU, start_epoch=1, resume=True)
     assert "resuming after epoch 3" in messages
 
 
 def test_keep_leaves_the_last_ones_the_best_one_and_the_start(begun):
-    layout = Layout(begun)
+    layout = begun.layout
     write_json(layout.ranking("init"), {"ranking": [{"epoch": 3, "mean_iou": 0.5}, {"epoch": 2, "mean_iou": 0.4}]})
     training.train(dataclasses.replace(begun, max_epoch=8), "init", devices=CPU, resume=True, keep=2)
     assert layout.epochs("init") == [3, 6, 7] and layout.epochs("init", "states") == [6, 7]
@@ -256,14 +256,14 @@ def test_keep_leaves_the_last_ones_the_best_one_and_the_start(begun):
 
 def test_snapshots_without_states_are_named_and_not_written_over(begun):
     for epoch in (1, 2):
-        os.remove(Layout(begun).state("init", epoch))
+        os.remove(begun.layout.state("init", epoch))
     with pytest.raises(UserError, match="-2.states is missing.*--epoch 2 without --resume continues with fresh"):
         training.train(begun, "init", devices=CPU, resume=True)
 
 
 @pytest.mark.parametrize("kind", ["snapshot", "state"])
 def test_a_truncated_file_is_named_and_the_one_before_resumes_exactly(begun, kind):
-    smooth, layout = elsewhere(begun, "smooth"), Layout(begun)
+    smooth, layout = elsewhere(begun, "smooth"), begun.layout
     training.train(smooth, "init", devices=CPU, resume=True)
     path = getattr(layout, kind)("init", 2)
     os.truncate(path, os.path.getsize(path) // 2)
@@ -275,14 +275,14 @@ def test_a_truncated_file_is_named_and_the_one_before_resumes_exactly(begun, kin
 
 
 def test_a_state_of_another_snapshot_is_passed_over(begun, messages):
-    layout = Layout(begun)
+    layout = begun.layout
     shutil.copy(layout.snapshot("init", 1), layout.snapshot("init", 2))
     training.train(begun, "init", devices=CPU, resume=True)
     assert any("-2.states does not belong to" in line for line in messages) and "resuming after epoch 1" in messages
 
 
 def test_snapshots_that_no_state_belongs_to_are_not_written_over(begun):
-    layout = Layout(begun)
+    layout = begun.layout
     shutil.copy(layout.snapshot("init", 1), layout.snapshot("init", 2))
     os.remove(layout.state("init", 1))
     before = file_digest(layout.snapshot("init", 1))
@@ -302,7 +302,7 @@ def test_arrays_that_do_not_fit_leave_the_old_file_however_little_is_missing(tmp
 
 
 def test_a_full_disk_stops_training_with_the_last_snapshot_intact(begun):
-    layout, smooth = Layout(begun), elsewhere(begun, "smooth")
+    layout, smooth = begun.layout, elsewhere(begun, "smooth")
     training.train(smooth, "init", devices=CPU, resume=True)
     before = sorted(os.listdir(layout.snapshots)), values(begun, 2, "init")
     size = os.path.getsize(layout.state("init", 2))
@@ -332,7 +332,7 @@ def test_a_folder_that_can_not_be_written_to_is_named_before_any_training(prepar
 
 
 def test_a_second_training_run_and_a_second_estimation_are_refused(begun):
-    layout = Layout(begun)
+    layout = begun.layout
     with locked(layout.training_lock("init"), "training"):
         with pytest.raises(UserError, match=r"training of the init model in .*snapshots is under way in process "
                                             f"{os.getpid()} on"):
@@ -371,7 +371,7 @@ def test_a_second_evaluation_waits_and_uses_the_first_ones_result(begun, message
 
 @pytest.mark.kill
 def test_repeated_estimation_that_is_killed_resumes_with_the_same_command(begun):
-    flags, folder = ("--gpu", "cpu", "--epoch", "2", "--jobs", "1", "--overwrite"), Layout(begun).train_masks
+    flags, folder = ("--gpu", "cpu", "--epoch", "2", "--jobs", "1", "--overwrite"), begun.layout.train_masks
     times = {name: os.stat(os.path.join(folder, name)).st_mtime_ns for name in os.listdir(folder)}
     killed(begun, "after:2012_000003.png", *flags, script="est_voc_train_masks.py")
     made = {name: os.stat(os.path.join(folder, name)).st_mtime_ns for name in os.listdir(folder)}
@@ -386,9 +386,9 @@ def test_repeated_estimation_that_is_killed_resumes_with_the_same_command(begun)
 @pytest.mark.kill
 def test_evaluation_and_estimation_that_are_killed_resume_to_the_same_files(begun):
     flags = ("--gpu", "cpu", "--epoch", "2", "--jobs", "1")
-    smooth, layout = elsewhere(begun, "smooth"), Layout(begun)
+    smooth, layout = elsewhere(begun, "smooth"), begun.layout
     for config in (smooth, begun):
-        shutil.rmtree(Layout(config).train_masks)
+        shutil.rmtree(config.layout.train_masks)
         if config is begun:
             killed(config, "after:2012_000003.png", *flags, script="est_voc_train_masks.py")
             assert 0 < len(os.listdir(layout.train_masks)) < 8
@@ -398,8 +398,8 @@ def test_evaluation_and_estimation_that_are_killed_resume_to_the_same_files(begu
             assert len(os.listdir(masks)) == 2  # and one not yet in place
             os.remove(os.path.join(masks, "2012_000008.png"))
         estimate_train_masks(config, 2, devices=CPU)
-    estimated = [{name: file_digest(os.path.join(Layout(config).train_masks, name))
-                  for name in os.listdir(Layout(config).train_masks) if not name.startswith(".")}
+    estimated = [{name: file_digest(os.path.join(config.layout.train_masks, name))
+                  for name in os.listdir(config.layout.train_masks) if not name.startswith(".")}
                  for config in (smooth, begun)]
     assert estimated[0] == estimated[1] and len(estimated[0]) == 8
     results = [evaluate(config, "init", epoch=2, devices=CPU,
@@ -423,7 +423,7 @@ def test_masks_that_a_killed_evaluation_wrote_over_count_for_none(begun):
 
 
 def test_overwriting_takes_masks_of_its_own_only(begun):
-    layout = Layout(begun)
+    layout = begun.layout
     names = read_list(layout.train_list)
     estimate_train_masks(begun, 1, devices=CPU, overwrite=True)
     write_lines(layout.train_list, names[1:])
@@ -435,7 +435,7 @@ def test_overwriting_takes_masks_of_its_own_only(begun):
 
 
 def test_a_snapshot_replaced_while_it_is_read_is_not_mixed_up(begun, monkeypatch):
-    layout, read = Layout(begun), snapshots.read_parameters
+    layout, read = begun.layout, snapshots.read_parameters
 
     def replaced_after_reading(path):
         found = read(path)
@@ -450,5 +450,5 @@ def test_a_snapshot_replaced_while_it_is_read_is_not_mixed_up(begun, monkeypatch
 
 
 def test_published_snapshots_still_hold_what_mxnet_reads(begun):
-    found = read_parameters(Layout(begun).snapshot("init", 2))
+    found = read_parameters(begun.layout.snapshot("init", 2))
     assert found.args and found.aux and found.settings["width"] == begun.width

@@ -24,7 +24,6 @@ from core.inference.segmenter import Segmenter, branch_scores  # noqa: E402
 from core.io.files import read_json  # noqa: E402
 from core.network import fcn, imagenet_weights, resnet  # noqa: E402
 from core.network.snapshots import Snapshot, load_snapshot  # noqa: E402
-from core.paths import Layout  # noqa: E402
 from core.runtime import torch_backend  # noqa: E402
 from core.runtime.devices import Device  # noqa: E402
 from core.runtime.engines import resolve_dtype  # noqa: E402
@@ -217,7 +216,7 @@ def parameters_of(config, epoch):
 def test_two_processes_train_as_two_devices_of_mxnet(prepared, without_mxnet, start):
     train(prepared, "init", devices=CPUS[:2])
     expected = parameters_of(prepared, 2)
-    shutil.rmtree(Layout(prepared).snapshots)
+    shutil.rmtree(prepared.layout.snapshots)
     flags = ["--model", "init", "--engine", "torch", "--gpus", "cpu" if start else "cpu:2"]
     run(start + command("train_seg_model.py", prepared, *flags), without_mxnet)
     for name, value in parameters_of(prepared, 2).items():
@@ -231,7 +230,7 @@ def test_a_step_of_two_processes_is_that_of_two_devices_of_mxnet(prepared, witho
     train(dataclasses.replace(single, max_epoch=2), "init", devices=CPUS[:1])
     train(single, "init", devices=CPUS[:2], start_epoch=1)
     start, expected = (parameters_of(prepared, epoch) for epoch in (1, 2))
-    os.remove(Layout(prepared).snapshot("init", 2))
+    os.remove(prepared.layout.snapshot("init", 2))
     with open(prepared.path("single.yaml"), "w") as file:
         file.write("init_epoch_size: 1\n")
     run(command("train_seg_model.py", prepared, "--config", prepared.path("single.yaml"), "--model", "init", "--engine",
@@ -248,7 +247,7 @@ def test_a_run_resumes_on_the_other_engine(prepared):
     train(prepared, "init", devices=CPUS[:1])
     expected = parameters_of(prepared, 2)
     for first, second in ((CPUS[0], TORCH), (TORCH, CPUS[0])):
-        shutil.rmtree(Layout(prepared).snapshots)
+        shutil.rmtree(prepared.layout.snapshots)
         train(dataclasses.replace(prepared, max_epoch=2), "init", devices=[first])
         train(prepared, "init", devices=[second], resume=True)
         for name, value in parameters_of(prepared, 2).items():
@@ -303,6 +302,6 @@ def test_the_chain_runs_without_mxnet(prepared, without_mxnet):
     run(command("est_voc_train_masks.py", prepared, "--epoch", "2", *torch), without_mxnet)
     run(command("train_seg_model.py", prepared, "--model", "final", "--epoch-size", "2", *torch), without_mxnet)
     run(command("eval_loop.py", prepared, "--model", "final", "--once", "--ms", *torch), without_mxnet)
-    run(command("predict.py", prepared, Layout(prepared).val_images, "--ms", "--crf", *torch), without_mxnet)
-    result = read_json(os.path.join(Layout(prepared).output("final", 2), "result.json"))
+    run(command("predict.py", prepared, prepared.layout.val_images, "--ms", "--crf", *torch), without_mxnet)
+    result = read_json(os.path.join(prepared.layout.output("final", 2), "result.json"))
     assert result["device"] == "torch cpu(0)" and "torch 2." in result["versions"]

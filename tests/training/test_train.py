@@ -17,7 +17,6 @@ from core.io.logs import start_log
 from core.network.fcn import parameter_shapes
 from core.network.snapshots import load_snapshot, read_parameters, write_parameters
 from core.network.symbols import training_inputs, training_symbol
-from core.paths import Layout
 from core.runtime.devices import explaining_out_of_memory
 from core.runtime.mxnet_backend import mx
 from core.training.batches import Batch, BatchLoader
@@ -109,7 +108,7 @@ def prepared(sample, tiny):
 
 
 def test_from_scratch_the_batch_norms_store_the_statistics_of_a_batch(prepared):
-    loader = BatchLoader(training_samples("init", Layout(prepared), prepared), prepared)
+    loader = BatchLoader(training_samples("init", prepared), prepared)
     batches = loader.batches(0)
     batch = next(batches)
     batches.close()
@@ -169,7 +168,7 @@ def test_the_same_seed_gives_the_same_snapshots_and_another_one_others(prepared)
 
 
 def test_log_and_metrics_hold_loss_accuracy_label_loss_and_speed(prepared):
-    layout = Layout(prepared)
+    layout = prepared.layout
     for name in layout and open(layout.train_list).read().split():
         image = read_image(f"{layout.train_images}/{name}.jpg")
         write_mask(f"{layout.train_masks}/{name}.png", np.zeros(image.shape[:2], np.uint8))
@@ -192,19 +191,19 @@ def test_log_and_metrics_hold_loss_accuracy_label_loss_and_speed(prepared):
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_images(prepared):
     train(dataclasses.replace(prepared, max_epoch=2), "init", devices=CPUS[:1])
-    huge = read_parameters(Layout(prepared).snapshot("init", 1))
+    huge = read_parameters(prepared.layout.snapshot("init", 1))
     for name in ("new_conv1_bias", "fc_weight"):
         huge.args[name][:] = 3e38
-    write_parameters(Layout(prepared).snapshot("init", 1), huge)
+    write_parameters(prepared.layout.snapshot("init", 1), huge)
     with pytest.raises(UserError, match=r"not finite in epoch 2, batch 1: .*\d+_000000"):
         train(prepared, "init", devices=CPUS[:1], start_epoch=1)
 
 
 def test_parameters_that_are_not_finite_are_not_saved(prepared):
     train(dataclasses.replace(prepared, max_epoch=2), "init", devices=CPUS[:1])
-    layout = Layout(prepared)
+    layout = prepared.layout
     _, reached = find_checkpoint(layout, "init", prepared, data=samples_record(
-        training_samples("init", layout, prepared), layout), start_epoch=None, devices=1)
+        training_samples("init", prepared), layout), start_epoch=None, devices=1)
     reached.parameters[0]["fc_weight"][0] = np.inf  # a ReLU makes 0 of minus infinity
     before = os.listdir(layout.snapshots)
     with pytest.raises(UserError, match="training diverged in epoch 2, fc_weight is no longer finite: lower --lr"):

@@ -25,7 +25,6 @@ from core.config import Config
 from core.errors import UserError
 from core.io.files import write_lines
 from core.io.images import read_image, write_image
-from core.paths import Layout
 from core.web import downloader as download
 from core.web import sources as web_sources
 from core.web.cleaning import decode
@@ -456,7 +455,7 @@ def test_evaluation_images_are_taken_out_once_voc_is_there(config, server, caplo
 
 def decide(config, *decisions):
     """Moves by the review; where the flag is set, create_web_masks.py has run since."""
-    layout = Layout(config)
+    layout = config.layout
     for name, class_index, applied in decisions:
         add_decision(layout, name, "move", class_index)
         if applied:
@@ -468,7 +467,7 @@ def test_a_number_that_the_review_gave_to_an_image_is_not_given_to_another(confi
     moved = stored(config)["1_000001.jpg"]
     decide(config, ("1_000001", 2, False))
     assert fetch(config, {2: [server.url("ok", 3)]})[-1]["name"] == "2_000003"
-    apply_moves(Layout(config), read_decisions(Layout(config), 4))
+    apply_moves(config.layout, read_decisions(config.layout, 4))
     assert stored(config)["2_000002.jpg"] == moved and len(stored(config)) == 3
 
 
@@ -804,7 +803,7 @@ def test_a_manifest_line_that_a_full_disk_cuts_short_is_taken_back(config, serve
     rows = fetch(config, {1: [server.url("status", 404, number) for number in range(3)]})
     path = config.path("dataset", "web_manifest.jsonl")
     size = os.path.getsize(path)
-    manifest = Manifest(Layout(config), config).save()
+    manifest = Manifest(config.layout, config).save()
     with contextlib.closing(manifest), largest_file(size + 10), pytest.raises(UserError, match="can't be written"):
         manifest.append({"class": "cat", "url": "x", "status": "failed", "reason": "none"})
     assert os.path.getsize(path) == size and rows_of(config) == rows
