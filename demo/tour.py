@@ -1,7 +1,5 @@
 """Helpers of the guided tour, Demo.ipynb: find a trained run and show pictures of it."""
 import contextlib
-import csv
-import io
 
 import cv2
 import numpy as np
@@ -15,8 +13,8 @@ from core.evaluation.report import find_source
 from core.evaluation.results import ResultFolder
 from core.inference.segmenter import Segmenter
 from core.io.drawing import side_by_side
-from core.io.files import read_text
 from core.io.images import encode_image, read_image, read_mask
+from core.io.tables import read_records
 from core.network.snapshots import load_snapshot
 from core.paths import image_path, mask_path
 from core.runtime.engines import resolve_devices
@@ -97,7 +95,7 @@ def show(rows, titles, height=190):
 
 def read_report(config):
     """web_report.csv, the co-segmentation's: dicts of name, class, kept, score, foreground and reason, best first."""
-    rows = list(csv.DictReader(io.StringIO(read_text(config.layout.web_report))))
+    rows = read_records(config.layout.web_report)
     for row in rows:
         row.update(kept=row["kept"] == "1", score=float(row["score"]))
     return sorted(rows, key=lambda row: -row["score"])

@@ -1,5 +1,4 @@
 """A page on this machine to look at web masks and decide which images are kept, left out, or of another class."""
-import csv
 import hashlib
 import logging
 import os
@@ -15,11 +14,11 @@ from werkzeug.serving import make_server
 from core.config import Config
 from core.cosegmentation.contact_sheet import outlined
 from core.errors import UserError
-from core.io.files import read_text
 from core.io.images import encode_image, read_image, read_mask, write_image
 from core.io.logs import logger
 from core.io.provenance import check_classes, file_state
 from core.io.resize import shrink
+from core.io.tables import read_records
 from core.paths import image_path, stems, web_class
 from core.web.corrections import DECISIONS, MOVE, Decision, add_decision, corrected_names, read_decisions
 
@@ -198,7 +197,7 @@ class Review:
 def _read_report(path: str) -> Dict[str, Dict[str, str]]:
     if not os.path.exists(path):
         return {}
-    return {row["name"]: row for row in csv.DictReader(read_text(path).splitlines()) if row.get("name")}
+    return {row["name"]: row for row in read_records(path) if row.get("name")}
 
 
 def _number(text: Optional[str]) -> Optional[float]:

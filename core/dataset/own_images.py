@@ -3,9 +3,7 @@
 No mask of a training image is looked for: their labels come from a list or from the folders they lie in.
 """
 import collections
-import csv
 import hashlib
-import io
 import os
 import re
 import unicodedata
@@ -14,9 +12,13 @@ from typing import List, NamedTuple, Optional, Tuple
 from core.classes import BACKGROUND
 from core.config import Config
 from core.errors import UserError
-from core.io.files import find_path, list_folder, read_bytes, read_json, read_text, walk
+from core.io.files import find_path, list_folder, read_bytes, read_json, walk
 from core.io.images import PICTURES
 from core.io.logs import logger
+from core.io.tables import Row, read_table
+
+_IMAGE_TITLES = ("image", "images", "filename", "file_name", "file", "image_id")
+_ONE_HOT = "a column of 0 and 1 for each class needs a header, image and the names of the classes"
 
 
 class OwnImages(NamedTuple):
@@ -80,43 +82,61 @@ def own_sources(own: OwnImages, config: Config) -> Tuple[List[Source], List[Sour
 def _from_list(own, config):
     """Sources of a list of images and labels."""
     folder = own.train_images or os.path.dirname(own.train_labels)
-    rows = (_csv_rows if own.train_labels.lower().endswith(".csv") else _json_rows)(own.train_labels)
+    read = _csv_rows if own.train_labels.lower().endswith(".csv") else _json_rows
     sources, seen = [], {}
-    for place, image, labels in rows:
-        path = _find(folder, image, place)
+    for where, image, labels in read(own.train_labels, config):
+        path = _find(folder, image, where)
         if path in seen:
-            raise UserError(f"{place}: {image} appears twice, first in {seen[path]}")
-        seen[path] = place
-        sources.append(Source(_id(folder, path), path, None, sorted({_index(label, place, config)
-                                                                     for label in labels})))
+            raise UserError(f"{where}: {image} appears twice, first in {seen[path]}")
+        seen[path] = where
+        indices = [_index(label, where, config) for label in labels]
+        repeated = [label for label, index in zip(labels, indices) if indices.count(index) > 1]
+        if repeated and str(repeated[0]).isdigit():
+            raise UserError(f"{where}: class {repeated[0]} appears twice: {_ONE_HOT}")
+        sources.append(Source(_id(folder, path), path, None, sorted(set(indices))))
     if not sources:
         raise UserError(f"{own.train_labels} names no image")
     return sources
 
 
-def _csv_rows(path):
-    """Yield (where it stands, image, labels) for the lines of a file, with or without the header image,labels."""
-    text = read_text(path)
-    first = text.split("\n")[0]
-    header = re.match(r'\s*"?image"?\s*([,;\t])\s*"?labels"?\s*$', first, re.IGNORECASE)
-    separator = header or re.search(r"([,;\t])", first)
-    if not separator:
-        raise UserError(f"{path}: its first line, {first[:60]!r}, is neither the header image,labels nor an image and "
-                        "its classes, such as photo.jpg,cat;dog")
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator.group(1), strict=True)
-    try:
-        if header:
-            next(lines)
-        for row in lines:
-            cells = [cell.strip() for cell in row]
-            if any(cells):
-                labels = [label.strip() for cell in cells[1:] for label in re.split("[;,]", cell)]
-                yield f"{path}, line {lines.line_num}", cells[0], list(filter(None, labels))
-    except csv.Error as error:
-        raise UserError(f"{path}, line {lines.line_num}: {error}") from error
+def _csv_rows(path, config):
+    """Yield (where it stands, image, labels) for the rows of a table, with or without a header.
+
+    A header names a column image, and behind it one or several of labels, or one of 0 and 1 for each class.
+    """
+    header, *rows = read_table(path) or [Row(1, [])]
+    lowered = [cell.lower() for cell in header.cells]
+    column = next((lowered.index(title) for title in _IMAGE_TITLES if title in lowered), None)
+    titles = []
+    if column is not None:
+        titles = header.cells[column + 1:]
+        while titles and not titles[-1]:
+            titles.pop()
+    elif not any(row.cells[1:] for row in [header, *rows]):
+        raise UserError(f"{path}: its first line, {' '.join(header.cells)[:60]!r}, is neither the header image,labels "
+                        "nor an image and its classes, such as photo.jpg,cat;dog")
+    elif len(header.cells) > 2 and {cell for row in [header, *rows] for cell in row.cells[1:]} <= {"", "0", "1"}:
+        raise UserError(f"{path} holds 0 and 1 only: {_ONE_HOT}")
+    else:
+        rows.insert(0, header)
+    classes = [config.class_index(title) for title in titles if unicodedata.normalize("NFC", title) in config.classes]
+    one_hot = len(classes) == len(titles) > 0
+    others = [title for title in titles if not re.fullmatch("((labels?|class(es)?)[ _]?[0-9]*)?", title.lower())]
+    if others and not one_hot:
+        raise UserError(f"{path}: the column {others[0]!r} of its header is neither labels nor a class: the header is "
+                        "image,labels, or image and the names of the classes")
+    for row in rows:
+        where = f"{path}, line {row.line}" + (", which is not the header image,labels" if row is header else "")
+        cells = row.cells[(column or 0) + 1:]
+        labels = [label.strip() for cell in cells for label in re.split("[;,]", cell) if label.strip()]
+        if one_hot:
+            if not set(cells[:len(classes)]) <= {"0", "1"} or any(cells[len(classes):]) or len(cells) < len(classes):
+                raise UserError(f"{where}: 0 or 1 is expected for each class, not {','.join(cells)}")
+            labels = [index for index, cell in zip(classes, cells) if cell == "1" and index != BACKGROUND]
+        yield where, (row.cells[column or 0:] or [""])[0], labels
 
 
-def _json_rows(path):
+def _json_rows(path, config):
     """Yield (where it stands, image, labels) for an object from images to lists of class names or indices."""
     values = read_json(path)
     if not isinstance(values, dict):

@@ -1,4 +1,5 @@
 """Reading with clear errors, and writing that appears whole or not at all."""
+import collections
 import contextlib
 import functools
 import hashlib
@@ -252,8 +253,7 @@ def read_json(path: str) -> Any:
 def _unique_keys(pairs):
     value = dict(pairs)
     if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
+        repeated = collections.Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {repeated!r} appears twice")
     return value
 

@@ -122,6 +122,11 @@ def test_a_list_gives_lists_links_and_labels(folder, config):
 @pytest.mark.parametrize("name, text", [
     ("l.csv", '\ufeffimage;labels\r\na.jpg;"mug, wooden spoon"\r\n\r\nsub/b.png;3\r\nc.jpg\r\n'),
     ("l.csv", "Image,Labels\na,mug,wooden spoon\nsub/b,key\nc,\n"),
+    ("l.csv", "sep=;\r\nfilename;label1;label2\r\na.jpg;1;2\r\nsub/b.png;key;\r\nc.jpg;;\r\n"),
+    ("l.csv", "image,labels,\ra,mug,wooden spoon\rsub/b,key,\rc,,\r"),
+    ("l.csv", ",image,labels\n0,a,mug;wooden spoon\n1,sub/b,key\n2,c,\n"),
+    ("l.csv", "image\tmug\tkey\twooden spoon\na\t1\t0\t1\nsub/b\t0\t1\t0\nc\t0\t0\t0\n"),
+    ("l.csv", "image,background,mug,wooden spoon,key,\na,1,1,1,0,\nsub/b,1,0,0,1,\nc,1,0,0,0,\n"),
     ("l.json", '{"a": ["mug", 2], "sub/b.png": "key", "c.jpg": []}')])
 def test_forms_of_the_list(folder, config, name, text):
     (folder / name).write_bytes(text.encode("utf-8"))
@@ -314,7 +319,14 @@ WRONG = {
     "truth value": (lambda folder: edit(folder, '{"a": [true]}', "l.json"), "the labels of a are a list"),
     "array": (lambda folder: edit(folder, '["a"]', "l.json"), "an object like"),
     "no table": (lambda folder: edit(folder, "a.jpg\n"), "'a.jpg', is neither the header image,labels nor"),
-    "other header": (lambda folder: edit(folder, "file,classes\na.jpg,mug\n"), "photos/file is missing"),
+    "other header": (lambda folder: edit(folder, "picture,classes\na.jpg,mug\n"),
+                     "line 1, which is not the header image,labels: the image %p/picture is missing"),
+    "further column": (lambda folder: edit(folder, "image,labels,split\na.jpg,mug,val\n"), "the column 'split' of its"),
+    "columns of 0 and 1 without header": (lambda folder: edit(folder, "a.jpg,1,1,1\nc.jpg,1,,1\n"),
+                                          "holds 0 and 1 only: a column of 0 and 1 for each class needs a header"),
+    "another number in a column of 0 and 1": (lambda folder: edit(folder, "image,mug,key\na.jpg,1,0\nc.jpg,0,2\n"),
+                                              "line 3: 0 or 1 is expected for each class, not 0,2"),
+    "index twice": (lambda folder: edit(folder, '{"a": [1, 1, 1]}', "l.json"), "class 1 appears twice: a column of 0"),
     "open quote": (lambda folder: edit(folder, 'image,labels\na.jpg,"mug\n'), "photos.csv, line 2"),
     "header alone": (lambda folder: edit(folder, "image,labels\n"), "names no image"),
     "missing image": (lambda folder: edit(folder, "image,labels\nd.jpg,mug\n"), "d.jpg is missing"),
@@ -342,7 +354,7 @@ WRONG = {
 def test_what_is_wrong_is_named_and_nothing_is_written(folder, config, what):
     damage, message = WRONG[what]
     changes = damage(folder) or {}
-    message = message.replace("%s", str(folder / "photos.csv"))
+    message = message.replace("%s", str(folder / "photos.csv")).replace("%p", str(folder / "photos"))
     with pytest.raises(UserError) as error:
         create_dataset(config, 1, own=own(folder, **changes))
     assert message in str(error.value) and "\n" not in str(error.value)
