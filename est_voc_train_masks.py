@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Estimate pseudo masks for the training or web images with a trained model, limited to their image-level labels."""
-from core.cli import add_crf, add_devices, add_epoch, add_flip, add_jobs, make_parser, parse_config, run
+from core.cli import add_crf, add_devices, add_epoch, add_jobs, make_parser, parse_config, run
 
 
 def main() -> None:
@@ -11,7 +11,6 @@ def main() -> None:
                         "is for another round of training (default: %(default)s)")
     add_devices(parser)
     add_epoch(parser)
-    add_flip(parser)
     add_crf(parser)
     parser.add_argument("--images", choices=("train", "web"), default="train", help="train: dataset/train_list.txt; "
                         "web: dataset/web_train_list.txt, to train the init model again with --web-masks (default: "
@@ -30,7 +29,7 @@ def main() -> None:
     from core.runtime.engines import resolve_devices
     epoch = find_epoch(config, args.model, args.epoch)
     estimate_train_masks(config, epoch, devices=resolve_devices(args.gpu, config.engine), crf=args.crf,
-                         overwrite=args.overwrite, jobs=args.jobs, model=args.model, flip=args.flip, output=args.output,
+                         overwrite=args.overwrite, jobs=args.jobs, model=args.model, output=args.output,
                          images=args.images)
 
 

@@ -3,7 +3,6 @@
 from core.cli import (
     add_crf,
     add_devices,
-    add_flip,
     add_jobs,
     add_ms,
     check_scales,
@@ -21,7 +20,6 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, required=True, help="model to evaluate")
     add_devices(parser)
     add_ms(parser)
-    add_flip(parser)
     add_crf(parser)
     parser.add_argument("--wait", type=hours, default=0.3, metavar="HOURS",
                         help="time to wait before looking for new snapshots (default: %(default)s)")
@@ -35,7 +33,7 @@ def main() -> None:
     from core.evaluation.ranking import evaluate_all
     from core.runtime.engines import resolve_devices
     evaluate_all(config, args.model, devices=resolve_devices(args.gpu, config.engine), ms=args.ms, crf=args.crf,
-                 wait_hours=None if args.once else args.wait, jobs=args.jobs, flip=args.flip)
+                 wait_hours=None if args.once else args.wait, jobs=args.jobs)
 
 
 if __name__ == "__main__":

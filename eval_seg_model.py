@@ -6,7 +6,6 @@ from core.cli import (
     add_crf,
     add_devices,
     add_epoch,
-    add_flip,
     add_jobs,
     add_ms,
     check_scales,
@@ -28,7 +27,6 @@ def main() -> None:
     add_devices(parser)
     add_epoch(parser)
     add_ms(parser)
-    add_flip(parser)
     add_crf(parser)
     parser.add_argument("--savemask", action="store_true", help="save the predictions as masks/<id>.png")
     parser.add_argument("--savescoremap", action="store_true",
@@ -66,7 +64,7 @@ def main() -> None:
         defaults = {"list": layout.voc_test_list, "images": layout.voc_images, "masks": NO_MASKS,
                     "output": layout.test_output(args.model, epoch)}
         chosen = {name: chosen[name] or default for name, default in defaults.items()}
-    options = evaluation_options(config, args.model, epoch=epoch, ms=args.ms, crf=args.crf, flip=args.flip,
+    options = evaluation_options(config, args.model, epoch=epoch, ms=args.ms, crf=args.crf,
                                  save_masks=args.savemask or bool(args.submission), save_scores=args.savescoremap,
                                  **chosen)
     if args.submission:

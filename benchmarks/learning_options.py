@@ -44,8 +44,6 @@ def main():
 
     names = [config.classes[label] for label in few]
     rows = [("polynomial learning-rate decay", model, ("constant",), (plain,), None) for model in ("init", "final")]
-    rows += [("flip testing" + title, model, (plain, *flags), (plain, *flags, "--flip"), None)
-             for title, flags in (("", ()), (", --ms on both sides", ("--ms",))) for model in ("init", "final")]
     rows += [("CRF in mask estimation", "final", (plain,), ("crf",), None),
              ("second round", "final", (plain,), ("second_round",), None),
              ("balanced web sampling", "init", ("uneven",), ("balanced",), None),

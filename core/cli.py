@@ -110,10 +110,6 @@ def add_crf(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--crf", action="store_true", help="refine the scores with a dense CRF")
 
 
-def add_flip(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--flip", action="store_true", help="add the scores of the mirrored image at every scale")
-
-
 def check_scales(args: argparse.Namespace) -> None:
     """Raise UserError if the --scales are given that only --ms uses."""
     if args.scales and not args.ms:

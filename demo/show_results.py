@@ -70,7 +70,7 @@ def mean_iou(layout, model, epoch, scales, crf):
     """Mean IoU of the stored evaluation with these settings."""
     for result in ResultFolder(layout.output(model, epoch)).stored():
         settings = result["settings"]
-        if (len(settings["scales"]), bool(settings["crf"]), "flip" in settings) == (scales, crf, False):
+        if (len(settings["scales"]), bool(settings["crf"])) == (scales, crf):
             return result["mean_iou"]
     raise UserError(f"{layout.output(model, epoch)} has no evaluation with {scales} scales{' and CRF' if crf else ''}: "
                     "run demo/run.sh")

@@ -155,7 +155,7 @@ def show_results(config):
         for result in ResultFolder(folder).stored():
             settings = result["settings"]
             kind = result["model"], len(settings["scales"]), bool(settings["crf"])
-            if result["mean_iou"] is not None and "flip" not in settings:
+            if result["mean_iou"] is not None:
                 best[kind] = max(best.get(kind, (-1, 0)), (result["mean_iou"], -result["epoch"]))
     if not best:
         raise UserError("nothing has been evaluated yet: eval_seg_model.py does that")

@@ -32,13 +32,12 @@ NO_MASKS = "none"  # stands for the folder of masks where there are none
 
 
 def evaluation_options(config: Config, model: str, *, epoch: int, ms: bool = False, crf: bool = False,
-                       save_masks: bool = False, save_scores: bool = False, flip: bool = False,
+                       save_masks: bool = False, save_scores: bool = False,
                        **places: Optional[str]) -> EvaluationOptions:
     """Options of an evaluation, of VOC val by default.
 
     Args:
         ms: add up the scores of `config.scales` instead of taking the image as it is.
-        flip: add up the scores of the image and of its mirror image.
         places: list, images, masks, output; None keeps the default. The masks NO_MASKS mean that there are none; the
             predictions are then kept.
     """
@@ -49,7 +48,7 @@ def evaluation_options(config: Config, model: str, *, epoch: int, ms: bool = Fal
     if paths["masks"] == NO_MASKS:
         paths["masks"] = None
         save_masks = True
-    inference = InferenceOptions(config.scales if ms else (1.0,), flip, crf)
+    inference = InferenceOptions(config.scales if ms else (1.0,), crf)
     return EvaluationOptions(inference, save_masks=save_masks, save_scores=save_scores, **paths)
 
 

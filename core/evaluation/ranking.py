@@ -14,7 +14,7 @@ from core.network.snapshots import ranked_epochs
 
 
 def evaluate_all(config: Config, model: str, *, devices: list, ms: bool = False, crf: bool = False,
-                 wait_hours: Optional[float] = None, jobs: int = 1, flip: bool = False) -> List[Tuple[int, float]]:
+                 wait_hours: Optional[float] = None, jobs: int = 1) -> List[Tuple[int, float]]:
     """Evaluate every snapshot of `model` that has no result with these settings yet, then rank them.
 
     A snapshot that can't be evaluated is reported and left out; the others are evaluated. One that changes, such as one
@@ -36,7 +36,7 @@ def evaluate_all(config: Config, model: str, *, devices: list, ms: bool = False,
     seen: Dict[int, Any] = {}
     results: Dict[int, Dict[str, Any]] = {}
     failures: Dict[int, str] = {}
-    how = {"scales": list(config.scales) if ms else [1.0], "crf": crf, "flip": flip}
+    how = {"scales": list(config.scales) if ms else [1.0], "crf": crf}
     while True:
         new = [epoch for epoch in layout.epochs(model) if seen.get(epoch) != _state(layout.snapshot(model, epoch))]
         for epoch in new:
@@ -44,7 +44,7 @@ def evaluate_all(config: Config, model: str, *, devices: list, ms: bool = False,
             results.pop(epoch, None)
             failures.pop(epoch, None)
             try:
-                options = evaluation_options(config, model, epoch=epoch, ms=ms, crf=crf, flip=flip)
+                options = evaluation_options(config, model, epoch=epoch, ms=ms, crf=crf)
                 results[epoch] = evaluate(config, model, epoch=epoch, devices=devices, options=options, jobs=jobs)
             except UserError as error:
                 failures[epoch] = str(error)

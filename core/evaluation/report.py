@@ -177,8 +177,6 @@ def _conditions(result: Result, epoch: bool = True) -> str:
         words.append("one scale")
     else:
         words.append("scales " + ", ".join(f"{scale:g}" for scale in settings["scales"]))
-    if settings.get("flip"):
-        words.append("flip")
     if settings["crf"]:
         words.append("CRF")
     if "dtype" in settings:

@@ -27,7 +27,7 @@ from core.runtime.parallel import ordered_map, process_pool
 
 
 def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool = False, overwrite: bool = False,
-                         jobs: int = 1, model: str = "init", flip: bool = False, output: Optional[str] = None,
+                         jobs: int = 1, model: str = "init", output: Optional[str] = None,
                          images: str = "train") -> None:
     """Write cache/final_voc_masks/<id>.png for every training image, or dataset/web_estimated/<name>.png for every web
     image, of the respective list.
@@ -42,7 +42,6 @@ def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool
         overwrite: make all masks again; a killed run that did so with the same settings is continued.
         jobs: processes that run the CRF.
         model: "init"; or "final", whose masks train it in another round.
-        flip: add up the scores of the mirrored images too.
         output: another folder for the masks.
         images: "train"; or "web", whose masks train the init model in another round. Those that show their class are
             then listed in dataset/web_estimated_list.txt, by the limits that co-segmentation has, too.
@@ -70,7 +69,7 @@ def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool
     else:
         check_classes(layout.classes, config.classes)
         labels = read_labels(layout.train_labels, names, config)
-    options = InferenceOptions(config.scales, flip, crf, resolve_dtype(config.dtype, devices))
+    options = InferenceOptions(config.scales, crf, resolve_dtype(config.dtype, devices))
     digests = content_digests([image_path(source, name) for name in names], layout.digests)
     inputs = {name: {"image": digest, "labels": labels[name]} for name, digest in zip(names, digests)}
     with locked(folder_lock(folder), f"mask estimation into {folder}"):
@@ -114,14 +113,12 @@ def _priors(layout, config, model):
 
 
 def _origin(snapshot, options, priors, web):
-    """What all masks depend on; float32, no flip and no priors go without saying."""
+    """What all masks depend on; float32 and no priors go without saying."""
     origin = {"model": snapshot.model, "epoch": snapshot.epoch, "snapshot_sha256": snapshot.digest,
               "scales": options.scales, "network": network_settings(snapshot.config),
               "crf": crf_settings(snapshot.config) if options.crf else None}
     if options.dtype != "float32":
         origin["dtype"] = options.dtype
-    if options.flip:
-        origin["flip"] = True
     if web:
         origin["images"] = "web"
     if priors is not None:

@@ -9,12 +9,10 @@ class InferenceOptions:
 
     Attributes:
         scales: factors by which the image is resized; the scores add up over them.
-        flip: whether the scores of the mirrored image are added at every scale.
         crf: whether the dense CRF refines the scores.
         dtype: what the network computes in, see `engines.resolve_dtype`.
     """
     scales: Tuple[float, ...] = (1.0,)
-    flip: bool = False
     crf: bool = False
     dtype: str = "float32"
 

@@ -158,13 +158,13 @@ def scores_path(output: str, name: str) -> str:
 def scoring_settings(snapshot: "Snapshot", options: InferenceOptions) -> Dict[str, Any]:
     """What decides the prediction of an image, as JSON keeps it.
 
-    float32 and no flip go without saying, as in old results.
+    float32 goes without saying.
 
     Args:
         snapshot: `snapshots.Snapshot`.
         options: `options.InferenceOptions`.
     """
     return {**({} if options.dtype == "float32" else {"dtype": options.dtype}),
-            **({"flip": True} if options.flip else {}), "snapshot_sha256": snapshot.digest,
-            "scales": list(options.scales), "crf": crf_settings(snapshot.config) if options.crf else None,
+            "snapshot_sha256": snapshot.digest, "scales": list(options.scales),
+            "crf": crf_settings(snapshot.config) if options.crf else None,
             **network_settings(snapshot.config)}

@@ -56,54 +56,45 @@ class Segmenter:
                             f"{needed / 2 ** 30:.1f} GiB of memory, and {free / 2 ** 30:.1f} GiB are free: shrink it "
                             "(in predict.py with --max-side, elsewhere together with its mask), or give lower --scales")
 
-    def scores(self, image: np.ndarray, scales: Sequence[float] = (1.0,), flip: bool = False) -> np.ndarray:
+    def scores(self, image: np.ndarray, scales: Sequence[float] = (1.0,)) -> np.ndarray:
         """Scores of one image; see `scores_of`."""
-        return next(self.scores_of([image], scales, flip))
+        return next(self.scores_of([image], scales))
 
-    def scores_of(self, images: Iterable[np.ndarray], scales: Sequence[float] = (1.0,), flip: bool = False
-                  ) -> Iterator[np.ndarray]:
+    def scores_of(self, images: Iterable[np.ndarray], scales: Sequence[float] = (1.0,)) -> Iterator[np.ndarray]:
         """Scores of images, in order.
 
         Args:
             images: iterable of (h, w, 3) uint8 RGB.
             scales: factors by which each image is resized; the scores add up over them.
-            flip: add at every scale the scores of the mirrored image, mirrored back.
 
         Yields:
-            (classes, h, w) float32, class probabilities summed over the scales, and over both views with `flip`.
+            (classes, h, w) float32, class probabilities summed over the scales.
         """
         started = []
         for group, error in _groups(images, len(self._networks)):
             with explaining_out_of_memory(_LESS_MEMORY):
                 # Networks run on while results are fetched.
-                finished, started = started, self._start(group, scales, flip)
+                finished, started = started, self._start(group, scales)
             yield from itertools.starmap(self._finish, finished)
         yield from itertools.starmap(self._finish, started)
         if error is not None:
             raise error
 
-    def _start(self, images, scales, flip):
+    def _start(self, images, scales):
         """Start the networks on a few images, shape by shape, as each change of shape costs time."""
-        outputs = [{} for _ in images]
         sizes = [[(max(1, int(image.shape[0] * scale)), max(1, int(image.shape[1] * scale))) for scale in scales]
                  for image in images]
-        for scaled, number in sorted({(scaled, number) for number, own in enumerate(sizes) for scaled in own}):
+        outputs = {}
+        for scaled, number in sorted({(scaled, number) for number, row in enumerate(sizes) for scaled in row}):
             network = self._networks[number % len(self._networks)]
-            image = images[number]
-            for view in (image, cv2.flip(image, 1)) if flip else (image,):
-                outputs[number].setdefault(scaled, []).append(
-                    network.forward(prepare(view, scaled, self._config.mean_rgb)))
-        return [([[found[scaled][view] for scaled in own] for view in range(1 + flip)], own, image.shape[:2])
-                for found, own, image in zip(outputs, sizes, images)]
+            outputs[number, scaled] = network.forward(prepare(images[number], scaled, self._config.mean_rgb))
+        return [([outputs[number, scaled] for scaled in row], row, images[number].shape[:2])
+                for number, row in enumerate(sizes)]
 
     @staticmethod
     @explaining_out_of_memory(_LESS_MEMORY)
     def _finish(outputs, scaled_sizes, size):
-        plain, *mirrored = (combine_scales([output()[0] for output in view], scaled_sizes, size)
-                            for view in outputs)
-        for scores in mirrored:  # after the upsampling, as the padding lies on the right in both views
-            plain += scores[:, :, ::-1]
-        return plain
+        return combine_scales([output()[0] for output in outputs], scaled_sizes, size)
 
 
 def scored_images(segmenter: Segmenter, names: Iterable[str], *, folder: str, options: InferenceOptions
@@ -134,7 +125,7 @@ def score_pairs(segmenter: Segmenter, pairs: Iterable[Tuple[Any, np.ndarray]], o
             under_way.append((name, image))
             yield image
 
-    for scores in segmenter.scores_of(images(), options.scales, options.flip):
+    for scores in segmenter.scores_of(images(), options.scales):
         name, image = under_way.popleft()
         yield Scored(name, image, scores)
 

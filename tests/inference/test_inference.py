@@ -106,17 +106,6 @@ def test_the_branches_of_the_final_model_together_give_its_scores(rng):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scales", [(1.0,), (0.7, 1.0)])
-def test_flip_adds_the_scores_of_the_mirrored_image_mirrored_back(rng, scales):
-    """At a width that is no multiple of 8: the padding lies on the right of both views."""
-    segmenter, image = Segmenter(snapshot("init", rng), CPUS[:1]), picture(rng)
-    plain, mirrored = segmenter.scores(image, scales), segmenter.scores(np.ascontiguousarray(image[:, ::-1]), scales)
-    assert np.abs(plain - mirrored[:, :, ::-1]).max() > 0.05
-    found = segmenter.scores(image, scales, flip=True)
-    np.testing.assert_allclose(found, plain + mirrored[:, :, ::-1], atol=1e-5)
-
-
-@pytest.mark.slow
 def test_several_devices_and_shapes_give_scores_in_order(rng):
     trained = snapshot("init", rng)
     images = [rng.integers(0, 255, (20 + 8 * (k % 3), 30 + 7 * k, 3), dtype=np.uint8) for k in range(12)]

@@ -209,28 +209,6 @@ def test_masks_with_crf_are_those_of_the_refined_scores(copy):
     assert changed
 
 
-def test_results_and_masks_with_flip_differ_from_those_without(copy):
-    flags = ("eval_seg_model.py", "--model", "init", "--epoch", "1", "--gpu", "cpu")
-    plain = run_script(copy, *flags) and read(copy, "outputs", "init_fcn_resnet50_epoch1", "result.json")
-    run_script(copy, *flags, "--flip")
-    result = read(copy, "outputs", "init_fcn_resnet50_epoch1", "result.json")
-    assert result["settings"]["flip"] is True and result["settings"] == dict(plain["settings"], flip=True)
-    assert result["earlier"][0]["confusion"] == plain["confusion"] != result["confusion"]
-    run_script(copy, "eval_loop.py", "--model", "init", "--gpu", "cpu", "--once", "--flip")
-    ranking = read(copy, "outputs", "init_ranking.json")
-    assert ranking["flip"] is True
-    assert {row["epoch"]: row["mean_iou"] for row in ranking["ranking"]}[1] == result["mean_iou"]
-    sharpen(copy, "init")
-    estimate = ("est_voc_train_masks.py", "--epoch", "2", "--gpu", "cpu")
-    run_script(copy, *estimate, "--output", "plain")
-    assert "pass --overwrite" in run_script(copy, *estimate, "--flip", "--output", "plain", status=2)
-    run_script(copy, *estimate, "--flip", "--output", "flipped")
-    origins = [read(copy, name)["origin"] for name in ("plain.json", "flipped.json")]
-    assert origins[1] == dict(origins[0], flip=True)
-    assert any((copy / "flipped" / name).read_bytes() != (copy / "plain" / name).read_bytes()
-               for name in os.listdir(str(copy / "flipped")))
-
-
 def test_balanced_web_sampling_trains_the_init_model_alone(copy):
     """A list with ten images of class 1 and one of class 2: another order of samples, another snapshot."""
     names = (copy / "dataset" / "web_train_list.txt").read_text().split()
