@@ -12,12 +12,12 @@ from core.config import Config
 from core.errors import UserError
 from core.io.files import read_bytes, read_list, write_bytes
 from core.io.images import encode_image, read_image
-from core.io.locks import locked
 from core.io.logs import logger, progress
 from core.io.provenance import check_classes
-from core.paths import Layout, folder_lock, image_path
+from core.paths import Layout, image_path
 from core.runtime.parallel import ordered_map
 from core.web.cleaning import decode
+from core.web.corrections import naming
 from core.web.downloader import Downloader, Failed, Rejected
 from core.web.duplicates import Fingerprint, HashIndex, both_hashes
 from core.web.manifest import Manifest, reasons
@@ -48,8 +48,7 @@ def fetch_web_images(config: Config, source: Source, downloader: Downloader, *, 
         UserError: another run is at work, a file is damaged or can't be written, or the source can't be asked.
     """
     layout = config.layout
-    lock = locked(folder_lock(layout.web_images), f"fetching into {layout.web_images}")
-    with lock, contextlib.ExitStack() as stack:
+    with naming(layout), contextlib.ExitStack() as stack:
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(config.web_threads, "download"))
         stack.callback(downloader.close)  # runs before the wait for the pool's threads
         manifest = Manifest(layout, config)

@@ -1,27 +1,28 @@
-"""What people decided on web images, and the masks that they corrected.
+"""What people decided on web images, the masks that they corrected, and the names that web images get.
 
-Decisions lie in dataset/web_decisions.csv, one appended line each; the last one on an image counts. Corrected masks lie
-in dataset/web_corrected/. Neither is ever written by another stage, so they survive `create_web_masks.py --overwrite`.
+Decisions lie in dataset/web_decisions.csv, a line each; the last one on an image counts. Corrected masks lie in
+dataset/web_corrected/. Neither is ever written by another stage, so they survive `create_web_masks.py --overwrite`.
 """
+import collections
+import contextlib
 import csv
-import io
 import os
-from typing import Dict, List, NamedTuple, Optional
+import re
+from typing import ContextManager, Counter, Dict, List, NamedTuple, Optional
 
 import numpy as np
 
 from core.classes import IGNORE_LABEL
 from core.errors import UserError
-from core.io.files import read_text, remove
+from core.io.files import list_folder, read_text, remove, replacing
 from core.io.images import read_mask, write_mask
-from core.io.journal import append_whole
 from core.io.locks import locked
 from core.io.logs import logger
-from core.paths import Layout, image_path, mask_path, stems, web_class
+from core.io.tables import read_table
+from core.paths import Layout, folder_lock, image_path, mask_path, stems, web_class
 
 KEEP, REJECT, MOVE, AUTOMATIC = "keep", "reject", "move", "automatic"
 DECISIONS = (KEEP, REJECT, MOVE, AUTOMATIC)
-_HEADER = "name,decision,new_name\n"
 
 
 class Decision(NamedTuple):
@@ -41,80 +42,119 @@ _NONE = Decision("", AUTOMATIC)
 def read_decisions(layout: Layout, num_classes: int) -> Dict[str, Decision]:
     """The last decision on each image.
 
-    A last line that a power failure cut short is passed over.
-
     Raises:
-        UserError: the file is not a decisions file, or a line is not a decision; its number is given.
+        UserError: the file is not a decisions file, or a line is not a whole decision; its number is given.
     """
-    path = layout.web_decisions
-    if not os.path.exists(path):
-        return {}
-    text = read_text(path)
-    found: Dict[str, Decision] = {}
-    for number, row in enumerate(csv.reader(text[:len(text) - len(_half_line(text))].splitlines()), 1):
-        if number == 1 and ",".join(row) + "\n" == _HEADER:
-            continue
-        if number == 1 or not _is_decision(row):
-            raise UserError(f"{path}, line {number}: {_HEADER.strip()} is expected, with a decision of "
-                            f"{', '.join(DECISIONS)}; correct the line or remove it")
-        for name in filter(None, (row[0], row[2])):
+    last: Dict[str, Decision] = {}
+    for decision in _all_decisions(layout):
+        for name in filter(None, (decision.name, decision.new_name)):
             web_class(name, num_classes)
-        found[row[0]] = Decision(*row)
-    return {name: decision for name, decision in found.items() if decision.decision != AUTOMATIC}
+        last[decision.name] = decision
+    return {name: decision for name, decision in last.items() if decision.decision != AUTOMATIC}
+
+
+def _all_decisions(layout: Layout) -> List[Decision]:
+    path = layout.web_decisions
+    rows = read_table(path) if os.path.exists(path) else []
+    for line, cells in rows:
+        if not (tuple(cells) == Decision._fields if line == rows[0].line else _is_decision(cells)):
+            raise UserError(f"{path}, line {line}: {','.join(Decision._fields)} is expected, with a decision of "
+                            f"{', '.join(DECISIONS)} and, for {MOVE}, a new name such as 7_000123; correct the line or "
+                            "remove it")
+    return [Decision(*cells) for _, cells in rows[1:]]
+
+
+def _is_decision(cells: List[str]) -> bool:
+    """Whether a line is a decision, and not the first half of one: a new name has at least six digits."""
+    return len(cells) == 3 and cells[1] in DECISIONS and bool(
+        re.fullmatch("[0-9]+_[0-9]{6,}" if cells[1] == MOVE else "", cells[2]))
 
 
 def add_decision(layout: Layout, name: str, decision: str, class_index: Optional[int] = None) -> Decision:
-    """Append a decision; it is on the disk when this returns.
+    """Add a decision; it is on the disk when this returns.
 
     Args:
         class_index: the class that the image moves to.
+
+    Raises:
+        UserError: the file is damaged or can't be written, or an image is to move while others are fetched.
     """
     path = layout.web_decisions
-    with locked(path + ".lock", "a decision", wait=True):
-        new_name = _free_name(layout, class_index) if decision == MOVE else ""
+    with locked(path + ".lock", "a decision", wait=True), \
+            naming(layout) if decision == MOVE else contextlib.nullcontext():
+        new_name = f"{class_index}_{last_numbers(layout)[class_index or 0] + 1:06d}" if decision == MOVE else ""
         made = Decision(name, decision, new_name)
-        text = read_text(path) if os.path.exists(path) else ""
-        half = _half_line(text)
-        start = _HEADER if text == half else "\n" if not half and not text.endswith("\n") else ""
-        try:
-            with open(path, "ab") as file:
-                file.truncate(file.tell() - len(half.encode("utf-8")))
-                append_whole(file.fileno(), (start + _line(made)).encode("utf-8"))
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise UserError(f"{path} can't be written: {error.strerror}") from error
+        with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([Decision._fields, *_all_decisions(layout), made])
+            file.flush()
+            os.fsync(file.fileno())
     return made
+
+
+def naming(layout: Layout) -> ContextManager[None]:
+    """Lock of those that give names to web images, or rename them: one process at a time."""
+    return locked(folder_lock(layout.web_images), f"fetching or moving images of {layout.web_images}")
+
+
+def last_numbers(layout: Layout) -> Counter[int]:
+    """Highest number of each class among all names <class>_<number> that web images have or had.
+
+    What is recorded of an image that is gone, a decision or a corrected mask for example, must not pass to another one:
+    so no name is given twice, and only the numbers above these are free.
+    """
+    texts = ["\n".join(name for decision in _all_decisions(layout) for name in (decision.name, decision.new_name))]
+    for folder in (layout.web_images, layout.web_masks, layout.web_corrected, layout.web_estimated):
+        texts.append("\n".join(list_folder(folder)))
+    for path in (layout.web_manifest, layout.web_list, layout.web_report, layout.web_record, layout.web_estimated_list,
+                 layout.web_estimated + ".json"):
+        texts.append(read_text(path) if os.path.exists(path) else "")
+    last: Counter[int] = collections.Counter()
+    for text in texts:
+        for match in re.finditer(r'(?:^|")([0-9]+)_([0-9]+)(?=[",.]|$)', text, re.MULTILINE):
+            class_index, number = map(int, match.groups())
+            last[class_index] = max(last[class_index], number)
+    return last
 
 
 def apply_moves(layout: Layout, decisions: Dict[str, Decision]) -> List[Decision]:
-    """Rename the images that moved to another class, and remove their masks; those renamed before are passed over.
+    """Rename the images that moved to another class, with their corrected masks, and remove their automatic masks.
+
+    What an earlier call was killed amid is finished.
 
     Returns:
-        the moves that this call made.
+        the moves of the images that this call renamed.
+
+    Raises:
+        UserError: images are fetched or moved by another process, or a file can't be renamed or removed.
     """
+    moves = [decision for decision in decisions.values() if decision.decision == MOVE]
     made = []
-    for decision in decisions.values():
-        if decision.decision == MOVE:
-            source, target = (image_path(layout.web_images, name) for name in (decision.name, decision.new_name))
+    with naming(layout) if moves else contextlib.nullcontext():
+        for move in moves:
+            source, target = (image_path(layout.web_images, name) for name in (move.name, move.new_name))
             if os.path.exists(source) and os.path.exists(target):
                 logger.warning("%s can't be moved to %s, which is another image: decide on it again in "
                                "review_web_masks.py", source, target)
-            elif os.path.exists(source):
-                _move_correction(layout, decision)
-                os.rename(source, target)
-                for folder in (layout.web_masks, layout.web_corrected):
-                    remove(mask_path(folder, decision.name), missing_ok=True)
-                made.append(decision)
+                continue
+            if os.path.exists(source):
+                _copy_correction(layout, move)
+                try:
+                    os.rename(source, target)
+                except OSError as error:
+                    raise UserError(f"{source} can't be renamed to {target}: {error.strerror}") from error
+                made.append(move)
+            for folder in (layout.web_masks, layout.web_corrected):
+                remove(mask_path(folder, move.name), missing_ok=True)
     return made
 
 
-def _move_correction(layout: Layout, decision: Decision) -> None:
-    """Give the moved image the corrected mask of the old one, with the new class in place of the old."""
-    path = mask_path(layout.web_corrected, decision.name)
+def _copy_correction(layout: Layout, move: Decision) -> None:
+    """Give the new name the corrected mask of the old one, with the new class in place of the old."""
+    path = mask_path(layout.web_corrected, move.name)
     if os.path.exists(path):
-        old, new = (web_class(name, IGNORE_LABEL) for name in (decision.name, decision.new_name))
+        old, new = (web_class(name, IGNORE_LABEL) for name in (move.name, move.new_name))
         mask = read_mask(path, IGNORE_LABEL)
-        write_mask(mask_path(layout.web_corrected, decision.new_name), np.where(mask == old, new, mask))
+        write_mask(mask_path(layout.web_corrected, move.new_name), np.where(mask == old, new, mask))
 
 
 def reviewed_list(layout: Layout, names: List[str], decisions: Dict[str, Decision]) -> List[str]:
@@ -131,29 +171,3 @@ def reviewed_list(layout: Layout, names: List[str], decisions: Dict[str, Decisio
 def corrected_names(layout: Layout) -> List[str]:
     """Names of the web images with a corrected mask."""
     return sorted(stems(layout.web_corrected, ".png"))
-
-
-def _line(decision: Decision) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(decision)
-    return buffer.getvalue()
-
-
-def _half_line(text: str) -> str:
-    """The last line where it is cut short; a whole one may lack its line break, which some editors leave out."""
-    end = text[text.rfind("\n") + 1:]
-    return "" if _is_decision(next(csv.reader([end]), [])) else end
-
-
-def _is_decision(row: List[str]) -> bool:
-    return len(row) == 3 and row[1] in DECISIONS and (row[1] == MOVE) == bool(row[2])
-
-
-def _free_name(layout: Layout, class_index: Optional[int]) -> str:
-    """A name of the class that no image has and no other move has taken."""
-    taken = stems(layout.web_images, ".jpg")
-    if os.path.exists(layout.web_decisions):
-        taken.update(row[2] for row in csv.reader(read_text(layout.web_decisions).splitlines()) if len(row) == 3)
-    own = [int(name.split("_")[1]) for name in taken
-           if name.startswith(f"{class_index}_") and name.split("_")[1].isdigit()]
-    return f"{class_index}_{max(own, default=0) + 1:06d}"

@@ -16,7 +16,7 @@ from core.io.files import list_folder, remove
 from core.io.journal import Journal
 from core.io.logs import logger
 from core.paths import Layout, class_of, image_path, stems
-from core.web.corrections import MOVE, read_decisions
+from core.web.corrections import MOVE, last_numbers, read_decisions
 from core.web.duplicates import HASH_BYTES, Fingerprint
 
 
@@ -60,17 +60,12 @@ class Manifest:
                 self._check_class(row, config)
                 self.counts[class_of(name)] += 1
         self._decided = {(row["class"], row["url"]) for row in self.rows}
-        named = {row["name"] for row in self.rows if "name" in row} | {made.new_name for made in moves}
-        self._last: Counter[int] = collections.Counter()  # class index: highest number in use
-        for name in named | files:
-            match = re.fullmatch("([0-9]+)_([0-9]+)", name)
-            if match:
-                class_index, number = map(int, match.groups())
-                self._last[class_index] = max(self._last[class_index], number)
-        if files - named:
+        self._last = last_numbers(layout)
+        others = files - {row["name"] for row in self.rows if "name" in row} - {made.new_name for made in moves}
+        if others:
             logger.warning("%s has %d images that %s does not list, such as %s.jpg: they are not compared with new "
-                           "images; use --folder to add your own images", self.folder, len(files - named),
-                           os.path.basename(self._path), min(files - named))
+                           "images; use --folder to add your own images", self.folder, len(others),
+                           os.path.basename(self._path), min(others))
 
     def _check(self, number: int, row: Any) -> None:
         try:

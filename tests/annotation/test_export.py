@@ -1,7 +1,6 @@
-"""Decisions on web images, corrected masks, and export_masks.py."""
+"""Corrected masks, and export_masks.py."""
 import json
 import os
-import threading
 
 import numpy as np
 import pytest
@@ -10,11 +9,11 @@ from conftest import largest_file, run_script
 from core.annotation.export import export_masks, find_pairs, import_masks
 from core.config import Config
 from core.errors import UserError
-from core.io.files import read_lines, write_json, write_lines
+from core.io.files import write_json, write_lines
 from core.io.images import read_mask, write_image, write_mask
 from core.io.provenance import record_classes
 from core.paths import image_path, mask_path
-from core.web.corrections import Decision, add_decision, apply_moves, corrected_names, read_decisions
+from core.web.corrections import add_decision, corrected_names
 
 CLASSES = ("background", "mug", "spoon")
 
@@ -33,89 +32,6 @@ def config(tmp_path, rng):
         write_mask(mask_path(layout.web_masks, name), mask)
     write_lines(layout.web_list, names[:3])
     return config
-
-
-def test_the_last_decision_counts_and_automatic_takes_it_back(config):
-    layout = config.layout
-    for name, decision in (("1_000001", "reject"), ("2_000001", "keep"), ("1_000001", "keep"),
-                           ("2_000001", "automatic")):
-        add_decision(layout, name, decision)
-    assert read_decisions(layout, 3) == {"1_000001": Decision("1_000001", "keep", "")}
-
-
-def test_moved_images_get_names_that_nothing_has(config):
-    layout = config.layout
-    assert add_decision(layout, "1_000001", "move", 2).new_name == "2_000003"
-    assert add_decision(layout, "1_000002", "move", 2).new_name == "2_000004"
-    assert [move.new_name for move in apply_moves(layout, read_decisions(layout, 3))] == ["2_000003", "2_000004"]
-    assert sorted(os.listdir(layout.web_images)) == ["2_00000%d.jpg" % number for number in (1, 2, 3, 4)]
-    assert apply_moves(layout, read_decisions(layout, 3)) == [], "a second call finds them moved"
-
-
-def test_a_move_to_a_name_that_another_image_has_since_is_reported(config, caplog):
-    layout = config.layout
-    add_decision(layout, "1_000001", "move", 2)
-    write_image(image_path(layout.web_images, "2_000003"), np.zeros((24, 32, 3), np.uint8))
-    assert apply_moves(layout, read_decisions(layout, 3)) == []
-    assert "1_000001.jpg can't be moved to" in caplog.text and "decide on it again" in caplog.text
-    assert add_decision(layout, "1_000001", "move", 2).new_name == "2_000004"
-    assert [move.new_name for move in apply_moves(layout, read_decisions(layout, 3))] == ["2_000004"]
-
-
-@pytest.mark.parametrize("end, whole", [
-    ("1_000002,rej", False), ("1_000002,reject", False), ("1_000002,move,", False),
-    ("1_000002,reject,", True), ("1_000002,move,2_000009", True)])
-def test_a_last_line_without_its_line_break_counts_where_it_is_whole(config, end, whole):
-    """As an editor leaves it; or half of it, as a power failure does."""
-    layout = config.layout
-    with open(layout.web_decisions, "wb") as file:
-        file.write(("\ufeffname,decision,new_name\r\n1_000001,reject,\r\n" + end).encode())
-    names = {"1_000001", "1_000002"} if whole else {"1_000001"}
-    assert set(read_decisions(layout, 3)) == names
-    add_decision(layout, "2_000001", "keep")
-    assert set(read_decisions(layout, 3)) == names | {"2_000001"}
-    assert read_lines(layout.web_decisions) == ["name,decision,new_name", "1_000001,reject,",
-                                                *[end] * whole, "2_000001,keep,"]
-
-
-@pytest.mark.parametrize("header", ["", "name,deci", "name,decision,new_name"])
-def test_a_header_that_was_cut_short_is_written_again(config, header):
-    layout = config.layout
-    with open(layout.web_decisions, "w") as file:
-        file.write(header)
-    assert read_decisions(layout, 3) == {}
-    add_decision(layout, "2_000001", "keep")
-    assert read_lines(layout.web_decisions) == ["name,decision,new_name", "2_000001,keep,"]
-
-
-def test_a_full_disk_is_reported_and_nothing_is_lost(config):
-    layout = config.layout
-    add_decision(layout, "1_000001", "reject")
-    with largest_file(os.path.getsize(layout.web_decisions) + 5):
-        with pytest.raises(UserError, match="web_decisions.csv can't be written"):
-            add_decision(layout, "1_000002", "reject")
-    assert read_lines(layout.web_decisions) == ["name,decision,new_name", "1_000001,reject,"]
-    add_decision(layout, "2_000001", "keep")
-    assert set(read_decisions(layout, 3)) == {"1_000001", "2_000001"}
-
-
-def test_decisions_of_several_windows_are_all_stored(config):
-    layout = config.layout
-    names = [f"1_{number:06d}" for number in range(100, 140)]
-    threads = [threading.Thread(target=add_decision, args=(layout, name, "keep")) for name in names]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert set(read_decisions(layout, 3)) == set(names)
-
-
-@pytest.mark.parametrize("line", ["1_000001,perhaps,", "1_000001,keep", "1_000001,move,", "9_000001,keep,"])
-def test_a_line_that_is_no_decision_is_named(config, line):
-    path = config.layout.web_decisions
-    write_lines(path, ["name,decision,new_name", line])
-    with pytest.raises(UserError, match="line 2|class index 1..2"):
-        read_decisions(config.layout, 3)
 
 
 def test_corrected_masks_are_checked_before_any_is_stored(config, tmp_path):

@@ -514,7 +514,7 @@ def test_images_that_lie_there_are_never_overwritten(config, server):
 
 def test_a_damaged_manifest_and_a_second_run_are_reported(config, server):
     fetch(config, {1: [server.url("ok", 1)]})
-    with pytest.raises(UserError, match="fetching into .* is under way"):
+    with pytest.raises(UserError, match="fetching or moving images of .* is under way"):
         def source(class_index):
             return fetch(config, {}) if class_index == 1 else ()
         fetch_web_images(config, source, Downloader(config))
