@@ -36,7 +36,6 @@ class Layout:
         self.web_corrected = path("dataset", "web_corrected")
         self.web_estimated = path("dataset", "web_estimated")
         self.web_estimated_list = path("dataset", "web_estimated_list.txt")
-        self.web_review = path("cache", "web_review")
         self.web_record = os.path.join(self.web_cache, "origin.json")
         self.classes = path("dataset", "classes.json")
         self.train_images = path("dataset", "train_images")

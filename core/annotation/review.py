@@ -1,33 +1,29 @@
 """A page on this machine to look at web masks and decide which images are kept, left out, or of another class."""
-import hashlib
-import logging
+import contextlib
 import os
-import secrets
-import threading
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 import cv2
 import numpy as np
-from flask import Flask, abort, jsonify, request, send_file, send_from_directory
-from werkzeug.serving import make_server
+from flask import Flask, abort, jsonify, request
 
 from core.config import Config
 from core.cosegmentation.contact_sheet import outlined
 from core.errors import UserError
-from core.io.images import encode_image, read_image, read_mask, write_image
-from core.io.logs import logger
-from core.io.provenance import check_classes, file_state
+from core.io.images import encode_image, read_image, read_mask
+from core.io.provenance import check_classes
 from core.io.resize import shrink
 from core.io.tables import read_records
 from core.paths import image_path, stems, web_class
+from core.runtime import local_server
 from core.web.corrections import DECISIONS, MOVE, Decision, add_decision, corrected_names, read_decisions
 
 _THUMBNAIL = 180  # longest side, pixels
-_STATIC = os.path.join(os.path.dirname(os.path.abspath(__file__)), "static")
+_LONGEST_REQUEST = 1 << 16  # bytes
 
 
 def serve(config: Config, port: int = 0) -> None:
-    """Serve the page on the loopback address until Ctrl-C; its address, with a token of this run, is printed.
+    """Serve the page until Ctrl-C; its address, with a token of this run, is printed.
 
     Args:
         port: 0 takes a free one.
@@ -35,37 +31,15 @@ def serve(config: Config, port: int = 0) -> None:
     Raises:
         UserError: as `Review`, or the port is out of range or taken.
     """
-    if not 0 <= port <= 65535:
-        raise UserError(f"--port {port}: a number from 0 to 65535 is expected")
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line for each thumbnail
-    token = secrets.token_urlsafe(16)
-    app = make_app(config, token)
-    try:
-        server = make_server("127.0.0.1", port, app, threaded=True)
-    except (OSError, SystemExit) as error:
-        raise UserError(f"--port {port} can't be used: {getattr(error, 'strerror', None) or 'it is taken'}") from error
-    logger.info("open http://127.0.0.1:%d/%s/ in a browser on this machine; Ctrl-C ends", server.server_port, token)
-    try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        logger.info("decisions are in %s; create_web_masks.py and training obey them", config.layout.web_decisions)
-    finally:
-        server.server_close()
+    local_server.serve(lambda token: make_app(config, token), port, "decisions are in "
+                       f"{config.layout.web_decisions}; create_web_masks.py and training obey them")
 
 
 def make_app(config: Config, token: str) -> Flask:
     """The web application, below /<token>/; any other address is not found."""
     review = Review(config)
-    app = Flask(__name__, static_folder=None)
+    app = local_server.local_app(__name__, token, "review.html", _LONGEST_REQUEST)
     base = f"/{token}/"
-
-    @app.get(base)
-    def page():
-        return send_from_directory(_STATIC, "review.html")
-
-    @app.get(base + "static/<path:name>")
-    def static_file(name):
-        return send_from_directory(_STATIC, name)
 
     @app.get(base + "images")
     def images():
@@ -77,11 +51,11 @@ def make_app(config: Config, token: str) -> Flask:
 
     @app.get(base + "thumbnail/<name>")
     def thumbnail(name):
-        return send_file(review.thumbnail(_known(name)), max_age=0, etag=True)
+        return review.picture(_known(name), True, _THUMBNAIL), {"Content-Type": "image/jpeg"}
 
     @app.get(base + "view/<name>")
     def view(name):
-        return review.view(_known(name), request.args.get("outline") != "0"), {"Content-Type": "image/jpeg"}
+        return review.picture(_known(name), request.args.get("outline") != "0"), {"Content-Type": "image/jpeg"}
 
     @app.post(base + "decide")
     def decide():
@@ -97,12 +71,6 @@ def make_app(config: Config, token: str) -> Flask:
         if not review.has(name):
             abort(404)
         return name
-
-    @app.after_request
-    def no_referrer(response):
-        response.headers["Referrer-Policy"] = "no-referrer"  # the address holds the token
-        response.headers["Cache-Control"] = "no-cache"
-        return response
 
     return app
 
@@ -124,7 +92,6 @@ class Review:
         check_classes(self._layout.classes, config.classes, indices)
         self._present = set(self._names)
         self._report = _read_report(self._layout.web_report)
-        self._one_at_a_time = threading.Lock()
 
     def has(self, name: Any) -> bool:
         return isinstance(name, str) and name in self._present
@@ -163,35 +130,18 @@ class Review:
         return {"decision": decision.decision,
                 "class": web_class(decision.new_name or decision.name, self._config.num_classes)}
 
-    def thumbnail(self, name: str) -> str:
-        """Path of a small JPEG with the outline of the mask; made once for each content of image and mask."""
-        key = repr([(path, *file_state(path)) for path in self._files(name) if os.path.exists(path)])
-        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
-        path = os.path.join(self._layout.web_review, digest[:24] + ".jpg")
-        with self._one_at_a_time:
-            if not os.path.exists(path):
-                write_image(path, self._picture(name, True, _THUMBNAIL), 85)
-        return path
-
-    def view(self, name: str, outline: bool) -> bytes:
-        """The whole image as JPEG, with the outline of its mask or without."""
-        return encode_image(self._picture(name, outline), ".jpg", 90)
-
-    def _files(self, name: str) -> List[str]:
-        mask = self._layout.web_mask(name)
-        return [image_path(self._layout.web_images, name)] + ([mask] if os.path.exists(mask) else [])
-
-    def _picture(self, name: str, outline: bool, longest: Optional[int] = None) -> np.ndarray:
-        files = self._files(name)
-        try:
-            image = read_image(files[0])
-            mask = read_mask(files[1], self._config.num_classes, image.shape[:2]) if files[1:] else None
-        except UserError:
-            return np.full((_THUMBNAIL, _THUMBNAIL, 3), 235, np.uint8)
+    def picture(self, name: str, outline: bool, longest: Optional[int] = None) -> bytes:
+        """An image as JPEG, with the outline of its mask or without; its longest side has at most `longest` pixels."""
+        image_file, mask_file = image_path(self._layout.web_images, name), self._layout.web_mask(name)
+        image, mask = np.full((_THUMBNAIL, _THUMBNAIL, 3), 235, np.uint8), None
+        with contextlib.suppress(UserError):  # what is damaged is shown as empty, or without outline
+            image = read_image(image_file)
+            if outline and os.path.exists(mask_file):
+                mask = read_mask(mask_file, self._config.num_classes, image.shape[:2])
         if longest:
             image = shrink(image, longest)
             mask = mask if mask is None else shrink(mask, longest, cv2.INTER_NEAREST)
-        return outlined(image, mask) if outline and mask is not None else image
+        return encode_image(image if mask is None else outlined(image, mask), ".jpg", 90)
 
 
 def _read_report(path: str) -> Dict[str, Dict[str, str]]:

@@ -1,5 +1,6 @@
 """The review page: its server, and the page itself in headless Chromium where that is installed."""
 import csv
+import dataclasses
 import os
 import shutil
 import threading
@@ -13,7 +14,7 @@ from core.annotation.review import serve as serve_page
 from core.config import Config
 from core.errors import UserError
 from core.io.files import read_lines
-from core.io.images import write_image, write_mask
+from core.io.images import decode_image, write_image, write_mask
 from core.io.provenance import record_classes
 from core.paths import image_path, mask_path
 from core.web.corrections import add_decision, read_decisions
@@ -43,8 +44,10 @@ def make_data(root, count):
 
 
 @pytest.fixture
-def config(tmp_path):
-    return make_data(tmp_path, 10)
+def config(tmp_path, monkeypatch):
+    """In the working folder, as by default."""
+    monkeypatch.chdir(tmp_path)
+    return make_data(".", 10)
 
 
 @pytest.fixture
@@ -59,6 +62,17 @@ def test_nothing_is_served_without_the_token(client):
     assert client.get("/secret/").status_code == 200
     assert client.get("/secret/static/review.js").status_code == 200
     assert client.get("/secret/images").headers["Referrer-Policy"] == "no-referrer"
+
+
+def test_the_page_of_another_site_is_refused_though_its_name_leads_here(client):
+    for host, status in (("127.0.0.1:8000", 200), ("localhost:8000", 200), ("evil.example:8000", 403),
+                         ("127.0.0.1.evil.example", 403)):
+        assert client.get("/secret/images", headers={"Host": host}).status_code == status
+
+
+def test_a_decision_of_megabytes_is_refused_unread(client):
+    assert client.post("/secret/decide", data=b"[" + b" " * (1 << 20), content_type="application/json"
+                       ).status_code == 413
 
 
 def test_a_row_for_each_image_says_what_became_of_it(client):
@@ -87,23 +101,26 @@ def test_what_is_no_decision_is_refused(client, config, row, status):
     assert not os.path.exists(config.layout.web_decisions)
 
 
-def test_thumbnails_are_made_once_and_again_when_the_mask_changes(client, config):
+def test_thumbnails_show_the_mask_as_it_is(client, config):
     layout = config.layout
-    first = client.get("/secret/thumbnail/1_000001").data
-    assert client.get("/secret/thumbnail/1_000001").data == first and len(os.listdir(layout.web_review)) == 1
-    write_mask(mask_path(layout.web_masks, "1_000001"), np.zeros((40, 50), np.uint8))
-    assert client.get("/secret/thumbnail/1_000001").data != first
-    write_mask(mask_path(layout.web_corrected, "1_000001"), np.ones((40, 50), np.uint8))
-    client.get("/secret/thumbnail/1_000001")
-    assert len(os.listdir(layout.web_review)) == 3
+    pictures = [client.get("/secret/thumbnail/1_000001").data]
+    for folder, label in ((layout.web_masks, 0), (layout.web_corrected, 1)):
+        write_mask(mask_path(folder, "1_000001"), np.full((40, 50), label, np.uint8))
+        pictures.append(client.get("/secret/thumbnail/1_000001").data)
+    assert len(set(pictures)) == 3 and decode_image(pictures[1]).image.shape == (40, 50, 3)
+    absolute = make_app(dataclasses.replace(config, root=os.getcwd()), "secret").test_client()
+    assert absolute.get("/secret/thumbnail/1_000001").data == pictures[2]
     assert client.get("/secret/view/1_000001").data != client.get("/secret/view/1_000001?outline=0").data
     assert client.get("/secret/thumbnail/9_000001").status_code == 404
 
 
-def test_a_damaged_image_is_shown_as_an_empty_tile(client, config):
-    with open(image_path(config.layout.web_images, "1_000001"), "wb") as file:
-        file.write(b"none")
-    assert client.get("/secret/thumbnail/1_000001").status_code == 200
+def test_a_damaged_mask_leaves_the_image_to_be_seen_and_a_damaged_image_an_empty_tile(client, config):
+    shown = [client.get("/secret/view/1_000001?outline=0").data]
+    for path in (mask_path(config.layout.web_masks, "1_000001"), image_path(config.layout.web_images, "1_000001")):
+        with open(path, "wb") as file:
+            file.write(b"none")
+        shown.append(client.get("/secret/view/1_000001").data)
+    assert shown[0] == shown[1] and (decode_image(shown[2]).image == 235).all()
 
 
 def test_without_web_images_there_is_nothing_to_review(tmp_path):
@@ -149,6 +166,7 @@ class Page:
 
     def __init__(self, browser, address):
         self.browser = browser
+        browser.get_log("browser")  # of the page before
         browser.get(address)
         self.wait(lambda: self.names("kept") or self.names("left"))
 
@@ -226,6 +244,10 @@ def test_keyboard_alone_is_enough(browser, serve, config):
     page.wait(lambda: page.focused() == "1_000001")
     page.press(Keys.ARROW_RIGHT, Keys.ENTER)
     page.wait(lambda: page.run("return document.getElementById('large').open"))
+    page.click("[data-act=move]")
+    page.wait(lambda: page.run("return document.getElementById('move').open"))
+    page.press(Keys.ESCAPE)
+    page.wait(lambda: not page.run("return document.getElementById('move').open"))
     page.press("r")
     page.wait(lambda: "1_000003" in page.run("return document.getElementById('large-text').textContent"))  # the next
     page.press("r")
@@ -273,8 +295,8 @@ def test_many_images_on_a_narrow_screen(browser, serve, tmp_path, scheme):
         ground = page.run("return getComputedStyle(document.body).backgroundColor")
         assert ground == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(23, 24, 26)")
         page.wait(lambda: page.run("return document.querySelector('.tile img').naturalWidth") > 0)
-        made = len(os.listdir(config.layout.web_review))
-        assert 0 < made < 250, "thumbnails are made where they come into view"
+        made = page.run("return performance.getEntriesByType('resource').filter(e => /thumbnail/.test(e.name)).length")
+        assert 0 < made < 250, "thumbnails are asked for where they come into view"
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

@@ -155,7 +155,7 @@ $("move").addEventListener("close", () => {
 
 const acts = {
   keep: () => decide(current, "keep"), reject: () => decide(current, "reject"), automatic: () => decide(current, "automatic"),
-  outline: () => { outline = !outline; if ($("large").open) show(current); }, previous: () => step(-1), next: () => step(1),
+  move: openMove, outline: () => { outline = !outline; if ($("large").open) show(current); }, previous: () => step(-1), next: () => step(1),
   close: () => { $("large").close(); if (current && tiles.get(current.name).isConnected) tiles.get(current.name).focus(); },
 };
 
@@ -170,7 +170,7 @@ document.addEventListener("keydown", event => {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const free = {u: undo, ArrowRight: () => step(1), ArrowLeft: () => step(-1),
     ArrowDown: () => step($("large").open ? 1 : columns()), ArrowUp: () => step(-($("large").open ? 1 : columns()))};
-  const own = {k: acts.keep, r: acts.reject, a: acts.automatic, o: acts.outline, m: openMove, Enter: () => show(current)};
+  const own = {k: acts.keep, r: acts.reject, a: acts.automatic, o: acts.outline, m: acts.move, Enter: () => show(current)};
   const act = free[key] || (current && own[key]);
   if (!act || (key === "Enter" && !(event.target.classList && event.target.classList.contains("tile")))) return;
   event.preventDefault();
