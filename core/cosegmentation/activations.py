@@ -9,7 +9,7 @@ import numpy as np
 
 from core.config import Config
 from core.errors import UserError
-from core.inference.networks import make_network
+from core.inference.networks import Network
 from core.inference.segmenter import prepare
 from core.io.files import write_array
 from core.io.images import read_image
@@ -31,7 +31,7 @@ class Backbone(NamedTuple):
     Attributes:
         path: of its file.
         config: with the mean that its file records.
-        network: what `networks.make_network` gives.
+        network: what `networks.Network` gives.
     """
     path: str
     config: Config
@@ -82,5 +82,5 @@ def load_backbone(config: Config, device: Device) -> Backbone:
     resnet.activations(recorder, config)
     parts = [{name: matching(path, values, name, shape, "the ResNet-50 base model") for name, shape in shapes.items()}
              for values, shapes in ((found.args, recorder.args), (found.aux, recorder.aux))]
-    return Backbone(path, config, make_network(lambda ops: [resnet.activations(ops, config)],
-                                               fold_batch_norms(*parts), device))
+    return Backbone(path, config, Network(lambda ops: [resnet.activations(ops, config)],
+                                          fold_batch_norms(*parts), device))

@@ -10,7 +10,7 @@ import numpy as np
 
 from core.cosegmentation.results import write_arrays
 from core.errors import UserError
-from core.inference.networks import make_network
+from core.inference.networks import Network
 from core.io.images import read_image
 from core.io.logs import logger, progress
 from core.network import efficientnet_lite, fcn
@@ -40,7 +40,7 @@ def load_network(device: Device) -> Any:
         return [ops.average_pool(stages[2], kernel=3, stride=2), others]
 
     weights = fcn.fold_batch_norms(*efficientnet_lite.read_imagenet_weights())
-    return make_network(build, weights, device)
+    return Network(build, weights, device)
 
 
 def cache_maps(network: Any, names: List[str], images: str, folder: str, seed: int) -> None:

@@ -18,7 +18,7 @@ class Network:
 
     def __init__(self, build: Callable[[Any], List], args: Dict[str, np.ndarray], device: Device,
                  dtype: str = "float32"):
-        """As `networks.make_network`. Shapes that are not safe in bfloat16 are computed in float32."""
+        """As `networks.Network`. Shapes that are not safe in bfloat16 are computed in float32."""
         self._float32 = mx.sym.Group(build(SymbolOperations("folded")))
         self._fast = convert(self._float32, dtype) if dtype != "float32" else self._float32
         self._dtype = dtype
@@ -29,7 +29,7 @@ class Network:
         self._executor: Any = None
 
     def forward(self, data: np.ndarray) -> Callable[[], List[np.ndarray]]:
-        """Start the network on (3, h, w) float32; returns a function that waits for its outputs, without batch axes."""
+        """As `networks.Network.forward`."""
         if data.shape != self._shape:
             self._bind(data.shape)
         self._executor.forward(is_train=False, data=mx.nd.array(data[None], ctx=self._device))

@@ -9,7 +9,7 @@ import numpy as np
 from core.config import STRIDE
 from core.dataset.preprocessing import subtract_mean
 from core.errors import UserError
-from core.inference.networks import make_network
+from core.inference.networks import Network
 from core.inference.options import InferenceOptions
 from core.inference.postprocess import Scored
 from core.inference.upsampling import combine_scales
@@ -17,13 +17,12 @@ from core.io.images import read_image
 from core.network import fcn
 from core.network.snapshots import Snapshot
 from core.paths import image_path
-from core.runtime.devices import Device, explaining_out_of_memory
+from core.runtime.devices import Device
 from core.runtime.hardware import free_memory
 
 _TOGETHER, _PIXELS_TOGETHER = 8, 1 << 22  # images for each device, and their pixels, scored shape by shape
 _BYTES_PER_CHANNEL = 20  # of memory, for each pixel and channel of conv1: measured, 1300 bytes with 64 channels
 _SCORE_COPIES = 4  # of the scores at the image's size, alive at once
-_LESS_MEMORY = "leave out the largest of --scales, or shrink the images"
 
 
 class Segmenter:
@@ -39,8 +38,8 @@ class Segmenter:
         self._config = snapshot.config
         self._on_cpu = any(device.kind == "cpu" for device in devices)
         args = fcn.fold_batch_norms(*snapshot.parameters)
-        self._networks = [make_network(lambda ops: [fcn.probabilities(ops, snapshot.model, snapshot.config)], args,
-                                       device, dtype) for device in devices]
+        self._networks = [Network(lambda ops: [fcn.probabilities(ops, snapshot.model, snapshot.config)], args,
+                                  device, dtype) for device in devices]
 
     def check_memory(self, path: str, size: Tuple[int, ...], scales: Sequence[float]) -> None:
         """Raise UserError, naming `path`, if the scores of an image of (h, w) pixels exceed the free memory.
@@ -72,9 +71,8 @@ class Segmenter:
         """
         started = []
         for group, error in _groups(images, len(self._networks)):
-            with explaining_out_of_memory(_LESS_MEMORY):
-                # Networks run on while results are fetched.
-                finished, started = started, self._start(group, scales)
+            # Networks run on while results are fetched.
+            finished, started = started, self._start(group, scales)
             yield from itertools.starmap(self._finish, finished)
         yield from itertools.starmap(self._finish, started)
         if error is not None:
@@ -92,7 +90,6 @@ class Segmenter:
                 for number, row in enumerate(sizes)]
 
     @staticmethod
-    @explaining_out_of_memory(_LESS_MEMORY)
     def _finish(outputs, scaled_sizes, size):
         return combine_scales([output()[0] for output in outputs], scaled_sizes, size)
 
@@ -143,8 +140,8 @@ def branch_scores(snapshot: Snapshot, image: np.ndarray, device: Device) -> Tupl
         probabilities that the image shows each class.
     """
     size = image.shape[:2]
-    network = make_network(lambda ops: fcn.branch_probabilities(ops, snapshot.config),
-                           fcn.fold_batch_norms(*snapshot.parameters), device)
+    network = Network(lambda ops: fcn.branch_probabilities(ops, snapshot.config),
+                      fcn.fold_batch_norms(*snapshot.parameters), device)
     cells, image_level = network.forward(prepare(image, size, snapshot.config.mean_rgb))()
     return combine_scales([cells], [size], size), image_level.ravel()
 

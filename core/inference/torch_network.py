@@ -13,7 +13,7 @@ class Network:
 
     def __init__(self, build: Callable[[Any], List], args: Dict[str, np.ndarray], device: Device,
                  dtype: str = "float32"):
-        """As `networks.make_network`."""
+        """As `networks.Network`."""
         self._build = build
         self._device = torch_device(device)
         self._dtype = number_format(dtype)
@@ -26,6 +26,6 @@ class Network:
 
     @torch.inference_mode()
     def forward(self, data: np.ndarray) -> Callable[[], List[np.ndarray]]:
-        """Start the network on (3, h, w) float32; returns a function that waits for its outputs, without batch axes."""
+        """As `networks.Network.forward`."""
         outputs = self._build(TorchOperations(self._args, self._tensor(data[None])))
         return lambda: [output[0].float().cpu().numpy() for output in outputs]

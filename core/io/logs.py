@@ -67,7 +67,8 @@ def start_log(path: str, config: Any) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     console = _Console(sys.stdout)
     console.setFormatter(_OneLine("%(asctime)s %(message)s", "%H:%M:%S"))
-    logger.setLevel(logging.INFO)
+    console.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
     logger.propagate = False
     logger.addHandler(file_handler)
     logger.addHandler(console)

@@ -103,9 +103,13 @@ def shared_stages(ops: Any, config: Config, data: Any) -> List[Any]:
 
 
 def dense_stages(ops: Any, config: Config, shared: Sequence[Any]) -> Any:
-    """Stages 4 to 7 side by side, the last two dilated: (b, 768, h / 16, w / 16)."""
+    """Stages 4 to 7 side by side, the last two dilated: (b, 768, h / 16, w / 16).
+
+    Two concatenations for one: oneDNN lays out maps in blocks of 16 channels on CPUs with AVX-512 and can't cut the
+    gradient of a concatenation within a block, as at channel 88. That of the inner one comes without blocks.
+    """
     sixth = stage(ops, shared[1], 6, stride=1, dilation=2, first_dilation=1)
-    return ops.concat([*shared, sixth, stage(ops, sixth, 7, stride=1, dilation=2)])
+    return ops.concat([ops.concat(shared), sixth, stage(ops, sixth, 7, stride=1, dilation=2)])
 
 
 def global_stages(ops: Any, config: Config, shared: Sequence[Any], suffix: str) -> Any:

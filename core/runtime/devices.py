@@ -3,9 +3,11 @@ import contextlib
 import os
 import re
 import sys
+import traceback
 from typing import Any, Iterator, List, NamedTuple, Tuple
 
 from core.errors import UserError
+from core.io.logs import logger
 
 
 class Device(NamedTuple):
@@ -47,16 +49,24 @@ def leave(status: int, *_: Any) -> None:
 
 
 @contextlib.contextmanager
-def explaining_out_of_memory(remedy: str) -> Iterator[None]:
-    """Raise UserError where an engine runs out of memory in the block: its own errors are pages of C++ calls.
+def explaining_engine_errors(work: str, remedy: str) -> Iterator[None]:
+    """Raise UserError where an engine fails in the block: its own errors, pages of C++ calls, go to the log file.
 
     Args:
-        remedy: what needs less memory, for the message.
+        work: what the engine does in the block. remedy: what needs less memory. Both are for the message.
     """
     try:
         yield
-    except RuntimeError as error:  # the engines' errors are ones, and MXNet's simple_bind raises a plain one
+    except RuntimeError as error:  # as all errors of both engines are
+        if isinstance(error, (NotImplementedError, RecursionError)):
+            raise
+        logger.debug("%s failed: %s", work, traceback.format_exc())
+        text = str(error).strip()
         if re.search("out of memory|Failed to allocate|could not create a primitive|can't allocate memory|not enough "
-                     "memory", str(error), re.IGNORECASE):
+                     "memory", text, re.IGNORECASE):
             raise UserError(f"the memory of the device ran out: {remedy}") from error
-        raise
+        if re.search("gloo|NCCL|Connection (closed|reset)", text):
+            raise UserError("another process of the job is gone, or can't be reached") from error
+        reason = text.splitlines()[-1].strip() if text else type(error).__name__
+        raise UserError(f"{work} failed: {reason} (the log file has the whole error): try the other --engine, mxnet or "
+                        f"torch; on a CPU DNNL_MAX_CPU_ISA=AVX2 before the command; or {remedy}") from error

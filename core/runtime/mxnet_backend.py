@@ -17,7 +17,7 @@ from core.errors import UserError
 from core.io.logs import logger
 from core.runtime.devices import Device, check_numbers, leave
 from core.runtime.gpu_libraries import check_capabilities, has_gpu, prepare_gpu_build
-from core.runtime.hardware import cpu_flags
+from core.runtime.hardware import SLOW_BFLOAT16, cpu_flags, has_fast_bfloat16
 from core.runtime.old_names import old_names
 
 os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
@@ -117,7 +117,7 @@ def own_devices(kind: str, numbers: List[int]) -> List[Device]:
 
 def resolve_dtype(text: str, devices: List[Device], fastest: bool = False) -> str:
     """As `engines.resolve_dtype`."""
-    on_cpu = any(device.kind == "cpu" for device in devices)
+    on_cpu, fast = any(device.kind == "cpu" for device in devices), has_fast_bfloat16(_HAS_AMX)
     if text == "tf32":
         raise UserError("--dtype tf32 is for --engine torch; choose float32 or another type")
     if text == "float16" and on_cpu:
@@ -127,16 +127,14 @@ def resolve_dtype(text: str, devices: List[Device], fastest: bool = False) -> st
     if text == "bfloat16" and "avx512bw" not in cpu_flags():
         raise UserError("--dtype bfloat16 needs a CPU with AVX-512; choose float32")
     if text != "auto":
-        slow = text == "bfloat16" and not _HAS_AMX and "avx512_bf16" not in cpu_flags()
-        logger.info("computing in %s, as set%s", text,
-                    "; float32 is faster on this CPU, which has neither AMX nor avx512_bf16" if slow else "")
+        logger.info("computing in %s, as set%s", text, SLOW_BFLOAT16 if text == "bfloat16" and not fast else "")
         return text
-    if on_cpu and _HAS_AMX and fastest:
-        logger.info("computing in bfloat16, several times as fast as float32 on this CPU (AMX); --dtype float32 gives "
-                    "the scores of other machines")
+    if on_cpu and fast and fastest:
+        logger.info("computing in bfloat16, about twice as fast as float32 on this CPU or faster; --dtype float32 "
+                    "gives the scores of other machines")
         return "bfloat16"
     logger.info("computing in float32, for the same results on every machine%s",
-                "; on this CPU (AMX) --dtype bfloat16 is more than twice as fast" if on_cpu and _HAS_AMX else "")
+                "; on this CPU --dtype bfloat16 is about twice as fast or faster" if on_cpu and fast else "")
     return "float32"
 
 

@@ -2,15 +2,14 @@
 import atexit
 import contextlib
 import os
-import re
 from typing import Iterator, List, NamedTuple
 
 import joblib
 
 from core.errors import UserError
 from core.io.logs import logger
-from core.runtime.devices import Device, check_numbers, leave, parse_devices
-from core.runtime.hardware import cpu_flags
+from core.runtime.devices import Device, check_numbers, explaining_engine_errors, leave, parse_devices
+from core.runtime.hardware import SLOW_BFLOAT16, cpu_flags, has_fast_bfloat16
 
 try:
     import torch
@@ -76,12 +75,10 @@ def process_group(text: str) -> Iterator["ProcessGroup"]:
     torch.distributed.init_process_group("nccl" if device.kind == "gpu" else "gloo")
     try:
         yield ProcessGroup(torch.distributed.get_rank(), torch.distributed.get_world_size(), torch_device(device))
-        torch.distributed.barrier()
+        with explaining_engine_errors("waiting for the other processes", "start fewer of them"):
+            torch.distributed.barrier()
     except BaseException as error:
-        lost = isinstance(error, RuntimeError) and re.search("gloo|NCCL|Connection (closed|reset)", str(error))
-        atexit.register(leave, 2 if lost or isinstance(error, UserError) else 1)
-        if lost:
-            raise UserError("another process of the job is gone, or can't be reached") from error
+        atexit.register(leave, 2 if isinstance(error, UserError) else 1)
         raise
     torch.distributed.destroy_process_group()
 
@@ -111,17 +108,15 @@ def memory_format(device: torch.device, dtype: torch.dtype) -> torch.memory_form
 
 def resolve_dtype(text: str, devices: List[Device], fastest: bool = False) -> str:
     """As `engines.resolve_dtype`."""
-    on_cpu = any(device.kind == "cpu" for device in devices)
+    on_cpu, fast = any(device.kind == "cpu" for device in devices), has_fast_bfloat16("amx_bf16" in cpu_flags())
     if text in ("float16", "tf32") and on_cpu:
         raise UserError(f"--dtype {text} is for GPUs; on a CPU choose float32 or bfloat16")
     if text == "auto":
         text, why = "float32", "for the same results on every machine"
-        if fastest and on_cpu and "amx_bf16" in cpu_flags():
-            text, why = "bfloat16", ("faster than float32 on this CPU (AMX); --dtype float32 gives the scores of other "
-                                     "machines")
+        if fastest and on_cpu and fast:
+            text, why = "bfloat16", "faster on this CPU; --dtype float32 gives the scores of other machines"
     else:
-        slow = text == "bfloat16" and on_cpu and not {"amx_bf16", "avx512_bf16"} & cpu_flags()
-        why = "as set" + ("; float32 is faster on this CPU, which has neither AMX nor avx512_bf16" if slow else "")
+        why = "as set" + (SLOW_BFLOAT16 if text == "bfloat16" and on_cpu and not fast else "")
     logger.info("computing in %s, %s", text, why)
     return text
 

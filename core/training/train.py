@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.io.locks import locked
 from core.io.logs import logger
 from core.network.snapshots import load_snapshot
-from core.runtime.devices import Device, explaining_out_of_memory
+from core.runtime.devices import Device, explaining_engine_errors
 from core.training.batches import BatchLoader
 from core.training.checkpoint import Checkpoint, find_checkpoint, run_record, save_checkpoint, start_file
 from core.training.engines import steps_on
@@ -50,7 +50,7 @@ def train(config: Config, model: str, *, devices: List[Device], start_epoch: Opt
         _train(config, model, **options)
 
 
-@explaining_out_of_memory("lower --batch-size or --crop-size")
+@explaining_engine_errors("training", "lower --batch-size or --crop-size")
 def _train(config, model, *, devices, start_epoch, resume, keep, store):
     layout = config.layout
     rank, workers = (store.rank, store.num_workers) if store else (0, 1)

@@ -1,3 +1,5 @@
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from core.inference.mxnet_network import Network
 from core.inference.segmenter import Segmenter, branch_scores, prepare
 from core.inference.upsampling import combine_scales, upsampling_matrix
 from core.network.snapshots import Snapshot
+from core.runtime import hardware
 from core.runtime import mxnet_backend as backend
 from core.runtime.devices import Device
 from core.runtime.engines import resolve_dtype
@@ -142,22 +145,22 @@ def test_types_that_a_device_lacks_are_refused_and_auto_is_float32(monkeypatch):
     assert resolve_dtype("bfloat16", cpu) == "bfloat16"
 
 
-@pytest.mark.parametrize("has_amx", [False, True])
-def test_only_prediction_on_a_cpu_with_amx_chooses_bfloat16_by_itself(monkeypatch, caplog, has_amx):
+@pytest.mark.parametrize("has_amx, vendor, fast", [(False, "GenuineIntel", False), (True, "GenuineIntel", True),
+                                                   (False, "AuthenticAMD", True)])
+def test_only_prediction_on_a_cpu_where_it_is_faster_chooses_bfloat16_by_itself(monkeypatch, caplog, has_amx, vendor,
+                                                                                fast):
     monkeypatch.setattr(backend.logger, "propagate", True)
     caplog.set_level("INFO", backend.logger.name)
-    monkeypatch.setattr(backend, "cpu_flags", lambda: {"avx512bw", "avx512_bf16"})
+    info = f"vendor_id\t: {vendor}\nflags\t\t: fpu avx512bw avx512_bf16\nflags\t\t: fpu\n"
+    monkeypatch.setattr(hardware, "_found", lambda path, pattern: re.findall(pattern, info))
     monkeypatch.setattr(backend, "_HAS_AMX", has_amx)
     cpu = CPUS[:1]
     assert resolve_dtype("auto", cpu) == resolve_dtype("float32", cpu, fastest=True) == "float32"
-    assert ("--dtype bfloat16 is more than twice as fast" in caplog.text) == has_amx
-    assert resolve_dtype("auto", cpu, fastest=True) == ("bfloat16" if has_amx else "float32")
+    assert ("--dtype bfloat16 is about twice as fast" in caplog.text) == fast
+    assert resolve_dtype("auto", cpu, fastest=True) == ("bfloat16" if fast else "float32")
     assert resolve_dtype("auto", [Device("mxnet", "gpu")], fastest=True) == "float32"
     resolve_dtype("bfloat16", cpu)
-    assert "float32 is faster" not in caplog.text
-    monkeypatch.setattr(backend, "cpu_flags", lambda: {"avx512bw"})
-    resolve_dtype("bfloat16", cpu)
-    assert ("float32 is faster on this CPU" in caplog.text) == (not has_amx)
+    assert ("float32 is faster on this CPU" in caplog.text) == (not fast)
 
 
 @pytest.mark.parametrize("flags, granted, enabled", [({"avx512_bf16"}, True, False), ({"amx_tile"}, True, False),
@@ -211,11 +214,16 @@ def test_images_are_read_a_few_ahead_and_bound_shape_by_shape(rng, monkeypatch):
     assert len(read) == 16 + 4
 
 
-def test_memory_that_runs_out_is_reported_with_what_needs_less(rng, monkeypatch):
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("text, message", [
+    ("Traceback\n  cudaMalloc retry failed: out of memory", "memory of the device ran out: leave out the largest of"),
+    ("Traceback\n  could not construct a sub-memory",
+     "a forward pass of the network failed: could not construct a sub-memory .*DNNL_MAX_CPU_ISA=AVX2.* leave out the")])
+def test_an_engine_that_fails_is_reported_in_one_line(text, message, late, rng, monkeypatch):
     segmenter = Segmenter(snapshot("init", rng), CPUS[:1])
 
-    def forward(self, data):
-        raise mx.MXNetError("cudaMalloc retry failed: out of memory")
-    monkeypatch.setattr(Network, "forward", forward)
-    with pytest.raises(UserError, match="memory of the device ran out: leave out the largest of --scales"):
+    def fail(*_):
+        raise mx.MXNetError(text)
+    monkeypatch.setattr(Network, "forward", (lambda *_: fail) if late else fail)
+    with pytest.raises(UserError, match=message):
         segmenter.scores(np.zeros((24, 32, 3), np.uint8))

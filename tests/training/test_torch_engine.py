@@ -19,7 +19,7 @@ from core.config import Config  # noqa: E402
 from core.cosegmentation import imagenet_maps  # noqa: E402
 from core.dataset.create import create_dataset  # noqa: E402
 from core.errors import UserError  # noqa: E402
-from core.inference.networks import make_network  # noqa: E402
+from core.inference.networks import Network  # noqa: E402
 from core.inference.segmenter import Segmenter, branch_scores  # noqa: E402
 from core.io.files import read_json  # noqa: E402
 from core.network import fcn, imagenet_weights, resnet  # noqa: E402
@@ -64,7 +64,7 @@ def test_the_branches_and_stages_are_the_same(rng):
                               for device in (CPUS[0], TORCH))):
         np.testing.assert_allclose(mine, theirs, atol=5e-5)
     data = rng.normal(0, 50, (3, 64, 96)).astype(np.float32)
-    theirs, mine = (make_network(lambda ops: [resnet.activations(ops, config)], fcn.fold_batch_norms(*parameters),
+    theirs, mine = (Network(lambda ops: [resnet.activations(ops, config)], fcn.fold_batch_norms(*parameters),
                                  device).forward(data)()[0] for device in (CPUS[0], TORCH))
     np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
 

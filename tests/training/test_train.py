@@ -17,11 +17,12 @@ from core.io.logs import start_log
 from core.network.fcn import parameter_shapes
 from core.network.snapshots import load_snapshot, read_parameters, write_parameters
 from core.network.symbols import training_inputs, training_symbol
-from core.runtime.devices import explaining_out_of_memory
+from core.runtime.devices import explaining_engine_errors
 from core.runtime.mxnet_backend import mx
 from core.training.batches import Batch, BatchLoader
 from core.training.checkpoint import find_checkpoint, save_checkpoint
 from core.training.initialization import from_base_model, from_scratch
+from core.training.mxnet_steps import Steps
 from core.training.train import train
 from core.training.trainer import Trainer
 
@@ -216,15 +217,18 @@ def test_a_batch_that_can_not_be_shared_evenly_is_refused(prepared):
         train(prepared, "init", devices=CPUS)
 
 
-@pytest.mark.parametrize("text", ["Failed to allocate CPU Memory", "cudaMalloc retry failed: out of memory"])
-def test_memory_that_runs_out_is_reported_in_one_line(text):
-    with pytest.raises(UserError, match="lower --batch-size"), explaining_out_of_memory("lower --batch-size"):
-        raise mx.MXNetError(f"Traceback (most recent call last): {text}")
-    with pytest.raises(mx.MXNetError), explaining_out_of_memory("lower --batch-size or --crop-size"):
-        raise mx.MXNetError("another error")
-
-
 def test_a_network_that_no_memory_holds_is_reported_in_one_line():
     network = mx.sym.exp(mx.sym.Variable("data"))
-    with pytest.raises(UserError, match="lower --batch-size"), explaining_out_of_memory("lower --batch-size"):
+    with pytest.raises(UserError, match="lower --batch-size"), explaining_engine_errors("a", "lower --batch-size"):
         network.simple_bind(mx.cpu(), data=(1 << 15, 1 << 15, 1 << 15))  # 128 TiB
+
+
+def test_an_engine_that_fails_in_a_step_is_reported_in_one_line_and_in_the_log(prepared, monkeypatch):
+    log = prepared.layout.log("train_init_model")
+    start_log(log, prepared)
+    monkeypatch.setattr(Steps, "step", lambda *_: lambda: mx.nd.zeros(3).reshape(4).asnumpy())
+    with pytest.raises(UserError, match="^training failed: .*--engine.*DNNL_MAX_CPU_ISA=AVX2.*lower --batch-size"
+                       ) as caught:
+        train(prepared, "init", devices=CPUS[:1])
+    assert "\n" not in str(caught.value)
+    assert "Traceback" in open(log).read()
