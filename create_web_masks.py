@@ -11,9 +11,9 @@ def main() -> None:
     add_jobs(parser)
     parser.add_argument("--scheduler", metavar="ADDRESS",
                         help="Dask scheduler, such as tcp://host:8786; its workers replace the --jobs processes")
-    parser.add_argument("--features", choices=("auto", "imagenet", "resnet", "hog"), default="auto",
-                        help="what the images are compared by: EfficientNet-Lite2 of ImageNet, activations of the base "
-                        "model, or HOG and colour (default: the first of these whose weights are there)")
+    parser.add_argument("--features", choices=("auto", "imagenet", "resnet"), default="auto",
+                        help="network that compares the images: EfficientNet-Lite2 of ImageNet, or the base model "
+                        "(default: the first of these whose weights are there)")
     parser.add_argument("--gpu", default="0", metavar="DEVICE",
                         help="GPU number, or cpu, that runs the network (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="make all masks again, replacing existing ones")
@@ -22,8 +22,8 @@ def main() -> None:
     start_log(config.layout.log("create_web_masks"), config)
 
     from core.cosegmentation.cosegment import cosegment  # after the flags: importing scikit-learn takes a second
-    cosegment(config, args.jobs, scheduler=args.scheduler, features=args.features,
-              device=functools.partial(_device, args.gpu, config.engine), overwrite=args.overwrite)
+    cosegment(config, functools.partial(_device, args.gpu, config.engine), args.jobs, scheduler=args.scheduler,
+              features=args.features, overwrite=args.overwrite)
 
 
 def _device(text, engine):

@@ -96,11 +96,6 @@ make_environment() {
     create_venv "$python"
     stamp=$(cat dependencies-common.txt "$@" | cksum | tr -d ' ')
     if [ ! -e ".venv/installed-$stamp" ]; then
-        # Two wheels own the folder cv2: remove the one that an older dependencies.txt asked for, whole.
-        if .venv/bin/python -m pip show --quiet opencv-python-headless 2>/dev/null; then
-            attempt "removing opencv-python-headless" .venv/bin/python -m pip uninstall --yes \
-                opencv-python-headless opencv-contrib-python-headless
-        fi
         for file in "$@"; do
             echo "installing $file"
             install "$file" -r "$file"

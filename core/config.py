@@ -76,12 +76,11 @@ class Config:
     web_user_agent: str = _setting("fetch_web_images/1.0 (research)", "User-Agent of downloads; some sites want a "
                                    "contact address in it")
 
-    web_side: int = _setting(288, "longest side at which web images are co-segmented, pixels", at_least=64,
-                             at_most=1024, group="Masks of web images")
-    web_regions: int = _setting(300, "superpixels of a web image", at_least=20, at_most=1000)
-    web_rounds: int = _setting(-1, "rounds in which the classifiers of regions learn from their own labels; 0: every "
-                               "image alone; -1: 4 with --features imagenet, else 2", at_least=-1, at_most=10)
-    web_sample_images: int = _setting(100, "images of each class that the region classifiers learn from", at_least=1,
+    web_side: int = _setting(288, "longest side at which web images are co-segmented, pixels; the network that "
+                             "compares them sees twice as many", at_least=64, at_most=512, group="Masks of web images")
+    web_rounds: int = _setting(4, "rounds in which the classifiers of cells learn from their own labels", at_least=0,
+                               at_most=10)
+    web_sample_images: int = _setting(100, "images of each class that the classifiers of cells learn from", at_least=1,
                                       at_most=1000000)
     web_threshold: float = _setting(0.6, "foreground probability above which a pixel of a web image is foreground",
                                     above=0, at_most=1)

@@ -2,7 +2,6 @@
 import contextlib
 
 import cv2
-import numpy as np
 from IPython.display import Image, Markdown, display
 
 from core.config import make_config
@@ -114,18 +113,6 @@ def outline(image, mask):
     size = (size[0] * scale, size[1] * scale)
     return outlined(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC),
                     cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
-
-
-def borders(regions):
-    """The image of a `Regions`, enlarged, with the borders of its superpixels in yellow."""
-    scale = 2 * _scale(regions.image)
-    image = cv2.resize(regions.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-    labels = np.kron(regions.labels, np.ones((scale, scale), np.int32))
-    border = np.zeros(labels.shape, bool)
-    border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    border[1:] |= labels[1:] != labels[:-1]
-    image[border] = (255, 220, 0)
-    return image
 
 
 def _scale(image):

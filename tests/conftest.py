@@ -26,13 +26,6 @@ TINY = {"width": 4, "units": (1, 1, 1, 1), "head_channels": 8, "head_dilation": 
         "learning_rate": 0.01}
 
 
-def pytest_collection_modifyitems(items):
-    """Mark as slow the tests that run the stage of co-segmentation: all that take its folder of web images."""
-    for item in items:
-        if "cosegmentation" in item.nodeid and "web" in item.fixturenames:
-            item.add_marker(pytest.mark.slow)
-
-
 @pytest.fixture(autouse=True)
 def own_log():
     """Each test logs as if it was the first one, whatever `start_log` did in those before it."""

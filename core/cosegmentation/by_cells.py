@@ -1,6 +1,6 @@
-"""Co-segmentation of the "imagenet" feature set, cell by cell of a trained network's maps.
+"""Co-segmentation, cell by cell of a trained network's maps.
 
-1. The network's maps of every image (`imagenet_maps`, in the main process).
+1. The network's maps of every image (`feature_maps`, in the main process).
 2. All classes together: regressions of cells (`cell_classifier`), first of the images' classes, then in rounds of
    foreground and background, by the labels that the round before found in a bounded sample of images.
 3. Every image alone: the last round's regression, a random walk (`cells`) and a dense CRF.
@@ -16,10 +16,9 @@ import scipy.special
 from threadpoolctl import threadpool_limits
 
 from core.config import Config
-from core.cosegmentation.cell_classifier import Models, Moments, scores
-from core.cosegmentation.cells import Cells, unit
+from core.cosegmentation.cell_classifier import Models, Moments, fold_of, scores
+from core.cosegmentation.cells import Cells, relative, unit
 from core.cosegmentation.noise_filter import fit_check, likeness, other_classes
-from core.cosegmentation.region_classifier import fold_of, relative
 from core.cosegmentation.results import (
     Result,
     cache_file,
@@ -41,7 +40,6 @@ from core.io.logs import logger, progress
 from core.io.resize import shrink
 from core.paths import Layout, class_of, image_path, stems
 
-ROUNDS = 4
 _START_SHARE = 0.2  # of the first labels in those of each round
 _FOREGROUND = 0.5   # labels above are foreground, to the regression
 _PASSES = 3         # of the noise filter
@@ -57,7 +55,6 @@ def cosegment_cells(layout: Layout, config: Config, names: List[str], run: Calla
     Args:
         run: function of (work, names, title) that does the work for every name.
     """
-    rounds = ROUNDS if config.web_rounds < 0 else config.web_rounds
     mapped = stems(cache_folder(layout, "maps"), ".npz")
     sound = [name for name in names if name in mapped]
     for name in (name for name in names if name not in mapped):
@@ -66,9 +63,9 @@ def cosegment_cells(layout: Layout, config: Config, names: List[str], run: Calla
         except UserError as error:
             write_result(layout, Result(name, False, 0.0, 0.0, f"unreadable: {error}"))
     if sound:
-        _learn(layout, config, sound, rounds, run)
+        _learn(layout, config, sound, config.web_rounds, run)
     done = stems(cache_folder(layout, "results"), ".json") & stems(layout.web_masks, ".png")
-    run(functools.partial(segment, config=config, rounds=rounds), [name for name in sound if name not in done], "masks")
+    run(functools.partial(segment, config=config), [name for name in sound if name not in done], "masks")
 
 
 def label(name: str, config: Config, rounds: int) -> None:
@@ -81,13 +78,13 @@ def label(name: str, config: Config, rounds: int) -> None:
         write_array(_label_path(layout, name, rounds), _labelled(cells, labels))
 
 
-def segment(name: str, config: Config, rounds: int) -> None:
+def segment(name: str, config: Config) -> None:
     """Step 3 for one image: writes its mask and its result. O(1) in the number of images."""
     layout = config.layout
     image = read_image(image_path(layout.web_images, name))
     with threadpool_limits(1):
         cells = _read_cells(layout, name)
-        labels, found = _labels_after(layout, cells, name, rounds)
+        labels, found = _labels_after(layout, cells, name, config.web_rounds)
         posterior, score = refined(image, found.reshape(cells.size), config)
         check, fold, index = read_check(layout), fold_of(name), class_of(name)
         centre = _models(layout, 0).centre

@@ -9,16 +9,16 @@ from core.io.files import file_digest, remove, remove_leftovers
 from core.io.provenance import StageRecord, check_classes, content_digests
 from core.paths import Layout, image_path, mask_path, stems, web_class
 
-SETTINGS = ("web_side", "web_regions", "web_rounds", "web_sample_images", "web_threshold", "web_uncertain",
+SETTINGS = ("web_side", "web_rounds", "web_sample_images", "web_threshold", "web_uncertain",
             "web_min_score", "web_min_likeness", "web_min_foreground", "web_max_foreground", "seed", "classes")
-_FORMATS = {"imagenet": 4, "hog": 5, "resnet": 5}  # of the files; those of another one can't be used
+_FORMAT = 5  # of the files; those of another one can't be used
 
 
-def claim(layout: Layout, config: Config, kind: str, names: Sequence[str], overwrite: bool) -> StageRecord:
+def claim(layout: Layout, config: Config, features: str, names: Sequence[str], overwrite: bool) -> StageRecord:
     """Take possession of cache and masks; what was made of images that have changed since is removed.
 
     Args:
-        kind: of the features, "imagenet", "resnet" or "hog".
+        features: "imagenet" or "resnet".
         names: ids of the images.
         overwrite: empty the cache, unless the same was begun before and has not come to its end (`finish`).
 
@@ -28,8 +28,8 @@ def claim(layout: Layout, config: Config, kind: str, names: Sequence[str], overw
     Raises:
         UserError: what is there was made otherwise, or can't be removed, or an image is no file.
     """
-    origin = {"settings": network_settings(config, SETTINGS), "features": kind, "format": _FORMATS[kind]}
-    if kind == "resnet":
+    origin = {"settings": network_settings(config, SETTINGS), "features": features, "format": _FORMAT}
+    if features == "resnet":
         origin["base_model_sha256"] = file_digest(layout.base_model)
     check_classes(layout.classes, config.classes, {web_class(name, config.num_classes) for name in names}, record=True)
     record = StageRecord(layout.web_record, f"the masks in {layout.web_masks}", earlier_key="settings")

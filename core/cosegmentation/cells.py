@@ -1,8 +1,6 @@
 """From maps of a trained network to the foreground of one image, cell by cell."""
 import numpy as np
 
-from core.cosegmentation.region_classifier import relative
-
 _CENTRE_SIGMA = 0.6  # of half the image's width and height
 _LIKENESS = 8.0      # exponent of the cosine between two cells
 _REACH = 0.25        # standard deviation of the distance between two cells, as a share of the longest side
@@ -22,7 +20,7 @@ class Cells:
     def __init__(self, maps: np.ndarray, contrast: np.ndarray):
         """
         Args:
-            maps: (c, h, w). contrast: (h, w); see `imagenet_maps.cache_maps`.
+            maps: (c, h, w). contrast: (h, w); see `feature_maps.cache_maps`.
         """
         self.size = contrast.shape
         flat = maps.reshape(len(maps), -1).astype(np.float32)
@@ -84,6 +82,12 @@ def walk(labels: np.ndarray, features: np.ndarray, place: np.ndarray) -> np.ndar
 def unit(vectors: np.ndarray) -> np.ndarray:
     """(n, c) vectors, each divided by its length."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+
+
+def relative(labels: np.ndarray) -> np.ndarray:
+    """Values divided by the mean of their highest 2 %, at most 1: small and faint objects count like large ones."""
+    top = np.sort(labels)[-max(3, len(labels) // 50):].mean()
+    return np.clip(labels / max(top, 1e-6), 0, 1)
 
 
 def _stretched(values: np.ndarray) -> np.ndarray:

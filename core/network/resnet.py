@@ -30,10 +30,12 @@ def global_stages(ops: Any, config: Config, shared: Any, suffix: str) -> Any:
     return stage(ops, config, stage(ops, config, shared, 4, stride=2, suffix=suffix), 5, stride=2, suffix=suffix)
 
 
-def activations(ops: Any, config: Config) -> Any:
-    """Outputs of stages 3 and 4 for the images: (b, 24 * width, h / 8, w / 8)."""
+def cell_maps(ops: Any, config: Config) -> Any:
+    """Outputs of stages 3 to 5 for the images, (b, 56 * width, h / 16, w / 16); cell i is centred on pixel 16 i."""
     third = shared_stages(ops, config, ops.input())
-    return ops.concat([third, stage(ops, config, third, 4, stride=1, dilation=2)])
+    fourth = stage(ops, config, third, 4, stride=2)
+    fifth = stage(ops, config, fourth, 5, stride=1, dilation=2)
+    return ops.concat([ops.max_pool(third, kernel=3, stride=2, pad=1, name="pool3"), fourth, fifth])
 
 
 def stage(ops: Any, config: Config, data: Any, number: int, stride: int, dilation: int = 1, suffix: str = "") -> Any:

@@ -5,6 +5,7 @@ import os
 import make_sample
 import numpy as np
 import pytest
+from conftest import CPUS
 
 from core.config import Config
 from core.cosegmentation.cosegment import cosegment
@@ -22,13 +23,13 @@ pytestmark = pytest.mark.slow
 def made(tmp_path_factory):
     """Config of co-segmented web images: 3 of each of two classes."""
     config = Config(root=str(tmp_path_factory.mktemp("reviewed")), classes=("background", "bus", "cat"), web_side=64,
-                    web_regions=40, web_rounds=1)
+                    web_rounds=1)
     layout = config.layout
     for label in (1, 2):
         for number in range(1, 4):
             image, _ = make_sample.web_picture(np.random.default_rng((label, number)), config.classes[label])
             write_image(image_path(layout.web_images, f"{label}_{number:06d}"), image)
-    cosegment(config, features="hog")
+    cosegment(config, lambda: CPUS[0])
     return config
 
 
@@ -52,7 +53,7 @@ def test_people_have_the_last_word(made):
         mask_path(layout.web_corrected, "1_000002")]
 
     for overwrite in (False, True):
-        cosegment(made, features="hog", overwrite=overwrite)
+        cosegment(made, lambda: CPUS[0], overwrite=overwrite)
         found = rows(layout)
         assert set(found) == {"1_000001", "1_000002", "2_000001", "2_000002", "2_000003", "2_000004"}
         assert (found["1_000001"]["kept"], found["1_000001"]["reason"]) == ("0", "left out in the review")

@@ -26,7 +26,7 @@ def beside(config):
     """Config of another folder with the same web images."""
     other = dataclasses.replace(config, root=os.path.join(config.root, "other"))
     os.makedirs(other.path("dataset"))
-    os.symlink(config.path("dataset", "web_images"), other.path("dataset", "web_images"))
+    os.symlink(os.path.abspath(config.path("dataset", "web_images")), other.path("dataset", "web_images"))
     return other
 
 
@@ -34,3 +34,17 @@ def masks(config):
     """Dict from the name of a mask's file to its bytes."""
     folder = config.path("dataset", "web_labels")
     return {name + ".png": read_bytes(os.path.join(folder, name + ".png")) for name in sorted(stems(folder, ".png"))}
+
+
+def write_base_model(config):
+    """A ResNet-50 of random weights, with what co-segmentation needs."""
+    from core.network import resnet
+    from core.network.symbols import SymbolOperations
+    from core.runtime.mxnet_backend import mx
+    symbol = resnet.cell_maps(SymbolOperations(), config)
+    shapes, _, aux = symbol.infer_shape(data=(1, 3, 64, 64))
+    values = {"arg:" + name: mx.nd.random.normal(0, 0.1, shape) for name, shape in
+              zip(symbol.list_arguments(), shapes) if name != "data"}
+    values.update(("aux:" + name, mx.nd.ones(shape)) for name, shape in zip(symbol.list_auxiliary_states(), aux))
+    os.makedirs(os.path.dirname(config.path(config.base_model)), exist_ok=True)
+    mx.nd.save(config.path(config.base_model), values)

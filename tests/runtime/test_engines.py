@@ -63,7 +63,7 @@ def test_workers_take_the_engine_that_started_them(machine, monkeypatch, variabl
 
 def test_no_engine_is_imported_before_it_is_chosen():
     code = ("import sys, core.cosegmentation.cosegment, core.evaluation.ranking, core.inference.predict_media\n"
-            "import core.cosegmentation.activations, core.cosegmentation.imagenet_maps, core.network.base_model\n"
+            "import core.cosegmentation.feature_maps, core.network.base_model\n"
             "import core.training.train, core.training.workers\n"
             "print([name for name in ('mxnet', 'torch') if name in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), stdout=subprocess.PIPE,

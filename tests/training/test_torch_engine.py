@@ -16,7 +16,7 @@ from test_train import SMALL, batch_of, step
 pytest.importorskip("torch", reason="torch is not installed: pip install -r tests/torch-dependencies.txt")
 
 from core.config import Config  # noqa: E402
-from core.cosegmentation import imagenet_maps  # noqa: E402
+from core.cosegmentation.feature_maps import imagenet_network, network_view  # noqa: E402
 from core.dataset.create import create_dataset  # noqa: E402
 from core.errors import UserError  # noqa: E402
 from core.inference.networks import Network  # noqa: E402
@@ -64,15 +64,15 @@ def test_the_branches_and_stages_are_the_same(rng):
                               for device in (CPUS[0], TORCH))):
         np.testing.assert_allclose(mine, theirs, atol=5e-5)
     data = rng.normal(0, 50, (3, 64, 96)).astype(np.float32)
-    theirs, mine = (Network(lambda ops: [resnet.activations(ops, config)], fcn.fold_batch_norms(*parameters),
+    theirs, mine = (Network(lambda ops: [resnet.cell_maps(ops, config)], fcn.fold_batch_norms(*parameters),
                                  device).forward(data)()[0] for device in (CPUS[0], TORCH))
     np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
 
 
 @pytest.mark.skipif(imagenet_weights.weights_path() is None, reason="the package with ImageNet weights is missing")
 def test_the_maps_of_the_imagenet_network_are_the_same(rng):
-    data = imagenet_maps.network_view(rng.integers(0, 256, (96, 128, 3)).astype(np.uint8))[:, :144, :208]
-    for theirs, mine in zip(*(imagenet_maps.load_network(device).forward(data)() for device in (CPUS[0], TORCH))):
+    image = network_view(rng.integers(0, 256, (96, 128, 3)).astype(np.uint8), 192)
+    for theirs, mine in zip(*(imagenet_network(device).forward(image) for device in (CPUS[0], TORCH))):
         np.testing.assert_allclose(mine, theirs, atol=1e-4 * np.abs(theirs).max())
 
 

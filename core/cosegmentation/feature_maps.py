@@ -1,0 +1,132 @@
+"""Maps of a trained network over each web image, by which the co-segmentation compares the images' cells.
+
+Runs in the main process, the only one that may import mxnet or torch; what the workers need they read from files.
+"""
+import os
+from typing import Callable, List, NamedTuple, Tuple
+
+import cv2
+import numpy as np
+
+from core.config import Config
+from core.cosegmentation.results import write_arrays
+from core.errors import UserError
+from core.inference.networks import Network
+from core.inference.segmenter import prepare
+from core.io.images import read_image
+from core.io.logs import logger, progress
+from core.network import efficientnet_lite, fcn, resnet
+from core.network.shapes import ShapeRecorder
+from core.network.snapshots import adopt_recorded, matching, read_parameters
+from core.paths import image_path, stems
+from core.runtime.devices import Device
+
+CHANNELS = 256  # kept of the maps, by a random projection: angles and linear scores survive it
+CELL = 16       # pixels
+_SCALE = 2      # longest side at which the network sees an image, in units of web_side
+
+
+class MapNetwork(NamedTuple):
+    """A trained network that describes the cells of images.
+
+    Attributes:
+        title: what the log calls it.
+        channels: of its stages.
+        forward: function from an (16 h + 16, 16 w + 16, 3) uint8 RGB image to the stages' maps over its inner h x w
+            cells, (sum of channels, h, w) float32, and their contrast, (h, w) float32: high where the network sees
+            anything that it knows, low on background.
+    """
+    title: str
+    channels: Tuple[int, ...]
+    forward: Callable[[np.ndarray], Tuple[np.ndarray, np.ndarray]]
+
+
+def imagenet_network(device: Device) -> MapNetwork:
+    """EfficientNet-Lite2: its last five stages. The contrast is the standard deviation of the ImageNet logits over the
+    classes.
+
+    "SAME" padding of a strided convolution centres the last cell's field on the image's last pixels: cell i of stride
+    16 sees what lies around pixel 16 i + 15. With 8 pixels before the image, as `network_view` adds them, that is the
+    middle of the cell.
+
+    Raises:
+        UserError: the package with the weights is missing or damaged.
+    """
+    def build(ops):
+        stages = efficientnet_lite.stages(ops, ops.input(), CELL)
+        others = ops.concat([*stages[3:], efficientnet_lite.class_scores(ops, stages[-1])])
+        return [ops.average_pool(stages[2], kernel=3, stride=2), others]
+
+    def forward(image):
+        third, others = network.forward(efficientnet_lite.network_input(image, CELL))()
+        found = np.concatenate([third, others[:, :-1, :-1]])
+        return found[:sum(channels)], found[sum(channels):].std(0)
+
+    channels = tuple(stage.channels for stage in efficientnet_lite.STAGES[2:])
+    network = Network(build, fcn.fold_batch_norms(*efficientnet_lite.read_imagenet_weights()), device)
+    return MapNetwork(efficientnet_lite.NAME, channels, forward)
+
+
+def base_network(config: Config, device: Device) -> MapNetwork:
+    """The base model, a ResNet-50: its last three stages. The contrast is the sum of the last one's channels (Wei et
+    al., "Selective Convolutional Descriptor Aggregation for Fine-Grained Image Retrieval", TIP 2017, section III.B).
+
+    Raises:
+        UserError: the base model is missing, damaged or of another architecture.
+    """
+    path = config.layout.base_model
+    found = read_parameters(path)
+    adopted = adopt_recorded(config, path, found.settings)
+    recorder = ShapeRecorder()
+    resnet.cell_maps(recorder, adopted)
+    parameters = [{name: matching(path, values, name, shape, "the ResNet-50 base model")
+                   for name, shape in shapes.items()}
+                  for values, shapes in ((found.args, recorder.args), (found.aux, recorder.aux))]
+    network = Network(lambda ops: [resnet.cell_maps(ops, adopted)], fcn.fold_batch_norms(*parameters), device)
+    channels = tuple(adopted.width * 2 ** number for number in (3, 4, 5))
+
+    def forward(image):
+        maps = network.forward(prepare(image, image.shape[:2], adopted.mean_rgb))()[0]
+        maps = maps[:, 1:, 1:].copy()  # cell i is centred on pixel 16 i
+        return maps, maps[-channels[-1]:].sum(0)
+    return MapNetwork(path, channels, forward)
+
+
+def cache_maps(network: MapNetwork, config: Config, names: List[str], images: str, folder: str) -> None:
+    """Write <folder>/<name>.npz for every image that has none; unreadable ones are left out. O(1) per image.
+
+    maps: (256, h, w) float16, the stages, each of unit length in every cell, all projected by one random matrix
+    (Johnson and Lindenstrauss).
+    contrast: (h, w) float16, see `MapNetwork`.
+
+    Args:
+        names: ids of the images. images: folder of <id>.jpg.
+    """
+    there = stems(folder, ".npz")
+    rest = [name for name in names if name not in there]
+    if not rest:
+        return
+    logger.info("maps of %s for %d images", network.title, len(rest))
+    projection = np.linalg.qr(np.random.default_rng((config.seed, 4)).normal(size=(sum(network.channels), CHANNELS)))
+    directions = projection[0].T.astype(np.float32)
+    for name in progress(rest, len(rest), "maps"):
+        try:
+            image = read_image(image_path(images, name))
+        except UserError:
+            continue  # the segmentation of the image says why
+        maps, contrast = network.forward(network_view(image, _SCALE * config.web_side))
+        for stage in np.split(maps, np.cumsum(network.channels[:-1])):
+            stage /= np.maximum(np.linalg.norm(stage, axis=0), 1e-6)
+        write_arrays(os.path.join(folder, name + ".npz"), {
+            "maps": np.tensordot(directions, maps, 1).astype(np.float16), "contrast": contrast.astype(np.float16)})
+
+
+def network_view(image: np.ndarray, longest_side: int) -> np.ndarray:
+    """An (h, w, 3) uint8 RGB image scaled to a longest side, in pixels, and to multiples of 32, with 8 more pixels on
+    every side."""
+    scale = longest_side / max(image.shape[:2])
+    height, width = (max(32, round(length * scale / 32) * 32) for length in image.shape[:2])
+    image = cv2.resize(image, (width, height),
+                       interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    half = CELL // 2
+    return cv2.copyMakeBorder(image, half, half, half, half, cv2.BORDER_REFLECT_101)

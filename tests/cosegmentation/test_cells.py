@@ -1,0 +1,45 @@
+"""The cells of one image: where labels start, and how they walk."""
+import numpy as np
+
+from core.cosegmentation import cells
+from core.cosegmentation.cells import Cells, relative, walk
+
+
+def test_the_walk_completes_what_looks_alike_and_is_near():
+    place = np.stack([np.zeros(40), np.arange(40) / 40], 1)
+    features = np.where(np.arange(40)[:, None] < 20, (1.0, 0.0), (0.0, 1.0)).astype(np.float32)
+    labels = np.zeros(40)
+    labels[:5] = 1
+    found = walk(labels, features, place)
+    assert found[6] > found[10] > found[19] > 10 * found[20:].max()
+    assert found[10] > 0.2
+
+
+def test_the_walk_is_the_sum_over_its_steps(rng):
+    features, place = rng.normal(size=(12, 4)), rng.random((12, 2))
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    distance = ((place[:, None] - place) ** 2).sum(-1)
+    steps = np.exp(cells._LIKENESS * (unit @ unit.T - 1) - distance / (2 * cells._REACH ** 2))
+    steps /= steps.sum(1, keepdims=True)
+    labels = rng.random(12)
+    power, expected = np.eye(12), 0
+    for number in range(cells._STEPS):
+        expected, power = expected + (1 - cells._WALK) * power @ labels, cells._WALK * power @ steps
+    expected += power @ labels
+    np.testing.assert_allclose(walk(labels, features, place), cells.relative(expected), rtol=1e-5)
+
+
+def test_labels_start_where_evidence_contrast_and_centre_meet():
+    evidence, contrast = np.zeros((5, 5)), np.zeros((5, 5))
+    evidence[2, 1:4], contrast[1:4, 2], contrast[0] = 1, 1, 1
+    evidence[0, 0] = 1
+    found = Cells(np.zeros((1, 5, 5)), contrast).start(evidence.ravel()).reshape(5, 5)
+    assert found.argmax() == 12 and 0 < found[0, 0] < found[2, 2]
+    assert (np.delete(found.ravel(), [0, 12]) == 0).all()
+
+
+def test_relative_labels_bring_small_objects_to_one():
+    labels = np.full(100, 0.1)
+    labels[:3] = 0.4
+    np.testing.assert_allclose(relative(labels)[:3], 1)
+    np.testing.assert_allclose(relative(labels)[3:], 0.25)
