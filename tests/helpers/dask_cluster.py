@@ -56,7 +56,7 @@ def start_worker(scheduler, ready, environment=None, *, wait=True):
     return process
 
 
-def wait_for(condition, seconds=90):
+def wait_for(condition, seconds=400):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
