@@ -9,7 +9,7 @@ from core.errors import UserError
 def main() -> None:
     from core.config import MODELS
     from core.io.logs import start_log
-    parser = make_parser(__doc__, ("batch_size", "crop_size", "max_epoch", "workers", "kv_store", "web_sampling",
+    parser = make_parser(__doc__, ("batch_size", "crop_size", "max_epoch", "workers", "web_sampling",
                                    "web_masks", "learning_rate_decay", "engine", "dtype"))
     parser.add_argument("--model", choices=MODELS, required=True, help="init: on dataset/web_train_list.txt; final: "
                         "on dataset/train_list.txt with the masks of est_voc_train_masks.py")
@@ -33,14 +33,14 @@ def main() -> None:
     from core.runtime.engines import resolve_devices
     from core.training.train import train
     from core.training.workers import joined_workers
-    with joined_workers(config, args.gpus) as store:
-        if store is None or store.rank == 0:
+    with joined_workers(config, args.gpus) as group:
+        if group is None or group.rank == 0:
             start_log(config.layout.log(f"train_{args.model}_model"), config)
         devices = resolve_devices(args.gpus, config.engine)
         if args.dtype not in (None, "auto", "float32") and devices[0].engine == "mxnet":
             raise UserError(f"--dtype {args.dtype} is for --engine torch: MXNet trains in float32")
         train(config, args.model, devices=devices, start_epoch=args.epoch, resume=args.resume, keep=args.keep,
-              store=store)
+              group=group)
 
 
 if __name__ == "__main__":

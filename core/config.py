@@ -24,7 +24,6 @@ STRIDE = 8  # input pixels per cell of the network's score maps
 MODELS = ("init", "final")
 POLY_POWER = 0.9  # of learning_rate_decay: Chen et al., "DeepLab" (PAMI 2018), section 4.1
 _NAME_BYTES = 200  # of a class's name: files are called after it, and file systems allow 255 with all that is added
-CLUSTER_STORES = ("dist_sync", "dist_device_sync")  # values of kv_store for several processes
 
 
 def _setting(default, help_text, *, at_least=None, at_most=None, above=None, choices=None, group=None):
@@ -138,9 +137,6 @@ class Config:
     max_epoch: int = _setting(40, "training ends before this epoch; the first one is 1", at_least=1, at_most=1000000)
     workers: int = _setting(0, "threads that decode and augment images; 0: one for each CPU core", at_least=0,
                             at_most=1024)
-    kv_store: str = _setting("device", "where MXNet sums the gradients of several devices: local, in main memory; "
-                             "device, on the devices; dist_sync and dist_device_sync, the same and then over all "
-                             "workers that launch.py starts", choices=("local", "device") + CLUSTER_STORES)
 
     engine: str = _setting("auto", "what computes the networks: mxnet; torch; or auto: MXNet where it is installed and "
                            "can use the device, else torch", choices=("auto", "mxnet", "torch"), group="Computing")

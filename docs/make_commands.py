@@ -17,7 +17,7 @@ from core.io.files import write_text  # noqa: E402
 PATH = os.path.join(FOLDER, "commands.md")
 ORDER = ("fetch_web_images", "convert_base_model", "create_web_masks", "eval_web_masks",
          "review_web_masks", "export_masks", "create_dataset",
-         "train_seg_model", "launch", "eval_seg_model", "eval_loop", "est_voc_train_masks", "predict", "report",
+         "train_seg_model", "eval_seg_model", "eval_loop", "est_voc_train_masks", "predict", "report",
          "export_onnx")  # that of a full-size run; scripts that are not named here follow
 SHARED = ("help", "config", "root", "seed")
 PLAIN_GROUPS = ("positional arguments", "optional arguments", "options")  # argparse's names, before and from 3.10 on
@@ -28,8 +28,6 @@ Every script prints this with `--help`. An unknown flag is an error that names t
 
 """
 SHARED_HEAD = """## Flags of all scripts
-
-`launch.py` has `--help` only.
 
 """
 

@@ -54,12 +54,10 @@ def test_training_says_that_it_needs_resume():
     assert "--resume" in done.stdout
 
 
-@pytest.mark.parametrize("script, flags", [("launch.py", ("--hosts", "", "--", "true")),
-                                           ("create_dataset.py", ("--train-images", ""))])
-def test_an_unset_variable_of_the_shell_does_not_change_what_runs(tmp_path, script, flags):
-    done = subprocess.run([sys.executable, os.path.join(ROOT, script), *flags], stderr=subprocess.PIPE,
-                          universal_newlines=True, cwd=str(tmp_path))
-    assert done.returncode == 2 and "%s is empty" % flags[0] in done.stderr
+def test_an_unset_variable_of_the_shell_does_not_change_what_runs(tmp_path):
+    done = subprocess.run([sys.executable, os.path.join(ROOT, "create_dataset.py"), "--train-images", ""],
+                          stderr=subprocess.PIPE, universal_newlines=True, cwd=str(tmp_path))
+    assert done.returncode == 2 and "--train-images is empty" in done.stderr
 
 
 SCRIPTS = sorted(name for name in os.listdir(ROOT) if name.endswith(".py"))

@@ -57,7 +57,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
     ("classes: [bk, cat, cat]", ("classes", "cat")),
     ("classes: [bk]", ("classes",)),
     ("classes: [bk, %s]" % ("\u00e4" * 101), ("classes", "200 bytes")),
-    ("kv_store: nccl", ("kv_store", "local")),
+    ("engine: caffe", ("engine", "mxnet")),
     ("- 1", ("no settings",)),
     ("a: [", ("not valid YAML",)),
     ("a: !!python/object/apply:os.system ['true']", ("not valid YAML",)),

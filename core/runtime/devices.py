@@ -1,10 +1,8 @@
 """Devices as plain values, which both engines take."""
 import contextlib
-import os
 import re
-import sys
 import traceback
-from typing import Any, Iterator, List, NamedTuple, Tuple
+from typing import Iterator, List, NamedTuple, Tuple
 
 from core.errors import UserError
 from core.io.logs import logger
@@ -39,13 +37,6 @@ def check_numbers(numbers: List[int], available: int) -> None:
     missing = [number for number in numbers if number >= available]
     if missing:
         raise UserError(f"there is no GPU {missing[0]}; this machine has {available}, numbered from 0")
-
-
-def leave(status: int, *_: Any) -> None:
-    """End the process at once; what else is passed stays open until then."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 @contextlib.contextmanager

@@ -43,10 +43,10 @@ def choose_engine(text: str, engine: str = "auto") -> Tuple[str, str]:
     """
     kind, numbers = parse_devices(text)
     installed = [name for name in _INSTALL if importlib.util.find_spec(name)]
-    started = "mxnet" if "DMLC_ROLE" in os.environ else "torch" if "TORCHELASTIC_RUN_ID" in os.environ else None
+    started = "TORCHELASTIC_RUN_ID" in os.environ
     if engine == "auto":
         if started:
-            engine, why = started, f"as {'launch.py' if started == 'mxnet' else 'torchrun'} started this"
+            engine, why = "torch", "as torchrun started this"
         elif len(installed) < 2:
             engine = installed[0] if installed else "mxnet"
             why = "the only one that is installed"
@@ -60,9 +60,8 @@ def choose_engine(text: str, engine: str = "auto") -> Tuple[str, str]:
         package = {"mxnet": "MXNet", "torch": "torch"}[engine]
         raise UserError(f"{package} is not installed: pip install -r {_INSTALL[engine]}"
                         + (f", or choose --engine {installed[0]}" if installed else f", or -r {_INSTALL['torch']}"))
-    if started and engine != started:
-        raise UserError(f"--engine {engine} is not for a process of {'launch.py' if started == 'mxnet' else 'torchrun'}"
-                        f": choose --engine {started}")
+    if started and engine != "torch":
+        raise UserError(f"--engine {engine} is not for a process of torchrun: choose --engine torch")
     return engine, why
 
 

@@ -3,26 +3,22 @@
 MXNet 1.9.1, the last release, was written for older numpy and Python: see `core.runtime.old_names`. Only one thread may
 call MXNet.
 """
-import atexit
-import contextlib
 import ctypes
 import os
 import sys
-from typing import Iterator, List, Optional, Set
+from typing import List, Set
 
 import joblib
 
-from core.config import CLUSTER_STORES
 from core.errors import UserError
 from core.io.logs import logger
-from core.runtime.devices import Device, check_numbers, leave
+from core.runtime.devices import Device, check_numbers
 from core.runtime.gpu_libraries import check_capabilities, has_gpu, prepare_gpu_build
 from core.runtime.hardware import SLOW_BFLOAT16, cpu_flags, has_fast_bfloat16
 from core.runtime.old_names import old_names
 
 os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
-# Each device steps by itself and keeps its momentum where core.training.checkpoint can read it, and no pickle goes to
-# servers.
+# Each device steps by itself and keeps its momentum where core.training.checkpoint can read it.
 os.environ["MXNET_UPDATE_ON_KVSTORE"] = "0"
 # Unset, MXNet takes half of the cores that it sees, for fear of hyper-threads.
 os.environ.setdefault("OMP_NUM_THREADS", str(joblib.cpu_count(only_physical_cores=True)))
@@ -59,37 +55,6 @@ except ImportError as error:
 except OSError as error:  # a library that MXNet's own one needs
     raise UserError(f"MXNet can't be loaded: {error}; on Debian and Ubuntu: apt-get install libgomp1 libquadmath0; for "
                     "GPUs: pip install -r dependencies-gpu.txt") from error
-
-
-@contextlib.contextmanager
-def joined_cluster(kv_store: str) -> Iterator[Optional[mx.kv.KVStore]]:
-    """Give the mxnet.kvstore.KVStore that connects the workers of launch.py, or None for a process by itself.
-
-    A worker that ends the block with an error leaves at once; after a good end, workers wait for each other.
-
-    Args:
-        kv_store: setting of that name.
-
-    Raises:
-        UserError: kv_store does not suit how the process was started.
-    """
-    role = os.environ.get("DMLC_ROLE")
-    if kv_store not in CLUSTER_STORES:
-        if role == "worker":
-            raise UserError(f"launch.py started this, and kv_store is {kv_store}, with which each worker would train "
-                            "by itself: give --kv-store dist_sync")
-        yield None
-        return
-    if role != "worker":
-        raise UserError(f"kv_store {kv_store} is for several workers; start them with: launch.py --workers N -- python "
-                        "train_seg_model.py ...")
-    store = mx.kv.create(kv_store)
-    try:
-        yield store
-    except BaseException as error:
-        # To close the store would be to wait for the others. The argument keeps it open until then.
-        atexit.register(leave, 2 if isinstance(error, UserError) else 1, store)
-        raise
 
 
 def context(device: Device) -> mx.Context:

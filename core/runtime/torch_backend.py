@@ -2,13 +2,16 @@
 import atexit
 import contextlib
 import os
+import socket
+import sys
 from typing import Iterator, List, NamedTuple
 
 import joblib
+import numpy as np
 
 from core.errors import UserError
 from core.io.logs import logger
-from core.runtime.devices import Device, check_numbers, explaining_engine_errors, leave, parse_devices
+from core.runtime.devices import Device, check_numbers, explaining_engine_errors, parse_devices
 from core.runtime.hardware import SLOW_BFLOAT16, cpu_flags, has_fast_bfloat16
 
 try:
@@ -58,36 +61,63 @@ def device_count(text: str) -> int:
     return len(numbers) if kind == "cpu" or gpus() else 1
 
 
+class ProcessGroup(NamedTuple):
+    """This process among those that share every batch, and its device."""
+    rank: int
+    size: int
+    device: torch.device
+
+    def of_first(self, values: np.ndarray) -> np.ndarray:
+        """A float32 array of the process of rank 0; every process calls this once."""
+        first = torch.tensor(values, device=self.device)
+        torch.distributed.broadcast(first, 0)
+        return first.cpu().numpy()
+
+
 @contextlib.contextmanager
-def process_group(text: str) -> Iterator["ProcessGroup"]:
-    """Give the group of the processes that torchrun started.
+def process_group(text: str) -> Iterator[ProcessGroup]:
+    """Give the group of processes that the variables RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT name, as torchrun
+    sets them.
 
     A process that ends the block with an error leaves at once: the others may wait for it. After a good end, they wait
     for each other, as one may still be saving.
 
     Args:
         text: device flag.
+
+    Raises:
+        UserError: a variable is missing or wrong, or the processes can't meet.
     """
-    kind, numbers = parse_devices(text)
-    device = own_devices(kind, numbers)[0]
+    device = own_devices(*parse_devices(text))[0]
     if device.kind == "gpu":
         torch.cuda.set_device(device.number)
-    torch.distributed.init_process_group("nccl" if device.kind == "gpu" else "gloo")
+    missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise UserError(f"RANK is set, as torchrun does, and {', '.join(missing)} not: unset RANK, or start this with "
+                        "torchrun")
+    try:
+        socket.getaddrinfo(os.environ["MASTER_ADDR"], None)  # torch would ask for minutes
+        torch.distributed.init_process_group("nccl" if device.kind == "gpu" else "gloo")
+    except (OSError, RuntimeError, ValueError) as error:
+        variables = " ".join(f"{name}={os.environ[name]}" for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR",
+                                                                       "MASTER_PORT"))
+        raise UserError(f"the processes of the job can't meet, as {variables} say: {str(error).splitlines()[0]}"
+                        ) from error
     try:
         yield ProcessGroup(torch.distributed.get_rank(), torch.distributed.get_world_size(), torch_device(device))
         with explaining_engine_errors("waiting for the other processes", "start fewer of them"):
             torch.distributed.barrier()
     except BaseException as error:
-        atexit.register(leave, 2 if isinstance(error, UserError) else 1)
+        atexit.register(_leave, 2 if isinstance(error, UserError) else 1)
         raise
     torch.distributed.destroy_process_group()
 
 
-class ProcessGroup(NamedTuple):
-    """This process's place among those that share every batch, and its device."""
-    rank: int
-    num_workers: int
-    device: torch.device
+def _leave(status):
+    """End the process at once."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def torch_device(device: Device) -> torch.device:

@@ -1,4 +1,4 @@
-"""Training steps by MXNet, data-parallel over the devices of a process and the workers of launch.py."""
+"""Training steps by MXNet, data-parallel over the devices."""
 from typing import Any, Callable, Dict, List
 
 import numpy as np
@@ -20,31 +20,29 @@ class Steps:
     """
 
     def __init__(self, config: Config, model: str, *, devices: List[Device], parameters: Parts,
-                 momentum: Dict[str, np.ndarray], first: int, last: int, store: Any = None):
+                 momentum: Dict[str, np.ndarray], first: int, last: int, group: Any = None):
         """
         Args:
             parameters: (args, aux) to start from.
             momentum: dict from parameter name to float32 array; parameters that it lacks start at zero.
             first, last: numbers of the steps before this run and at the end of training.
-            store: mxnet.kvstore.KVStore of the workers that share every batch, or None.
+            group: None; of torch, the processes that share every batch.
         """
-        workers = store.num_workers if store else 1
         self._has_labels = model == "final"
         self._contexts = [context(device) for device in devices]
-        total = len(devices) * workers
-        symbol = training_symbol(model, config, config.batch_size // total)
+        symbol = training_symbol(model, config, config.batch_size // len(devices))
         self.symbol = symbol.tojson()
-        inputs, labels = training_inputs(model, config, config.batch_size // workers)
+        inputs, labels = training_inputs(model, config, config.batch_size)
         self._module = mx.mod.Module(symbol, [name for name, _ in inputs], [name for name, _ in labels],
                                      context=self._contexts, fixed_param_names=frozen_parameters(model, config))
         self._module.bind(inputs, labels)
         self._module.init_params(arg_params=_arrays(parameters[0]), aux_params=_arrays(parameters[1]))
         settings = {"learning_rate": config.learning_rate, "momentum": config.momentum, "wd": config.weight_decay,
-                    "rescale_grad": 1.0 / total}
+                    "rescale_grad": 1.0 / len(devices)}
         if config.learning_rate_decay == "poly":
             settings["lr_scheduler"] = mx.lr_scheduler.PolyScheduler(last, config.learning_rate, POLY_POWER)
             settings["begin_num_update"] = first
-        self._module.init_optimizer(store or config.kv_store, "sgd", settings)
+        self._module.init_optimizer("device", "sgd", settings)
         self._set_momentum(momentum)
 
     def seed(self, number: int) -> None:
@@ -108,14 +106,6 @@ def batch_statistics(config: Config, model: str, device: Device, args: Dict[str,
     executor.backward()  # it is this that stores the statistics, which MXNet's engine does not know of
     mx.nd.waitall()
     return {name: value.asnumpy() for name, value in executor.aux_dict.items()}
-
-
-def of_first_worker(store: Any, values: np.ndarray) -> np.ndarray:
-    """A float32 array of the worker of rank 0; every worker calls this once."""
-    first = mx.nd.zeros(values.shape)
-    store.init("first", mx.nd.array(values))  # the value of rank 0 counts
-    store.pull("first", first)
-    return first.asnumpy()
 
 
 def _arrays(values):

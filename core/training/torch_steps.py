@@ -1,4 +1,4 @@
-"""Training steps by torch, on one device of each process that torchrun, or `workers`, started."""
+"""Training steps by torch, on one device of each process."""
 import warnings
 from typing import Any, Callable, Dict, List, Tuple
 
@@ -27,7 +27,7 @@ class Steps:
     symbol = None
 
     def __init__(self, config: Config, model: str, *, devices: List[Device], parameters: Parts,
-                 momentum: Dict[str, np.ndarray], first: int, last: int, store: Any = None):
+                 momentum: Dict[str, np.ndarray], first: int, last: int, group: Any = None):
         """As `mxnet_steps.Steps`, but for the devices: one."""
         device, = devices
         self._config = config
@@ -37,7 +37,7 @@ class Steps:
         self._dtype = number_format(dtype)
         self._network = _Network(config, model, self._device, self._dtype, parameters)
         self._wrapped: torch.nn.Module = self._network
-        if store:
+        if group:
             warnings.filterwarnings("ignore", "Grad strides do not match")  # of 1 x 1 kernels, where they don't matter
             self._wrapped = torch.nn.parallel.DistributedDataParallel(
                 self._network, [self._device] if device.kind == "gpu" else None, gradient_as_bucket_view=True)
@@ -147,13 +147,6 @@ def batch_statistics(config: Config, model: str, device: Device, args: Dict[str,
         ops = TorchOperations(values, data["data"], "batch")
         fcn.scores(ops, model, config)
     return _arrays(ops.statistics)
-
-
-def of_first_worker(store: Any, values: np.ndarray) -> np.ndarray:
-    """A float32 array of the worker of rank 0; every worker calls this once."""
-    first = torch.tensor(values, device=store.device)
-    torch.distributed.broadcast(first, 0)
-    return first.cpu().numpy()
 
 
 def _arrays(values):

@@ -15,14 +15,13 @@ from core.network.snapshots import load_snapshot
 from core.runtime.devices import Device, explaining_engine_errors
 from core.training.batches import BatchLoader
 from core.training.checkpoint import Checkpoint, find_checkpoint, run_record, save_checkpoint, start_file
-from core.training.engines import steps_on
 from core.training.initialization import from_base_model, from_scratch
 from core.training.metrics_log import MetricsLog
 from core.training.trainer import Trainer
 
 
 def train(config: Config, model: str, *, devices: List[Device], start_epoch: Optional[int] = None, resume: bool = False,
-          keep: Optional[int] = None, store: Any = None) -> None:
+          keep: Optional[int] = None, group: Any = None) -> None:
     """Train `model` up to `config.max_epoch`, with a snapshot after every epoch.
 
     Args:
@@ -32,16 +31,16 @@ def train(config: Config, model: str, *, devices: List[Device], start_epoch: Opt
         resume: continue the interrupted run of this start (of any start, if it is None), exactly as if it had not been
             interrupted; without such a run, start one.
         keep: number of the run's last snapshots that stay, beside the best one of eval_loop.py's ranking; None: all.
-        store: what `workers.joined_workers` gives for the workers that share every batch; only the one of rank 0 logs
-            and saves.
+        group: what `workers.joined_workers` gives for the processes that share every batch; only the one of rank 0
+            logs and saves.
 
     Raises:
         UserError: samples, base model or snapshot are missing or wrong, the run to resume had other settings, another
             process trains the model here, the memory ran out, or the loss is no longer finite.
     """
     layout = config.layout
-    options = {"devices": devices, "start_epoch": start_epoch, "resume": resume, "keep": keep, "store": store}
-    if store and store.rank:
+    options = {"devices": devices, "start_epoch": start_epoch, "resume": resume, "keep": keep, "group": group}
+    if group and group.rank:
         _train(config, model, **options)
         return
     with locked(layout.training_lock(model), f"training of the {model} model in {layout.snapshots}"):
@@ -51,9 +50,9 @@ def train(config: Config, model: str, *, devices: List[Device], start_epoch: Opt
 
 
 @explaining_engine_errors("training", "lower --batch-size or --crop-size")
-def _train(config, model, *, devices, start_epoch, resume, keep, store):
+def _train(config, model, *, devices, start_epoch, resume, keep, group):
     layout = config.layout
-    rank, workers = (store.rank, store.num_workers) if store else (0, 1)
+    rank, workers = (group.rank, group.size) if group else (0, 1)
     total = len(devices) * workers
     if config.batch_size % total:
         raise UserError(f"a batch of {config.batch_size} images can't be shared evenly by {total} devices: change "
@@ -73,11 +72,11 @@ def _train(config, model, *, devices, start_epoch, resume, keep, store):
         config, checkpoint = _start(config, model, devices=devices, samples=samples, data=data,
                                     epoch=start_epoch or 0, total=total)
 
-    if store:
-        _check_agreement(devices[0], store, checkpoint)
+    if group:
+        check_agreement(group, checkpoint)
     metrics = MetricsLog(layout.metrics(model), checkpoint.epoch) if not rank else None
     trainer = Trainer(config, model, devices=devices, parameters=checkpoint.parameters, start_epoch=checkpoint.epoch,
-                      momentum=checkpoint.momentum, store=store, metrics=metrics)
+                      momentum=checkpoint.momentum, group=group, metrics=metrics)
     batches = _loader(config, model, samples, rank, workers).batches(checkpoint.epoch * trainer.epoch_size)
     try:
         for epoch in range(checkpoint.epoch + 1, config.max_epoch):
@@ -91,13 +90,13 @@ def _train(config, model, *, devices, start_epoch, resume, keep, store):
         batches.close()
 
 
-def _check_agreement(device, store, checkpoint):
-    """Raise UserError if this worker starts from other files or settings than the one of rank 0."""
+def check_agreement(group: Any, checkpoint: Checkpoint) -> None:
+    """Raise UserError if this process starts from other files or settings than the one of rank 0."""
     text = json.dumps([checkpoint.epoch, checkpoint.record], sort_keys=True)
     mine = np.frombuffer(hashlib.sha256(text.encode("utf-8")).digest(), np.uint8).astype(np.float32)
-    if (steps_on(device).of_first_worker(store, mine) != mine).any():
-        raise UserError(f"worker {store.rank} starts from another epoch, list, base model or number of devices, or "
-                        "with other images, masks or settings, than worker 0: all hosts need the same files, as in a "
+    if (group.of_first(mine) != mine).any():
+        raise UserError(f"process {group.rank} starts from another epoch, list, base model or number of devices, or "
+                        "with other images, masks or settings, than process 0: all hosts need the same files, as in a "
                         "shared folder")
 
 

@@ -27,23 +27,23 @@ class Trainer:
     """
 
     def __init__(self, config: Config, model: str, *, devices: List[Device], parameters: Parts, start_epoch: int = 0,
-                 momentum: Optional[Dict[str, np.ndarray]] = None, store: Any = None,
+                 momentum: Optional[Dict[str, np.ndarray]] = None, group: Any = None,
                  metrics: Optional[MetricsLog] = None):
         """
         Args:
             parameters: (args, aux) to start from.
             start_epoch: the last finished epoch.
             momentum: as `momentum` returns it; None starts from zeros.
-            store: what `workers.joined_workers` gives: the workers that share every batch, or None.
+            group: what `workers.joined_workers` gives: the processes that share every batch, or None.
             metrics: receives what is logged too.
         """
         self._config = config
         self._model = model
         self._metrics = metrics
         self.epoch_size = config.init_epoch_size if model == "init" else config.final_epoch_size
-        self._rank = store.rank if store else 0
+        self._rank = group.rank if group else 0
         self._steps = steps_on(devices[0]).Steps(
-            config, model, devices=devices, parameters=parameters, momentum=momentum or {}, store=store,
+            config, model, devices=devices, parameters=parameters, momentum=momentum or {}, group=group,
             first=start_epoch * self.epoch_size, last=(config.max_epoch - 1) * self.epoch_size)
         self.symbol, self.parameters, self.momentum = self._steps.symbol, self._steps.parameters, self._steps.momentum
 

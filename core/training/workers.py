@@ -1,50 +1,58 @@
-"""The processes that share every batch: MXNet's workers of launch.py, or those of torchrun.
-
-With torch each process has one device. Several devices in --gpus are several processes on this machine, started here.
-"""
+"""The processes of torch that share every batch: those that torchrun started, or one for each device, started here."""
 import contextlib
 import os
+import runpy
+import socket
 import sys
 from typing import Any, Iterator
 
 import joblib
 
-from core.config import CLUSTER_STORES, Config
+from core.config import Config
 from core.errors import UserError
 from core.runtime.engines import backend, choose_engine
-from core.training.cluster import free_port, run_here
 
 
 @contextlib.contextmanager
 def joined_workers(config: Config, gpus: str) -> Iterator[Any]:
-    """Give what connects this process with others that share every batch: rank, num_workers; or None where it is alone.
+    """Give the `torch_backend.ProcessGroup` of this process, or None where it is alone, as with MXNet it always is.
 
-    Where torch is to compute on several devices, start a process with the same command for each, and end with them.
+    Where torch is to compute on several devices, run this script again in a process for each, and end with them.
 
     Args:
         gpus: device flag, see `engines.resolve_devices`.
 
     Raises:
-        UserError: kv_store does not suit how the process was started; a process failed or died.
+        UserError: the processes can't meet; one of them failed or died, then all are ended.
     """
     engine, _ = choose_engine(gpus, config.engine)
     if engine == "mxnet":
-        with backend(engine).joined_cluster(config.kv_store) as store:
-            yield store
-        return
-    if config.kv_store in CLUSTER_STORES:
-        raise UserError(f"kv_store {config.kv_store} is for --engine mxnet; with torch, torchrun starts several "
-                        "processes: see docs/distributed.md")
-    if "RANK" in os.environ:
+        yield None
+    elif "RANK" in os.environ:
         with backend(engine).process_group(gpus) as group:
             yield group
-        return
-    count = backend(engine).device_count(gpus)
-    if count == 1:
+    elif backend(engine).device_count(gpus) == 1:
         yield None
-        return
-    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
-              "MASTER_PORT": str(free_port()), "TORCHELASTIC_RUN_ID": "none",
-              "OMP_NUM_THREADS": str(max(1, joblib.cpu_count(only_physical_cores=True) // count))}
-    run_here([sys.executable, *sys.argv], [dict(shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(count)])
-    sys.exit()
+    else:
+        _run_processes(backend(engine).device_count(gpus), backend(engine).torch.multiprocessing)
+        sys.exit()
+
+
+def _run_processes(count, multiprocessing):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    try:
+        multiprocessing.spawn(_run_process, (count, port), count)
+    except multiprocessing.ProcessExitedException as error:
+        how = f"was killed by {error.signal_name}" if error.signal_name else f"ended with status {error.exit_code}"
+        raise UserError(f"process {error.error_index} {how}: the job is ended") from error
+
+
+def _run_process(rank, count, port):
+    """Be the process of torchrun with that rank. It must not have imported `torch_backend`, which asks for it."""
+    threads = max(1, joblib.cpu_count(only_physical_cores=True) // count)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count),
+                      MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="none",
+                      OMP_NUM_THREADS=str(threads))
+    runpy.run_path(sys.argv[0], run_name="__main__")

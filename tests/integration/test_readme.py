@@ -35,7 +35,7 @@ def help_of(script):
                           universal_newlines=True, env=dict(os.environ, COLUMNS="1000")).stdout  # nothing hyphenated
 
 
-@pytest.mark.parametrize("script", SCRIPTS + ("launch.py",))
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_every_flag_is_in_the_command_reference(script):
     section = re.search(r"\n## %s\n(.*?)(\n## |$)" % re.escape(script), read("docs/commands.md"), re.DOTALL).group(1)
     flags = flags_in(help_of(script)) - {"--help", "--config", "--root", "--seed"}
@@ -50,7 +50,7 @@ def test_every_command_in_the_pages_has_known_flags():
 
 def test_every_flag_in_docs_exists():
     benchmarks = re.findall(r"benchmarks/\w+\.py", read("docs/results.md"))
-    known = {flag for script in SCRIPTS + ("launch.py", *benchmarks) for flag in flags_in(help_of(script))}
+    known = {flag for script in (*SCRIPTS, *benchmarks) for flag in flags_in(help_of(script))}
     known |= {"--nworkers", "--nthreads", "--no-requeue", "--no-deps", "--index-url"}  # of Dask, Slurm and pip
     known |= {"--nnodes", "--nproc", "--rdzv"}  # of torchrun, up to their underscores
     for page in pages():

@@ -25,8 +25,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(engines, "has_gpu", lambda: machine.gpus > 0)
     monkeypatch.setattr(engines, "_other_gpu", lambda: False)
     monkeypatch.setattr(engines, "backend", backend)
-    for name in ("DMLC_ROLE", "TORCHELASTIC_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     return machine
 
 
@@ -52,13 +51,11 @@ def test_the_only_engine_is_taken_and_a_missing_one_is_named(machine, engine, ot
         choose_engine("cpu")
 
 
-@pytest.mark.parametrize("variable, engine, other", [("TORCHELASTIC_RUN_ID", "torch", "mxnet"),
-                                                     ("DMLC_ROLE", "mxnet", "torch")])
-def test_workers_take_the_engine_that_started_them(machine, monkeypatch, variable, engine, other):
-    monkeypatch.setenv(variable, "worker")
-    assert choose_engine("cpu")[0] == engine
-    with pytest.raises(UserError, match=f"choose --engine {engine}"):
-        choose_engine("cpu", other)
+def test_processes_of_torchrun_take_torch(machine, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert choose_engine("cpu") == ("torch", "as torchrun started this")
+    with pytest.raises(UserError, match="choose --engine torch"):
+        choose_engine("cpu", "mxnet")
 
 
 def test_no_engine_is_imported_before_it_is_chosen():

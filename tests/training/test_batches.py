@@ -110,6 +110,14 @@ def test_balanced_batches_depend_on_seed_and_position_alone(web):
     assert names_of(BatchLoader(web, config(seed=1), balanced=True), 9) != names
 
 
+def test_parts_of_a_batch_are_the_batch(samples):
+    whole, = take(BatchLoader(samples, config()), 1, first=1)
+    parts = [take(BatchLoader(samples, config(), part=part, parts=2), 1, first=1)[0] for part in range(2)]
+    assert whole.names == parts[0].names + parts[1].names and len(parts[0].names) == 2
+    for name in ("data", "labels", "image_labels"):
+        assert (getattr(whole, name) == np.concatenate([getattr(part, name) for part in parts])).all()
+
+
 @pytest.mark.parametrize("damage", ["image", "mask", "size", "label"])
 def test_a_bad_file_ends_the_run_with_its_name(samples, damage):
     bad = samples[3]

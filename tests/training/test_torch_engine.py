@@ -1,9 +1,12 @@
 """The torch engine against MXNet, the reference. Skipped where torch is not installed."""
 import dataclasses
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -28,8 +31,9 @@ from core.runtime import torch_backend  # noqa: E402
 from core.runtime.devices import Device  # noqa: E402
 from core.runtime.engines import resolve_dtype  # noqa: E402
 from core.training.batches import Batch  # noqa: E402
+from core.training.checkpoint import Checkpoint  # noqa: E402
 from core.training.engines import steps_on  # noqa: E402
-from core.training.train import train  # noqa: E402
+from core.training.train import check_agreement, train  # noqa: E402
 
 TORCH = Device("torch")
 NETWORKS = {"resnet50": (SMALL, random_parameters), "efficientnet_lite2": (LIGHT, light_parameters)}
@@ -271,8 +275,37 @@ def test_a_killed_process_ends_the_job_in_one_line(prepared, without_mxnet):
     flags = command("", prepared, "--model", "init", "--engine", "torch", "--gpus", "cpu:2")[1:]
     done = subprocess.run([sys.executable, script, *flags], env=without_mxnet, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, universal_newlines=True, timeout=200)
-    assert done.returncode == 2 and "worker 1 was killed by signal 9: the job is ended" in done.stderr
+    assert done.returncode == 2 and "process 1 was killed by SIGKILL: the job is ended" in done.stderr
     assert "Traceback" not in done.stderr and "Warning" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given, message", [
+    ({}, "WORLD_SIZE, MASTER_ADDR, MASTER_PORT not: unset RANK"),
+    ({"WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}, "MASTER_PORT not: unset RANK"),
+    ({"WORLD_SIZE": "1", "MASTER_ADDR": "no.such.host.invalid", "MASTER_PORT": "29511"}, "can't meet, as RANK=0 WORLD"),
+    ({"WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", "RANK": "x"}, "can't meet, as RANK=x"),
+    ({"WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "taken"}, "can't meet, as .*MASTER_PORT=[0-9]+ ")])
+def test_half_an_environment_of_torchrun_is_reported_in_one_line(prepared, without_mxnet, given, message):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        given = dict(given, **({"MASTER_PORT": str(taken.getsockname()[1])} if "taken" in given.values() else {}))
+        done = subprocess.run([sys.executable, *command("train_seg_model.py", prepared, "--model", "init", "--engine",
+                                                        "torch", "--gpus", "cpu")], stderr=subprocess.PIPE,
+                              env={**without_mxnet, "RANK": "0", **given}, universal_newlines=True, timeout=200)
+    assert done.returncode == 2 and re.search(message, done.stderr.splitlines()[-1])
+    assert "Traceback" not in done.stderr
+
+
+def test_processes_that_start_from_different_files_are_refused():
+    said = []
+    group = types.SimpleNamespace(rank=1, of_first=lambda values: said.append(values) or said[0])
+    check_agreement(group, Checkpoint(1, None, {}, {"list_sha256": "a"}))
+    check_agreement(group, Checkpoint(1, None, {}, {"list_sha256": "a"}))
+    for epoch, digest in ((1, "b"), (2, "a")):
+        with pytest.raises(UserError, match="process 1 starts from another epoch"):
+            check_agreement(group, Checkpoint(epoch, None, {}, {"list_sha256": digest}))
 
 
 @pytest.mark.slow
