@@ -42,6 +42,7 @@ class Layout:
         self.train_list = path("dataset", "train_list.txt")
         self.train_labels = path("dataset", "train_labels.json")
         self.train_masks = path("cache", "final_voc_masks")
+        self.train_posteriors = path("cache", "train_posteriors")
         self.digests = path("cache", "digests.json")
         self.val_images = path("dataset", "val_images")
         self.val_masks = path("dataset", "val_masks")

@@ -25,16 +25,14 @@ from core.cosegmentation.results import (
     cache_folder,
     check_path,
     finish_image,
-    read_arrays,
     read_check,
     read_once,
     sample_names,
-    write_arrays,
     write_result,
 )
 from core.errors import UserError
 from core.inference.crf import refine
-from core.io.files import read_array, write_array
+from core.io.files import read_array, read_arrays, write_array, write_arrays
 from core.io.images import read_image
 from core.io.logs import logger, progress
 from core.io.resize import shrink

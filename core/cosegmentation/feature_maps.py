@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 
 from core.config import Config
-from core.cosegmentation.results import write_arrays
 from core.errors import UserError
 from core.inference.networks import Network
 from core.inference.segmenter import prepare
+from core.io.files import write_arrays
 from core.io.images import read_image
 from core.io.logs import logger, progress
 from core.network import efficientnet_lite, fcn, resnet

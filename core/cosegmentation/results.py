@@ -2,17 +2,16 @@
 import collections
 import functools
 import hashlib
-import io
 import json
 import os
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, TypeVar
+from typing import Callable, Dict, List, NamedTuple, Sequence, TypeVar
 
 import numpy as np
 
 from core.classes import IGNORE_LABEL
 from core.config import Config
 from core.errors import UserError
-from core.io.files import read_bytes, read_json, write_bytes, write_text
+from core.io.files import read_arrays, read_json, write_text
 from core.io.images import write_mask
 from core.paths import Layout, class_of, mask_path, web_class
 
@@ -91,28 +90,6 @@ def read_result(layout: Layout, name: str) -> Result:
         return Result(**read_json(path))
     except TypeError:
         raise UserError(f"{path} is damaged: remove it and run the same command again") from None
-
-
-def write_arrays(path: str, arrays: Mapping[str, Any], *, compressed: bool = False) -> None:
-    """Write an .npz."""
-    buffer = io.BytesIO()
-    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
-    write_bytes(path, buffer.getvalue())
-
-
-def read_arrays(path: str) -> Dict[str, np.ndarray]:
-    """Arrays of an .npz.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    try:
-        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as stored:
-            return dict(stored)
-    except UserError:
-        raise
-    except Exception as error:  # zipfile, zlib and numpy raise nearly anything on damaged files
-        raise UserError(f"{path} is damaged: remove it and run the same command again") from error
 
 
 def read_once(path: str, read: Callable[[str], _Content]) -> _Content:

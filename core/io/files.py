@@ -9,7 +9,7 @@ import os
 import re
 import unicodedata
 import uuid
-from typing import Any, Dict, Hashable, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Hashable, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 import yaml
@@ -73,6 +73,13 @@ def write_array(path: str, array: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     # Not getbuffer: kept by an error, as of a full disk, it crashes the collector of Python < 3.13 (gh-111049).
+    write_bytes(path, buffer.getvalue())
+
+
+def write_arrays(path: str, arrays: Mapping[str, Any], *, compressed: bool = False) -> None:
+    """Write an .npz."""
+    buffer = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
 
 
@@ -268,6 +275,21 @@ def read_array(path: str) -> np.ndarray:
         return np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise UserError(f"{path} is damaged, or not a .npy file") from error
+
+
+def read_arrays(path: str) -> Dict[str, np.ndarray]:
+    """Arrays of an .npz.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as stored:
+            return dict(stored)
+    except UserError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy raise nearly anything on damaged files
+        raise UserError(f"{path} is damaged: remove it and run the same command again") from error
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -323,7 +323,8 @@ def test_a_cluster_makes_the_same_masks_without_the_network_and_when_it_loses_a_
 
 def test_a_class_whose_images_have_nothing_in_common_is_named(web, caplog):
     from core.cosegmentation import cosegment as stage
-    from core.cosegmentation.results import Result, check_path, write_arrays
+    from core.cosegmentation.results import Result, check_path
+    from core.io.files import write_arrays
     layout, rng = web.layout, np.random.default_rng(0)
     classes = np.repeat([6, 8, 5], (20, 20, 3))
     write_arrays(check_path(layout), noise_filter.fit_check(rng.normal(size=(43, 4)).astype(np.float32), classes,

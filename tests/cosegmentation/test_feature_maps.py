@@ -8,8 +8,8 @@ from web_masks import write_base_model
 
 from core.config import Config
 from core.cosegmentation.feature_maps import CHANNELS, base_network, cache_maps, imagenet_network, network_view
-from core.cosegmentation.results import read_arrays
 from core.errors import UserError
+from core.io.files import read_arrays
 from core.io.images import write_image
 
 mx = pytest.importorskip("core.runtime.mxnet_backend").mx
