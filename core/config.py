@@ -125,8 +125,10 @@ class Config:
                                   "EfficientNet's stem and first block", at_least=0, at_most=7)
     learning_rate_decay: str = _setting("none", "none, or poly: (1 - step / last step) ^ 0.9 times learning_rate",
                                         choices=("none", "poly"))
-    web_sampling: str = _setting("uniform", "share of a class in the init model's batches: uniform, as in the web "
-                                 "list, or balanced, the same for all classes", choices=("uniform", "balanced"))
+    web_sampling: str = _setting("uniform", "share of a class in the batches' web images: uniform, as in the web list, "
+                                 "or balanced, the same for all classes", choices=("uniform", "balanced"))
+    final_web_share: float = _setting(0.0, "share of web images, with their masks, in the final model's batches",
+                                      at_least=0, at_most=0.9)
     web_masks: str = _setting("cosegmented", "masks of the web images that train the init model: cosegmented; "
                               "estimated, those of est_voc_train_masks.py --images web; or both, each image once with "
                               "either", choices=("cosegmented", "estimated", "both"))
@@ -251,8 +253,8 @@ NETWORK_SETTINGS = ("classes", "backbone", "width", "units", "stride_on", "head_
 
 # What decides the course of a training run, besides the network, the samples and the initial weights.
 TRAINING_SETTINGS = ("dropout", "new_layer_deviation", "seed", "batch_size", "crop_size", "scale_range",
-                     "flip_probability", "label_sampling", "web_sampling", "learning_rate", "learning_rate_decay",
-                     "momentum", "weight_decay", "frozen_stages")
+                     "flip_probability", "label_sampling", "web_sampling", "final_web_share", "learning_rate",
+                     "learning_rate_decay", "momentum", "weight_decay", "frozen_stages")
 
 
 def network_settings(config: Config, names: Sequence[str] = NETWORK_SETTINGS) -> Dict[str, Any]:

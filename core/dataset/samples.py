@@ -5,7 +5,7 @@ Does not import mxnet.
 import hashlib
 import json
 import os
-from typing import Dict, List, NamedTuple, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -16,15 +16,16 @@ from core.io.files import read_json, read_list
 from core.io.images import read_mask
 from core.io.logs import logger
 from core.io.provenance import StageRecord, check_classes, content_digests
-from core.paths import Layout, check_pairs, image_path, mask_path, web_class
+from core.paths import Layout, check_pairs, class_of, image_path, mask_path, web_class
 from core.web.corrections import corrected_names, read_decisions, reviewed_list
 
 
 class Sample(NamedTuple):
-    """A training image: its id, its path and that of its mask."""
+    """A training image: its id, its path, that of its mask, and the class index of a web image."""
     name: str
     image: str
     mask: str
+    label: Optional[int] = None
 
 
 def listed_web_images(config: Config) -> List[str]:
@@ -79,7 +80,8 @@ def _cosegmented(layout, config, names):
     corrected = set(corrected_names(layout))
     check_pairs(names, (image_path, layout.web_images, remedy))
     check_pairs([name for name in names if name not in corrected], (mask_path, layout.web_masks, remedy))
-    samples = [Sample(name, image_path(layout.web_images, name), layout.web_mask(name)) for name in names]
+    samples = [Sample(name, image_path(layout.web_images, name), layout.web_mask(name), class_of(name))
+               for name in names]
     _check_images(samples, record.items, layout, "create_web_masks.py")
     return samples
 
@@ -100,7 +102,7 @@ def _estimated(layout, config, names):
         raise UserError(f"{layout.web_estimated_list} names no image of {layout.web_list}: {remedy}")
     check_pairs(names, (image_path, layout.web_images, "see dataset/README.md for what belongs there"))
     check_pairs([name for name in names if name not in corrected], (mask_path, layout.web_estimated, remedy))
-    samples = [Sample(name, image_path(layout.web_images, name), layout.web_mask(name, estimated=True))
+    samples = [Sample(name, image_path(layout.web_images, name), layout.web_mask(name, estimated=True), class_of(name))
                for name in names]
     _check_images(samples, {name: item["image"] for name, item in record.items.items()}, layout,
                   "est_voc_train_masks.py --images web")
@@ -198,10 +200,10 @@ def label_shares(samples: List[Sample], config: Config) -> np.ndarray:
         samples: as `web_samples` gives them.
     """
     shares: Dict[int, List[np.ndarray]] = {}
-    for name, _, path in samples:
-        counts = np.bincount(read_mask(path, config.num_classes).ravel(), minlength=IGNORE_LABEL + 1)
+    for sample in samples:
+        counts = np.bincount(read_mask(sample.mask, config.num_classes).ravel(), minlength=IGNORE_LABEL + 1)
         counts = counts[:config.num_classes]
-        shares.setdefault(web_class(name, config.num_classes), []).append(counts / max(counts.sum(), 1))
+        shares.setdefault(class_of(sample.name), []).append(counts / max(counts.sum(), 1))
     groups = [np.mean(values, 0) for values in shares.values()]
     weights = None if config.web_sampling == "balanced" else [len(values) for values in shares.values()]
     return np.average(groups, 0, weights)
@@ -235,5 +237,8 @@ def read_labels(path: str, names: Sequence[str], config: Config) -> Dict[str, Li
 
 
 def training_samples(model: str, config: Config) -> List[Sample]:
-    """Samples that train `model`, in the order of its list."""
-    return (web_samples if model == "init" else voc_samples)(config)
+    """Samples that train `model`, in the order of its list; web images follow those of the final model, if the setting
+    `final_web_share` asks for them."""
+    if model == "init":
+        return web_samples(config)
+    return voc_samples(config) + (web_samples(config) if config.final_web_share else [])

@@ -5,7 +5,7 @@ any number of threads, and a run can resume at any batch.
 """
 import collections
 import concurrent.futures
-from typing import Iterator, List, NamedTuple
+from typing import Dict, Generator, List, NamedTuple, Tuple
 
 import cv2
 import joblib
@@ -16,7 +16,6 @@ from core.config import STRIDE, Config
 from core.dataset.preprocessing import subtract_mean
 from core.dataset.samples import Sample
 from core.io.images import read_image, read_mask
-from core.paths import web_class
 from core.training.augmentation import augment
 
 
@@ -36,29 +35,28 @@ class Batch(NamedTuple):
 
 
 class BatchLoader:
-    """Endless batches of samples in a seeded order: every round passes each sample once, in an order of its own.
+    """Endless batches of samples in a seeded order.
 
-    A round continues over the ends of batches and epochs, as the published epochs are shorter than the web list. With
-    `balanced`, the classes of web images take turns, in an order drawn for each turn; every class then makes its own
-    rounds, so that the images of a class with few of them are seen more often.
+    Where there are both, web images take `final_web_share` of the positions of the run, evenly spread over it, and
+    training images the others.
 
     Args:
         part, parts: yield only this part of each batch, counted from 0, of so many equal ones.
-        balanced: give each class the same share; the samples' names start with their class indices.
     """
 
-    def __init__(self, samples: List[Sample], config: Config, *, part: int = 0, parts: int = 1,
-                 balanced: bool = False):
-        self._samples = samples
-        self._groups = _classes_of(samples, config) if balanced else [range(len(samples))]
+    def __init__(self, samples: List[Sample], config: Config, *, part: int = 0, parts: int = 1):
+        web = [sample for sample in samples if sample.label is not None]
+        train = [sample for sample in samples if sample.label is None]
+        self._web_share = config.final_web_share if web and train else float(bool(web))
+        self._web = _Rounds(_by_class(web) if config.web_sampling == "balanced" else [web], config.seed)
+        self._train = _Rounds([train], config.seed)
         self._config = config
         self._size = config.batch_size // parts
         self._part = part
         self._workers = config.workers or joblib.cpu_count()
         self._ahead = 2 + self._workers // self._size  # batches made in advance
-        self._orders = {}
 
-    def batches(self, first: int) -> Iterator[Batch]:
+    def batches(self, first: int) -> Generator[Batch, None, None]:
         """Batches from number `first` on, counted from 0; close the generator to end its threads.
 
         Raises:
@@ -87,31 +85,16 @@ class BatchLoader:
         size, crop, config = self._size, self._config.crop_size, self._config
         start = number * config.batch_size + self._part * size
         positions = range(start, start + size)
-        samples = [self._samples[self._index(position)] for position in positions]
+        samples = [self._sample(position) for position in positions]
         batch = Batch([sample.name for sample in samples], np.empty((size, 3, crop, crop), np.float32),
                       np.empty((size, (crop // STRIDE) ** 2), np.float32),
                       np.zeros((size, config.num_classes, 1, 1), np.float32))
         return batch, [pool.submit(self._fill, batch, row, sample, position)
                        for row, (sample, position) in enumerate(zip(samples, positions))]
 
-    def _index(self, position):
-        """Place in the list of the sample at a position of the run."""
-        turn, place = divmod(position, len(self._groups))
-        group = self._order((3, turn), len(self._groups))[place]
-        turn, place = divmod(turn, len(self._groups[group]))
-        return self._groups[group][self._order((0, turn, group), len(self._groups[group]))[place]]
-
-    def _order(self, key, length):
-        """Order of the turn key[1], drawn from the seed and the key; the one of the last turn is cached.
-
-        Zeros at the end of a seed change nothing: a single group has the orders that it had before there were groups.
-        """
-        kind = key[:1] + key[2:]
-        turn, order = self._orders.get(kind, (None, None))
-        if turn != key[1]:
-            order = np.random.default_rng((self._config.seed,) + key).permutation(length)
-            self._orders[kind] = key[1], order
-        return order
+    def _sample(self, position):
+        web_before, web_after = int(position * self._web_share), int((position + 1) * self._web_share)
+        return self._web.sample(web_before) if web_after > web_before else self._train.sample(position - web_before)
 
     def _fill(self, batch, row, sample, position):
         image = read_image(sample.image)
@@ -124,9 +107,41 @@ class BatchLoader:
         batch.labels[row] = mask.ravel()
 
 
-def _classes_of(samples, config):
-    """For each class that has samples, their places in the list."""
+class _Rounds:
+    """Samples in an endless seeded order: every round passes each sample once, in an order of its own.
+
+    A round continues over the ends of batches and epochs, as the published epochs are shorter than the web list.
+    Several groups take turns, in an order drawn for each turn; every group then makes its own rounds, so that the
+    samples of a small group are seen more often.
+    """
+
+    def __init__(self, groups: List[List[Sample]], seed: int):
+        self._groups = groups
+        self._seed = seed
+        self._orders: Dict[Tuple[int, ...], Tuple[int, np.ndarray]] = {}
+
+    def sample(self, position: int) -> Sample:
+        turn, index = divmod(position, len(self._groups))
+        number = self._order((3, turn), len(self._groups))[index]
+        group = self._groups[number]
+        turn, index = divmod(turn, len(group))
+        return group[self._order((0, turn, number), len(group))[index]]
+
+    def _order(self, key, length):
+        """Order of the turn key[1], drawn from the seed and the key; that of the last turn is cached.
+
+        Zeros at the end of a seed change nothing: a single group has the order of a run without groups.
+        """
+        stream = key[:1] + key[2:]
+        turn, order = self._orders.get(stream, (None, None))
+        if turn != key[1]:
+            order = np.random.default_rng((self._seed,) + key).permutation(length)
+            self._orders[stream] = key[1], order
+        return order
+
+
+def _by_class(samples):
     groups = collections.defaultdict(list)
-    for place, sample in enumerate(samples):
-        groups[web_class(sample.name, config.num_classes)].append(place)
+    for sample in samples:
+        groups[sample.label].append(sample)
     return [groups[label] for label in sorted(groups)]

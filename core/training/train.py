@@ -77,7 +77,7 @@ def _train(config, model, *, devices, start_epoch, resume, keep, group):
     metrics = MetricsLog(layout.metrics(model), checkpoint.epoch) if not rank else None
     trainer = Trainer(config, model, devices=devices, parameters=checkpoint.parameters, start_epoch=checkpoint.epoch,
                       momentum=checkpoint.momentum, group=group, metrics=metrics)
-    batches = _loader(config, model, samples, rank, workers).batches(checkpoint.epoch * trainer.epoch_size)
+    batches = BatchLoader(samples, config, part=rank, parts=workers).batches(checkpoint.epoch * trainer.epoch_size)
     try:
         for epoch in range(checkpoint.epoch + 1, config.max_epoch):
             trainer.train_epoch(epoch, batches)
@@ -118,14 +118,9 @@ def _start(config, model, *, devices, samples, data, epoch, total):
         config, parameters = from_base_model(config, model)
     else:
         logger.warning("%s is missing: training starts from scratch", layout.base_model)
-        batches = _loader(config, model, samples).batches(0)
+        batches = BatchLoader(samples, config).batches(0)
         parameters = from_scratch(config, model, devices[0], next(batches))
         batches.close()
     record = run_record(model, config, data=data, start_epoch=epoch, start_file=start_file(config, model, epoch),
                         devices=total)
     return config, Checkpoint(epoch, parameters, {}, record)
-
-
-def _loader(config, model, samples, rank=0, workers=1):
-    return BatchLoader(samples, config, part=rank, parts=workers,
-                       balanced=model == "init" and config.web_sampling == "balanced")

@@ -49,6 +49,18 @@ def test_masks_that_were_being_overwritten_do_not_train(tmp_path):
         assert [sample.name for sample in training_samples("init", tiny)] == ["1_a"]
 
 
+def test_the_final_model_gets_web_images_only_where_they_have_a_share(tmp_path):
+    layout = config(root=str(tmp_path)).layout
+    for images, masks, names in ((layout.web_images, layout.web_masks, layout.web_list),
+                                 (layout.train_images, layout.train_masks, layout.train_list)):
+        write_image(image_path(images, "2_a"), np.zeros((9, 9, 3), np.uint8))
+        write_mask(mask_path(masks, "2_a"), np.ones((9, 9), np.uint8))
+        write_lines(names, ["2_a"])
+    for share, labels in ((0.0, [None]), (0.25, [None, 2])):
+        samples = training_samples("final", config(root=str(tmp_path), final_web_share=share))
+        assert [sample.label for sample in samples] == labels
+
+
 @pytest.mark.parametrize("sampling, weights", [("uniform", [3, 1]), ("balanced", [1, 1])])
 def test_shares_of_the_labels_are_means_over_what_training_draws(tmp_path, sampling, weights):
     """Three images of class 1 with half of their labelled pixels, and one of class 2 with a quarter."""

@@ -76,7 +76,8 @@ def test_every_round_passes_each_sample_once_in_an_order_of_its_own(samples):
 @pytest.fixture
 def web(samples):
     """The seven samples as web images: five of class 1, one of class 2, one of class 3."""
-    return [sample._replace(name=f"{label}_{sample.name}") for label, sample in zip((1, 1, 2, 1, 1, 3, 1), samples)]
+    return [sample._replace(name=f"{label}_{sample.name}", label=label)
+            for label, sample in zip((1, 1, 2, 1, 1, 3, 1), samples)]
 
 
 def names_of(loader, count, first=0):
@@ -90,7 +91,7 @@ def test_uniform_rounds_follow_the_list_in_the_order_that_the_seed_gave_before(w
 
 
 def test_balanced_classes_take_turns_and_pass_all_their_images(web):
-    names = names_of(BatchLoader(web, config(), balanced=True), 15)
+    names = names_of(BatchLoader(web, config(web_sampling="balanced")), 15)
     turns = [names[start:start + 3] for start in range(0, 60, 3)]
     assert all(sorted(name[0] for name in turn) == ["1", "2", "3"] for turn in turns)
     assert len({tuple(name[0] for name in turn) for turn in turns}) > 1
@@ -101,13 +102,22 @@ def test_balanced_classes_take_turns_and_pass_all_their_images(web):
 
 
 def test_balanced_batches_depend_on_seed_and_position_alone(web):
-    one = take(BatchLoader(web, config(), balanced=True), 9)
-    many = take(BatchLoader(web, config(workers=4), balanced=True), 9)
-    late = take(BatchLoader(web, config(workers=2), balanced=True), 2, first=7)
+    one = take(BatchLoader(web, config(web_sampling="balanced")), 9)
+    many = take(BatchLoader(web, config(workers=4, web_sampling="balanced")), 9)
+    late = take(BatchLoader(web, config(workers=2, web_sampling="balanced")), 2, first=7)
     for expected, found in zip(one + one[7:], many + late):
         assert expected.names == found.names and (expected.data == found.data).all()
     names = [name for batch in one for name in batch.names]
-    assert names_of(BatchLoader(web, config(seed=1), balanced=True), 9) != names
+    assert names_of(BatchLoader(web, config(seed=1, web_sampling="balanced")), 9) != names
+
+
+def test_web_images_take_their_share_of_the_final_models_batches(samples, web):
+    settings = config(final_web_share=0.25, web_sampling="balanced")
+    batches = take(BatchLoader(web + samples, settings), 28)
+    assert all(sum("_" in name for name in batch.names) == 1 for batch in batches)
+    names = [name for batch in batches for name in batch.names]
+    assert [name for name in names if "_" in name] == names_of(BatchLoader(web, settings), 7)
+    assert [name for name in names if "_" not in name] == names_of(BatchLoader(samples, settings), 21)
 
 
 def test_parts_of_a_batch_are_the_batch(samples):
