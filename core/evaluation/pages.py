@@ -19,6 +19,7 @@ COLOURS = {  # of light and of dark pages; good and bad differ for colour-blind 
              "soft": (26, 32, 40), "good": (80, 150, 255), "bad": (240, 130, 50)}}
 _NUMBERED_CLASSES = 30  # in a larger matrix the numbers no longer fit the cells
 _LONGEST_LABEL = 18  # characters beside the matrix; the titles of the cells have the whole name
+_MOST_OPAQUE = 0.6  # colour of the matrix's cells, so that the page's text stands out on it
 
 
 class Picture(NamedTuple):
@@ -71,32 +72,9 @@ def matrix(confusion: Any, classes: Sequence[str]) -> Markup:
 
 
 def _cell(share: float, true: str, predicted: str, numbered: bool) -> Dict[str, Any]:
-    hue = "good" if true == predicted else "bad"
-    alpha = 0.04 + 0.96 * share
-    kinds = ["cell"]
-    if wants_white(hue, alpha, "light"):
-        kinds.append("deep")
-    if not wants_white(hue, alpha, "dark"):
-        kinds.append("glow")
-    return {"kinds": " ".join(kinds), "hue": hue, "alpha": alpha, "true": true, "predicted": predicted, "share": share,
+    return {"hue": "good" if true == predicted else "bad", "alpha": _MOST_OPAQUE * (0.06 + 0.94 * share), "true": true,
+            "predicted": predicted, "share": share,
             "number": f"{round(100 * share)}" if numbered and share >= 0.005 else ""}
-
-
-def wants_white(hue: str, alpha: float, scheme: str) -> bool:
-    """Whether white text has more contrast than black on a colour of `COLOURS` over the page's back.
-
-    Args:
-        alpha: opacity of the colour, 0..1.
-    """
-    back, colour = (np.array(COLOURS[scheme][name]) / 255 for name in ("back", hue))
-    return luminance(alpha * colour + (1 - alpha) * back) < 0.179  # (1 + 0.05) / (L + 0.05) = (L + 0.05) / 0.05
-
-
-def luminance(colour: Any) -> float:
-    """Relative luminance (WCAG 2.1) of an sRGB colour, 3 values in [0, 1]."""
-    colour = np.asarray(colour)
-    linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
-    return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
 def confusions(confusion: Any, classes: Sequence[str], count: int = 10) -> Markup:

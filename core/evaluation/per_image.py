@@ -25,10 +25,10 @@ def image_inputs(options: EvaluationOptions, names: Sequence[str], cache: str) -
     return {name: " ".join([name] + found) for name, *found in zip(names, *digests)}
 
 
-def is_saved(name: str, kinds: Iterable[str], output: str) -> bool:
-    """Whether an image's files of the kinds, "masks" and "scoremaps", are all in an output folder."""
+def is_saved(name: str, folders: Iterable[str], output: str) -> bool:
+    """Whether an image's files of the folders, "masks" and "scoremaps", are all below an output folder."""
     paths = {"masks": mask_path(masks_folder(output), name), "scoremaps": scores_path(output, name)}
-    return all(os.path.exists(paths[kind]) for kind in kinds)
+    return all(os.path.exists(paths[folder]) for folder in folders)
 
 
 def pack_counts(confusion: np.ndarray) -> List[List[int]]:

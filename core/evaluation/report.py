@@ -121,12 +121,7 @@ def write_comparison(path: str, sources: Sequence[Source]) -> str:
     Raises:
         UserError: there is nothing to report, or a file is damaged.
     """
-    from core.evaluation.learning_curves import (  # imports matplotlib, which takes a second
-        Curve,
-        draw,
-        draw_all,
-        training_curves,
-    )
+    from core.evaluation.learning_curves import Curve, draw, training_curves  # matplotlib takes a second to import
     results = [(source, folder, result) for source in sources for folder in source.folders
                for result in ResultFolder(folder).stored() if result["mean_iou"] is not None]
     curves = []
@@ -140,13 +135,10 @@ def write_comparison(path: str, sources: Sequence[Source]) -> str:
     for title, rows in _groups(results):
         curves += [Curve(*curve) for curve in _epoch_curves(title, rows)]
         groups.append(_group(title, rows, os.path.dirname(os.path.abspath(path))))
-    charts = []
-    for quantity in dict.fromkeys(curve.quantity for curve in curves):
-        light, dark = (data_uri("image/svg+xml", draw(curves, quantity, dark)) for dark in (False, True))
-        charts.append({"light": light, "dark": dark, "alternative": _description(curves, quantity)})
     png = os.path.splitext(path)[0] + ".png"
-    write_bytes(png, draw_all(curves))
-    write_text(path, render("comparison.html", title="Evaluations and learning curves", groups=groups, charts=charts))
+    write_bytes(png, draw(curves, "png"))
+    write_text(path, render("comparison.html", title="Evaluations and learning curves", groups=groups,
+                            charts=data_uri("image/svg+xml", draw(curves, "svg")), description=_description(curves)))
     return png
 
 
@@ -223,11 +215,12 @@ def _epoch_curves(title: str, rows: Iterable[_Row]) -> List[Tuple[str, str, List
             for name, values in sorted(epochs.items(), key=lambda item: -max(item[1].values()))]
 
 
-def _description(curves: Sequence[Any], quantity: str) -> str:
-    """The last values of a chart's curves as text, for people who do not see the chart."""
-    return f"{quantity} over epochs: " + "; ".join(
+def _description(curves: Sequence[Any]) -> str:
+    """The last values of the curves as text, for people who do not see the charts."""
+    return ". ".join(f"{quantity} over epochs: " + "; ".join(
         f"{curve.name}: {curve.points[-1][1]:.4g} at epoch {curve.points[-1][0]}"
-        for curve in curves if curve.quantity == quantity)
+        for curve in curves if curve.quantity == quantity) for quantity in dict.fromkeys(
+            curve.quantity for curve in curves))
 
 
 def _group(title: str, rows: Sequence[_Row], start: str) -> Dict[str, Any]:

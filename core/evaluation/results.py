@@ -7,6 +7,8 @@ from core.io.files import read_json, write_json
 from core.io.logs import logger
 from core.io.provenance import StageRecord
 
+_FIELDS = {"model", "epoch", "mean_iou", "pixel_accuracy", "iou", "settings", "saved"}
+
 
 class ResultFolder:
     """Results of one snapshot.
@@ -29,16 +31,14 @@ class ResultFolder:
         if not os.path.exists(self.path):
             return []
         last = read_json(self.path)
-        try:
-            results = [last] + last["earlier"]
-            for result in results:
-                _check_result(result)
-        except (TypeError, KeyError, ValueError, AttributeError):
-            raise UserError(f"{self.path} is not the result of an evaluation: move it away") from None
+        earlier = last.get("earlier") if isinstance(last, dict) else None
+        results = [last, *(earlier if isinstance(earlier, list) else [None])]
+        if not all(isinstance(result, dict) and _FIELDS <= set(result) for result in results):
+            raise UserError(f"{self.path} is not the result of an evaluation: move it away")
         return results
 
     def find(self, settings: Dict[str, Any], saved: Iterable[str] = ()) -> Optional[Dict[str, Any]]:
-        """The stored result with these settings that kept all kinds of files named in `saved`, or None."""
+        """The stored result with these settings that kept the files of all folders named in `saved`, or None."""
         for result in self.stored():
             if identity(result["settings"]) == identity(settings) and set(saved) <= set(result["saved"]):
                 return result
@@ -50,9 +50,9 @@ class ResultFolder:
         return [result for result in self.stored() if identity(result["settings"]) != identity(settings)
                 and all(result["settings"].get(name) == settings[name] for name in same)]
 
-    def release(self, kinds: Iterable[str]) -> None:
-        """Files of these kinds are about to be overwritten: they no longer count as those of the stored results."""
-        results = self._without(kinds)
+    def release(self, folders: Iterable[str]) -> None:
+        """Files of these folders are about to be overwritten: they no longer count as those of the stored results."""
+        results = self._without(folders)
         if results:
             write_json(self.path, dict(results[0], earlier=results[1:]))
 
@@ -62,9 +62,9 @@ class ResultFolder:
                    if identity(old["settings"]) != identity(result["settings"])]
         write_json(self.path, dict(result, earlier=earlier))
 
-    def _without(self, kinds):
-        """Copies of the stored results that own no files of these kinds."""
-        results = [dict(old, saved=[kind for kind in old["saved"] if kind not in kinds]) for old in self.stored()]
+    def _without(self, folders):
+        """Copies of the stored results that own no files of these folders."""
+        results = [dict(old, saved=[name for name in old["saved"] if name not in folders]) for old in self.stored()]
         for old in results:
             old.pop("earlier", None)
         return results
@@ -82,28 +82,6 @@ class ResultFolder:
 def identity(settings: Dict[str, Any]) -> Dict[str, Any]:
     """Settings of an evaluation without the paths of its images and masks, whose content data_sha256 stands for."""
     return {name: value for name, value in settings.items() if name not in ("images", "masks")}
-
-
-def _check_result(result):
-    """Raise TypeError, KeyError, ValueError or AttributeError unless `result` is what an evaluation stores."""
-    for key in ("mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"):
-        _check_share(result[key])
-    for value in result["iou"].values():
-        _check_share(value)
-    settings = result["settings"]
-    sound = (isinstance(result["model"], str), type(result["epoch"]) is int, bool(result["iou"]),
-             isinstance(settings["scales"], list) and all(scale > 0 for scale in settings["scales"]),
-             isinstance(settings["crf"], (dict, type(None))), isinstance(settings["names_sha256"], str),
-             isinstance(settings["masks"], (str, type(None))),
-             isinstance(settings.get("data_sha256", ""), str), isinstance(settings.get("dtype", ""), str),
-             isinstance(result["saved"], list) and all(isinstance(kind, str) for kind in result["saved"]))
-    if not all(sound):
-        raise ValueError
-
-
-def _check_share(value):
-    if value is not None and not 0 <= value <= 1:
-        raise ValueError
 
 
 def report(result: Dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ from core.errors import UserError
 from core.evaluation.metrics import summarise
 from core.evaluation.per_image import pack_counts, unpack_counts
 from core.evaluation.results import ResultFolder, report
-from core.io.files import write_json
 
 SETTINGS = {"scales": [1.0], "crf": None, "masks": "masks", "names_sha256": "a", "data_sha256": "b"}
 
@@ -61,31 +60,7 @@ def test_files_that_are_written_over_belong_to_no_result(tmp_path):
     assert folder.find(dict(SETTINGS, scales=[2.0]), ["scoremaps"])
 
 
-@pytest.mark.parametrize("change", [{"model": 3}, {"epoch": "2"}, {"saved": [1]}, {"scales": 1}, {"scales": ["x"]},
-                                    {"crf": 1}, {"names_sha256": None}, {"masks": 5}, {"model": None}])
-def test_a_result_with_a_wrong_field_is_named(tmp_path, change):
-    folder = ResultFolder(str(tmp_path))
-    (name, value), = change.items()
-    for drop in (False, True):
-        wrong = dict(result(settings=dict(SETTINGS)), earlier=[])
-        place = wrong["settings"] if name in SETTINGS else wrong
-        place[name] = value
-        if drop:
-            del place[name]
-        write_json(folder.path, wrong)
-        with pytest.raises(UserError, match="result.json is not the result of an evaluation"):
-            folder.stored()
-
-
-@pytest.mark.parametrize("change", [{"data_sha256": ["b"]}, {"dtype": 16}])
-def test_a_wrong_setting_is_named_even_if_it_may_be_missing(tmp_path, change):
-    folder = ResultFolder(str(tmp_path))
-    write_json(folder.path, dict(result(settings=dict(SETTINGS, **change)), earlier=[]))
-    with pytest.raises(UserError, match="result.json is not the result of an evaluation"):
-        folder.stored()
-
-
-@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"earlier": [3], "settings": 1, "saved": [], "mean_iou": 1}'])
+@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"earlier": []}', '{"earlier": [3]}'])
 def test_a_file_that_is_no_result_is_named(tmp_path, text):
     (tmp_path / "result.json").write_text(text)
     with pytest.raises(UserError, match="result.json"):
