@@ -3,8 +3,7 @@ import collections
 import contextlib
 import glob
 import os
-import struct
-from typing import BinaryIO, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Iterable, Iterator, List, NamedTuple, Tuple
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: a damaged file is reported in one line of ours
 import cv2  # noqa: E402
@@ -12,17 +11,16 @@ import numpy as np  # noqa: E402
 
 from core.errors import UserError  # noqa: E402
 from core.io.files import remove, replacing, walk  # noqa: E402
-from core.io.images import PICTURES, read_image, turned  # noqa: E402
+from core.io.images import PICTURES, read_image  # noqa: E402
+from core.io.logs import logger  # noqa: E402
 from core.io.resize import shrink  # noqa: E402
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
-_IDENTITY = (1.0, 0.0, 0.0, 1.0)
-_ORIENTATIONS: Dict[Tuple[int, ...], int] = {
-    (1, 0, 0, 1): 1, (-1, 0, 0, 1): 2, (-1, 0, 0, -1): 3, (1, 0, 0, -1): 4, (0, 1, 1, 0): 5,
-    (0, 1, -1, 0): 6, (0, -1, -1, 0): 7, (0, -1, 1, 0): 8}  # display matrix: EXIF orientation
 _MOST_STRETCHED = 4  # width of a pixel by its height; more is a damaged header
 _USUAL_RATE = 25.0  # frames per second of a video that does not say
+_LIKELY_RATE = 120  # frames per second; headers with more rather mean the ticks of a clock
 _MOST_TICKS = 65535  # per second, of MPEG-4: the numerator of a rate that is written as a decimal fraction
+_STANDSTILL = 3  # frames at the end that repeat the one before
 
 
 class Medium(NamedTuple):
@@ -50,12 +48,12 @@ def find_media(paths: Iterable[str], leave_out: Iterable[str] = ()) -> List[Medi
     for path in paths:
         matches = [path] if os.path.lexists(path) else [
             match for match in sorted(glob.glob(path, recursive=True)) if not _is_below(match, leave_out)]
-        found = [file for match in matches for file in _files(match, leave_out)]
-        if not found:
+        matched = [file for match in matches for file in _files(match, leave_out)]
+        if not matched:
             reason = ("there is no picture or video in this folder" if os.path.isdir(path)
                       else "there is no such file, and it matches nothing as a pattern")
             raise UserError(f"{path}: {reason}")
-        files.update((os.path.abspath(file), None) for file in found)
+        files.update((os.path.abspath(file), None) for file in matched)
 
     folder = os.path.commonpath([os.path.dirname(file) for file in files])
     names = {file: os.path.relpath(file, folder) for file in files}
@@ -83,30 +81,30 @@ def read_picture(path: str, max_side: int) -> Tuple[np.ndarray, Tuple[int, ...]]
 
 
 class Video:
-    """Frames of a video file as a player shows them: turned, mirrored and stretched as the file says.
+    """Frames of a video file as a player shows them: turned and stretched as the file says.
 
     Attributes:
         rate: frames per second.
-        announced: number of frames according to the file's header; 0 if it gives none.
+        announced: number of frames that the file should have; 0 if it does not say.
     """
 
     def __init__(self, path: str) -> None:
         """
         Raises:
-            UserError: the file is missing, damaged, no video, or shown askew.
+            UserError: the file is missing, damaged, or no video.
         """
         self._path = path
         self._capture = cv2.VideoCapture(os.path.abspath(path))
         if not self._capture.isOpened():
             reason = "the file is damaged, or no video" if os.path.isfile(path) else "there is no such file"
             raise UserError(f"{path} can't be decoded: {reason}")
-        self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # it knows no mirrors
-        self._orientation = _orientation(path, self._capture.get(cv2.CAP_PROP_ORIENTATION_META))
-        width, height = (self._capture.get(part) for part in (cv2.CAP_PROP_SAR_NUM, cv2.CAP_PROP_SAR_DEN))
+        self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+        width, height = (self._capture.get(side) for side in (cv2.CAP_PROP_SAR_NUM, cv2.CAP_PROP_SAR_DEN))
         self._stretch = width / height if width > 0 and height > 0 else 1.0  # width of a pixel by its height
-        rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.rate = rate if np.isfinite(rate) and 0 < rate <= 1000 else _USUAL_RATE
+        self.rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.announced = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        if not 0 < self.rate <= _LIKELY_RATE:
+            self.rate, self.announced = _measured(path)
 
     def frames(self) -> Iterator[np.ndarray]:
         """Yield (h, w, 3) uint8 RGB frames of square pixels, upright.
@@ -114,102 +112,44 @@ class Video:
         Raises:
             UserError: there is no frame at all.
         """
-        empty = True
+        last, repeated, count = np.empty(0), 0, 0
         while True:
             good, frame = self._capture.read()
             if not good:
                 break
-            empty = False
-            yield turned(self._square(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)), self._orientation)
+            count += 1
+            repeated = repeated + 1 if np.array_equal(frame, last) else 0
+            last = frame
+            yield self._square(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
         self._capture.release()
-        if empty:
+        if not count:
             raise UserError(f"{self._path} can't be decoded: it has no readable frame")
+        if repeated >= _STANDSTILL:  # OpenCV decodes no frame larger than the first one, and says nothing
+            logger.warning("%s: the last %d frames are all the same; unless the video stands still there, it changes "
+                           "its size, which can't be read: convert it to one size first", self._path, repeated + 1)
 
     def _square(self, frame: np.ndarray) -> np.ndarray:
         """Stretch a frame of pixels that are not square, as of DVDs and camcorders, so that they are."""
         if not 1 / _MOST_STRETCHED <= self._stretch <= _MOST_STRETCHED or self._stretch == 1:
             return frame
+        quarter_turned = self._capture.get(cv2.CAP_PROP_ORIENTATION_META) % 180 == 90
+        stretch = 1 / self._stretch if quarter_turned else self._stretch
         height, width = frame.shape[:2]
-        size = round(width * max(1, self._stretch)), round(height * max(1, 1 / self._stretch))
-        return cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
+        return cv2.resize(frame, (round(width * max(1, stretch)), round(height * max(1, 1 / stretch))),
+                          interpolation=cv2.INTER_LINEAR)
 
 
-def _orientation(path: str, angle: float) -> int:
-    """EXIF orientation of a video's frames, from the matrix in MP4 and MOV files, else from the angle FFmpeg gives.
+def _measured(path: str) -> Tuple[float, int]:
+    """Frames per second and number of frames of a video whose header gives none, by the times of its frames.
 
-    Raises:
-        UserError: the video is shown at another angle, or slanted.
+    Browsers record such videos: frames come when they come, and the header has the ticks of the clock as the rate.
     """
-    matrix: Optional[Sequence[float]] = _display_matrix(path)
-    if matrix is None:
-        matrix = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}.get(round(angle) % 360)
-    if matrix is not None and not any(matrix):  # as some programs write it
-        return 1
-    orientation, straight = None, False
-    if matrix is not None:
-        largest = max(map(abs, matrix))
-        orientation = _ORIENTATIONS.get(tuple(round(value / largest) for value in matrix))
-        straight = all(not 0.02 < abs(value) / largest <= 0.5 for value in matrix)
-    if not orientation or not straight:
-        raise UserError(f"{path} is to be shown turned by an angle that is no multiple of 90 degrees, or slanted: save "
-                        f"it upright first")
-    return orientation
-
-
-def _display_matrix(path: str) -> Optional[Tuple[float, float, float, float]]:
-    """Upper left part (a, b, c, d) of the matrix of the first video track of an MP4 or MOV file, or None.
-
-    A pixel at (x, y) is shown at (a x + c y, b x + d y); ISO/IEC 14496-12, 8.2.2 and 8.3.2.
-    """
-    try:
-        with open(path, "rb") as file:
-            for kind, start, end in _boxes(file, 0, os.path.getsize(path)):
-                if kind != b"moov":
-                    continue
-                movie, parts = _IDENTITY, list(_boxes(file, start, end))
-                for kind, start, _ in parts:
-                    if kind == b"mvhd":
-                        movie = _matrix(file, start, 36, 48)
-                for kind, start, end in parts:
-                    boxes = {kind: place for kind, *place in _boxes(file, start, end)} if kind == b"trak" else {}
-                    if b"tkhd" in boxes and _is_picture_track(file, boxes.get(b"mdia")):
-                        track = _matrix(file, boxes[b"tkhd"][0], 40, 52)
-                        return tuple((np.reshape(track, (2, 2)) @ np.reshape(movie, (2, 2))).ravel().tolist())
-    except (OSError, struct.error):
-        pass  # not of that family, or damaged: FFmpeg says which
-    return None
-
-
-def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[Tuple[bytes, int, int]]:
-    """Yield kind, start and end of the content of each box between two places of a file."""
-    while start + 8 <= end:
-        file.seek(start)
-        size, kind = struct.unpack(">I4s", file.read(8))
-        head = 8
-        if size == 1:
-            size, head = struct.unpack(">Q", file.read(8))[0], 16
-        if size == 0:
-            size = end - start
-        if size < head:
-            return
-        yield kind, start + head, min(start + size, end)
-        start += size
-
-
-def _matrix(file: BinaryIO, start: int, place: int, place_of_version_1: int) -> Tuple[float, float, float, float]:
-    file.seek(start)
-    file.seek(start + (place_of_version_1 if file.read(1) == b"\x01" else place))
-    a, b, _, c, d = struct.unpack(">5i", file.read(20))
-    return a / 65536, b / 65536, c / 65536, d / 65536
-
-
-def _is_picture_track(file: BinaryIO, media: Optional[List[int]]) -> bool:
-    """Whether the handler in a track's media box is that of videos."""
-    for kind, start, _ in _boxes(file, *media) if media else ():
-        if kind == b"hdlr":
-            file.seek(start + 8)
-            return file.read(4) == b"vide"
-    return False
+    capture, times = cv2.VideoCapture(os.path.abspath(path)), []
+    while capture.grab():
+        times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+    seconds = times[-1] - times[0] if times else 0
+    rate = (len(times) - 1) / seconds if seconds > 0 else _USUAL_RATE
+    return (rate if rate <= _MOST_TICKS else _USUAL_RATE), len(times)
 
 
 @contextlib.contextmanager
@@ -226,14 +166,14 @@ def video_writer(path: str, rate: float) -> Iterator[Callable[[np.ndarray], None
     decimals = next(decimals for decimals in (3, 2, 1, 0) if rate * 10 ** decimals <= _MOST_TICKS)
     writer, count = cv2.VideoWriter(), 0
     with replacing(path) as temporary, contextlib.ExitStack() as stack:
-        part = temporary + ".mp4"  # OpenCV chooses the container by the extension
-        stack.callback(remove, part, missing_ok=True)
+        unfinished = temporary + ".mp4"  # OpenCV chooses the container by the extension
+        stack.callback(remove, unfinished, missing_ok=True)
         stack.callback(writer.release)
 
         def add(frame):
             nonlocal count
             size = frame.shape[1::-1]
-            if not count and not writer.open(part, cv2.VideoWriter.fourcc(*"mp4v"), round(rate, decimals), size):
+            if not count and not writer.open(unfinished, cv2.VideoWriter.fourcc(*"mp4v"), round(rate, decimals), size):
                 raise UserError(f"{path} can't be written: OpenCV can't encode frames of {size[0]} x {size[1]} pixels "
                                 "as MPEG-4 here")
             writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
@@ -241,9 +181,9 @@ def video_writer(path: str, rate: float) -> Iterator[Callable[[np.ndarray], None
 
         yield add
         writer.release()
-        if cv2.VideoCapture(part).get(cv2.CAP_PROP_FRAME_COUNT) != count:  # OpenCV overlooks a full disk
+        if cv2.VideoCapture(unfinished).get(cv2.CAP_PROP_FRAME_COUNT) != count:  # OpenCV overlooks a full disk
             raise UserError(f"{path} can't be written: OpenCV wrote fewer than {count} frames; is the disk full?")
-        os.replace(part, temporary)
+        os.replace(unfinished, temporary)
 
 
 def _is_below(path, folders):
@@ -255,8 +195,16 @@ def _files(path, leave_out):
     """The file itself, or the pictures and videos in and below a folder, in the order of their names."""
     if not os.path.isdir(path):
         return [path]
-    found = []
+    files, others = [], collections.Counter()
     for folder, names in walk(path, leave_out):
-        files = [os.path.join(folder, name) for name in names if os.path.splitext(name)[1].lower() in PICTURES + VIDEOS]
-        found += [file for file in files if os.path.isfile(file) or not os.path.exists(file)]  # no pipes and devices
-    return found
+        for name in names:
+            file, ending = os.path.join(folder, name), os.path.splitext(name)[1].lower()
+            if ending not in PICTURES + VIDEOS:
+                others[ending or "without ending"] += 1
+            elif os.path.isfile(file) or not os.path.exists(file):  # no pipes and devices
+                files.append(file)
+    if others:
+        logger.info("%s: %d files are left out, as their names don't end as those of pictures or videos that are read "
+                    "here: %s", path, sum(others.values()),
+                    ", ".join(f"{count} {ending}" for ending, count in others.most_common(8)))
+    return files

@@ -27,7 +27,8 @@ try:
 except ImportError:
     simplejpeg = None  # no wheel for this machine: damaged JPEGs are decoded without a warning
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2", ".gif", ".avif")
+PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2",
+            ".gif", ".avif")
 
 # Pillow knows more formats. Some of them start programs (EPS), others are no pictures that people have.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")

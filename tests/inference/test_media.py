@@ -5,7 +5,6 @@ import cv2
 import numpy as np
 import pytest
 
-from core.errors import UserError
 from core.inference.media import Video, video_writer
 from core.io.files import remove_leftovers
 
@@ -25,46 +24,37 @@ def video(tmp_path):
         return path, bytearray(file.read())
 
 
-def matrix_place(content, kind):
-    start = content.index(kind) + 4
-    return start + (40 if kind == b"tkhd" else 36) + (12 if content[start] == 1 else 0)
-
-
-def set_matrix(path, content, matrix, kind=b"tkhd"):
-    a, b, c, d = (int(65536 * value) for value in matrix)
-    place = matrix_place(content, kind)
-    content[place:place + 20] = struct.pack(">5i", a, b, 0, c, d)
+def shown(path, content):
     with open(path, "wb") as file:
         file.write(content)
-
-
-def shown(path):
     frames = list(Video(path).frames())
     assert len(frames) == 3 and all(frame.flags.c_contiguous for frame in frames)
     return frames[0].astype(int)
 
 
-@pytest.mark.parametrize("matrix, expected", [
-    ((1, 0, 0, 1), FRAME), ((0, 1, -1, 0), np.rot90(FRAME, -1)), ((-1, 0, 0, -1), np.rot90(FRAME, 2)),
-    ((0, -1, 1, 0), np.rot90(FRAME)), ((-1, 0, 0, 1), FRAME[:, ::-1]), ((1, 0, 0, -1), FRAME[::-1]),
-    ((0, 1, 1, 0), FRAME.swapaxes(0, 1)), ((0, -1, -1, 0), np.rot90(FRAME, 2).swapaxes(0, 1)), ((0, 0, 0, 0), FRAME)])
-@pytest.mark.parametrize("kind", [b"tkhd", b"mvhd"])
-def test_frames_are_turned_and_mirrored_as_the_matrix_says(video, matrix, expected, kind):
+QUARTERS = {1: (0, 1, -1, 0), 2: (-1, 0, 0, -1), 3: (0, -1, 1, 0)}  # of a turn clockwise: a, b, c, d of the matrix
+
+
+def set_matrix(content, turn):
+    """Let the matrix of the video's track, ISO/IEC 14496-12, 8.3.2, turn it by quarters."""
+    start = content.index(b"tkhd") + 4
+    start += 52 if content[start] == 1 else 40
+    a, b, c, d = (65536 * value for value in QUARTERS[turn])
+    content[start:start + 20] = struct.pack(">5i", a, b, 0, c, d)
+
+
+@pytest.mark.parametrize("turn", QUARTERS)
+def test_frames_are_turned_as_the_file_says(video, turn):
     path, content = video
-    set_matrix(path, content, matrix, kind)
-    assert shown(path).shape == expected.shape
-    assert np.abs(shown(path) - expected).mean() < 12
+    set_matrix(content, turn)
+    expected = np.rot90(FRAME, -turn)
+    assert shown(path, content).shape == expected.shape
+    assert np.abs(shown(path, content) - expected).mean() < 12
 
 
-@pytest.mark.parametrize("matrix", [(0.7, 0.7, -0.7, 0.7), (0.94, 0.34, -0.34, 0.94), (1, 0.3, 0, 1)])
-def test_a_video_shown_askew_is_refused(video, matrix):
-    set_matrix(*video, matrix)
-    with pytest.raises(UserError, match="a.mp4 is to be shown turned by an angle"):
-        Video(video[0])
-
-
-@pytest.mark.parametrize("width, height, size", [(2, 1, (64, 192)), (1, 2, (128, 96)), (1, 1, (64, 96))])
-def test_pixels_that_are_not_square_are_stretched(video, width, height, size):
+@pytest.mark.parametrize("width, height, turn, size", [(2, 1, 0, (64, 192)), (1, 2, 0, (128, 96)), (1, 1, 0, (64, 96)),
+                                                       (2, 1, 1, (192, 64))])
+def test_pixels_that_are_not_square_are_stretched(video, width, height, turn, size):
     path, content = video
     box = struct.pack(">I4sII", 16, b"pasp", width, height)
     start = content.index(b"mp4v", content.index(b"stsd")) - 4
@@ -74,10 +64,44 @@ def test_pixels_that_are_not_square_are_stretched(video, width, height, size):
     for kind in BOXES:
         place = content.index(kind, place)
         struct.pack_into(">I", content, place - 4, struct.unpack_from(">I", content, place - 4)[0] + len(box))
-    with open(path, "wb") as file:
-        file.write(content)
-    assert shown(path).shape == size + (3,)
-    assert np.abs(shown(path) - cv2.resize(FRAME, size[::-1])).mean() < 12
+    if turn:
+        set_matrix(content, turn)
+    assert shown(path, content).shape == size + (3,)
+    assert np.abs(shown(path, content) - cv2.resize(np.rot90(FRAME, -turn), size[::-1])).mean() < 12
+
+
+def element(number, content):
+    """An element of Matroska, RFC 8794: number, length in 8 bytes, content."""
+    return bytes.fromhex(number) + (1 << 56 | len(content)).to_bytes(8, "big") + content
+
+
+def save_recording(path, frames, times):
+    """A video as browsers record it: frames with their times in ms, and neither their rate nor their number."""
+    blocks = b"".join(element("A3", b"\x81" + struct.pack(">hB", time, 0x80) + cv2.imencode(".jpg", frame)[1].tobytes())
+                      for frame, time in zip(frames, times))
+    height, width = frames[0].shape[:2]
+    video = element("B0", width.to_bytes(2, "big")) + element("BA", height.to_bytes(2, "big"))
+    track = (element("D7", b"\1") + element("73C5", b"\1") + element("83", b"\1") + element("86", b"V_MJPEG")
+             + element("E0", video))
+    path.write_bytes(element("1A45DFA3", element("4282", b"matroska")) + element("18538067", (
+        element("1549A966", element("2AD7B1", (1000000).to_bytes(3, "big"))) + element("1654AE6B", element("AE", track))
+        + element("1F43B675", element("E7", b"\0") + blocks))))
+    return str(path)
+
+
+def test_a_video_without_frame_rate_is_timed_by_its_frames(tmp_path):
+    times = [0, 83, 154, 200, 310, 401, 490, 590, 690, 800]
+    video = Video(save_recording(tmp_path / "a.webm", [FRAME] * len(times), times))
+    assert video.rate == pytest.approx(9 / 0.8) and video.announced == 10
+
+
+@pytest.mark.parametrize("larger, expected", [(True, True), (False, False)])
+def test_a_video_that_changes_its_size_is_named(tmp_path, rng, caplog, larger, expected):
+    frames = [rng.integers(0, 255, (64, 96, 3), dtype=np.uint8) for _ in range(8)]
+    frames[4:] = [np.repeat(frame, 1 + larger, 0) for frame in frames[4:]]
+    video = Video(save_recording(tmp_path / "a.webm", frames, range(0, 320, 40)))
+    assert len(list(video.frames())) == 8
+    assert ("a.webm: the last 5 frames are all the same" in caplog.text) == expected
 
 
 def test_what_a_killed_writer_left_is_removed(tmp_path):
