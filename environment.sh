@@ -1,6 +1,6 @@
 # Makes .venv with all packages and puts it first on the PATH. Sourced by demo/run.sh and tests/run.sh.
 #
-#   PYTHON=/usr/bin/python3.11 bash demo/run.sh              chooses the interpreter: Python 3.8 to 3.14
+#   PYTHON=/usr/bin/python3.11 bash demo/run.sh              chooses the interpreter: Python 3.8 to 3.13
 #   DEPENDENCIES=dependencies-gpu.txt bash demo/run.sh       MXNet for NVIDIA's GPUs
 #   DEPENDENCIES=dependencies-torch.txt bash demo/run.sh     torch in place of MXNet
 
@@ -12,7 +12,7 @@ stop() {
 }
 
 suited() {
-    "$1" -c 'import sys; sys.exit(not (3, 8) <= sys.version_info[:2] <= (3, 14))' >/dev/null 2>&1
+    "$1" -c 'import sys; sys.exit(not (3, 8) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1
 }
 
 version_of() {
@@ -33,14 +33,14 @@ choose_python() {
         command -v "$python"
         return
     fi
-    for candidate in python3.12 python3.11 python3.10 python3.9 python3.13 python3.8 python3.14 \
+    for candidate in python3.12 python3.11 python3.10 python3.9 python3.13 python3.8 \
             "$HOME"/.pyenv/versions/3.*/bin/python; do
         if suited "$candidate"; then
-            stop "$python is $(version_of "$python"), and Python 3.8 to 3.14 is needed; run again with:" \
+            stop "$python is $(version_of "$python"), and Python 3.8 to 3.13 is needed; run again with:" \
                 "PYTHON=$(command -v "$candidate") bash $0"
         fi
     done
-    stop "$python is $(version_of "$python"), and Python 3.8 to 3.14 is needed; install one, for example with uv" \
+    stop "$python is $(version_of "$python"), and Python 3.8 to 3.13 is needed; install one, for example with uv" \
         "(https://docs.astral.sh/uv): uv python install 3.11, then PYTHON=\$(uv python find 3.11) bash $0"
 }
 
