@@ -1,16 +1,13 @@
 #!/usr/bin/env python3
 """Estimate pseudo masks for the training or web images with a trained model, limited to their image-level labels."""
-from core.cli import add_crf, add_devices, add_epoch, add_jobs, make_parser, parse_config, run
+from core.cli import add_crf, add_devices, add_jobs, add_snapshot, make_parser, parse_config, run
 
 
 def main() -> None:
-    from core.config import MODELS
     from core.io.logs import start_log
     parser = make_parser(__doc__, ("scales", "logit_adjustment", "engine", "dtype", "crf_engine"))
-    parser.add_argument("--model", choices=MODELS, default="init", help="model that estimates the masks; final "
-                        "is for another round of training (default: %(default)s)")
+    add_snapshot(parser, "init; final is for another round of training")
     add_devices(parser)
-    add_epoch(parser)
     add_crf(parser)
     parser.add_argument("--images", choices=("train", "web"), default="train", help="train: dataset/train_list.txt; "
                         "web: dataset/web_train_list.txt, to train the init model again with --web-masks (default: "
@@ -24,12 +21,12 @@ def main() -> None:
     config = parse_config(args)
     start_log(config.layout.log("est_voc_train_masks"), config)
 
-    from core.evaluation.ranking import find_epoch
+    from core.evaluation.ranking import choose_snapshot
     from core.inference.estimate_masks import estimate_train_masks
     from core.runtime.engines import resolve_devices
-    epoch = find_epoch(config, args.model, args.epoch)
+    model, epoch, path = choose_snapshot(config, args, "init")
     estimate_train_masks(config, epoch, devices=resolve_devices(args.gpu, config.engine), crf=args.crf,
-                         overwrite=args.overwrite, jobs=args.jobs, model=args.model, output=args.output,
+                         overwrite=args.overwrite, jobs=args.jobs, model=model, path=path, output=args.output,
                          images=args.images)
 
 

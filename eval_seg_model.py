@@ -5,9 +5,9 @@ import os
 from core.cli import (
     add_crf,
     add_devices,
-    add_epoch,
     add_jobs,
     add_ms,
+    add_snapshot,
     check_scales,
     make_parser,
     parse_config,
@@ -17,15 +17,13 @@ from core.errors import UserError
 
 
 def main() -> None:
-    from core.config import MODELS
     from core.evaluation.submission import check_submission, pack_submission
     from core.inference.postprocess import masks_folder
     from core.io.files import read_list
     from core.io.logs import start_log
     parser = make_parser(__doc__, ("scales", "engine", "dtype", "crf_engine", "voc_dir"))
-    parser.add_argument("--model", choices=MODELS, required=True, help="model to evaluate")
+    add_snapshot(parser)
     add_devices(parser)
-    add_epoch(parser)
     add_ms(parser)
     add_crf(parser)
     parser.add_argument("--savemask", action="store_true", help="save the predictions as masks/<id>.png")
@@ -55,21 +53,23 @@ def main() -> None:
                         "over VOC 2012")
 
     from core.evaluation.evaluate import NO_MASKS, evaluate, evaluation_options
-    from core.evaluation.ranking import find_epoch
+    from core.evaluation.ranking import choose_snapshot
     from core.network.snapshots import load_snapshot
     from core.runtime.engines import resolve_devices
-    epoch = find_epoch(config, args.model, args.epoch)
-    chosen = {"list": args.list, "images": args.images, "masks": args.masks, "output": args.output}
+    model, epoch, path = choose_snapshot(config, args)
+    output = layout.output(model, epoch) if path is None else os.path.join(
+        layout.outputs, os.path.splitext(os.path.basename(path))[0])
+    chosen = {"list": args.list, "images": args.images, "masks": args.masks,
+              "output": args.output or output + "_test" * args.voc_test}
     if args.voc_test:
-        defaults = {"list": layout.voc_test_list, "images": layout.voc_images, "masks": NO_MASKS,
-                    "output": layout.test_output(args.model, epoch)}
-        chosen = {name: chosen[name] or default for name, default in defaults.items()}
-    options = evaluation_options(config, args.model, epoch=epoch, ms=args.ms, crf=args.crf,
+        defaults = {"list": layout.voc_test_list, "images": layout.voc_images, "masks": NO_MASKS}
+        chosen.update({name: chosen[name] or default for name, default in defaults.items()})
+    options = evaluation_options(config, model, epoch=epoch, ms=args.ms, crf=args.crf,
                                  save_masks=args.savemask or bool(args.submission), save_scores=args.savescoremap,
                                  **chosen)
     if args.submission:
-        check_submission(args.submission, load_snapshot(config, args.model, epoch).config)  # with its classes
-    evaluate(config, args.model, epoch=epoch, devices=resolve_devices(args.gpu, config.engine), options=options,
+        check_submission(args.submission, load_snapshot(config, model, epoch, path).config)  # with its classes
+    evaluate(config, model, epoch=epoch, path=path, devices=resolve_devices(args.gpu, config.engine), options=options,
              jobs=args.jobs)
     if args.submission:
         pack_submission(args.submission, read_list(options.list), masks_folder(options.output), options.images)

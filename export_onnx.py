@@ -1,18 +1,16 @@
 #!/usr/bin/env python3
 """Export a trained model as ONNX: pictures of any size in, masks out, without MXNet."""
-from core.cli import add_epoch, make_parser, parse_config, run
+from core.cli import add_snapshot, make_parser, parse_config, run
 from core.errors import UserError
 
 _DIFFERENT = 1e-3  # share of pixels: rounding may turn a tie, no more
 
 
 def main() -> None:
-    from core.config import MODELS
     from core.io.logs import logger, start_log
     parser = make_parser(__doc__)
     parser.add_argument("output", metavar="OUT.onnx", help="file to write")
-    parser.add_argument("--model", choices=MODELS, default="final", help="model to export (default: %(default)s)")
-    add_epoch(parser, default="newest")
+    add_snapshot(parser, "final", "newest")
     parser.add_argument("--check", nargs="+", default=(), metavar="PICTURE",
                         help="pictures for which ONNX Runtime must give the same masks as MXNet")
     args = parser.parse_args()
@@ -22,18 +20,18 @@ def main() -> None:
     layout = config.layout
     start_log(layout.log("export_onnx"), config)
 
-    from core.evaluation.ranking import find_epoch
+    from core.evaluation.ranking import choose_snapshot
     from core.inference.onnx_export import agreement, export, open_session
     from core.inference.segmenter import Segmenter
     from core.io.images import read_image
     from core.network.snapshots import load_snapshot
     from core.runtime.engines import resolve_devices
-    epoch = find_epoch(config, args.model, args.epoch)
+    snapshot = load_snapshot(config, *choose_snapshot(config, args, "final", "newest"))
     pictures = {path: read_image(path) for path in args.check}  # so that errors in them come first
-    export(config, args.model, epoch=epoch, path=args.output)
+    export(snapshot, args.output)
     if pictures:
         session = open_session(args.output)
-        segmenter = Segmenter(load_snapshot(config, args.model, epoch), resolve_devices("cpu", "mxnet"))
+        segmenter = Segmenter(snapshot, resolve_devices("cpu", "mxnet"))
     for path, picture in pictures.items():
         same, difference = agreement(session, segmenter, picture)
         logger.info("%s: %.4f %% of the pixels agree, scores differ by %.1e at most", path, 100 * same, difference)

@@ -3,9 +3,9 @@
 from core.cli import (
     add_crf,
     add_devices,
-    add_epoch,
     add_jobs,
     add_ms,
+    add_snapshot,
     check_scales,
     make_parser,
     parse_config,
@@ -15,13 +15,11 @@ from core.cli import (
 
 
 def main() -> None:
-    from core.config import MODELS
     from core.io.logs import start_log
     parser = make_parser(__doc__, ("scales", "engine", "dtype", "crf_engine"))
     parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, video, folder that is searched for "
                         "both, or quoted pattern such as 'holiday/**/*.jpg'")
-    parser.add_argument("--model", choices=MODELS, default="final", help="model to use (default: %(default)s)")
-    add_epoch(parser, default="newest")
+    add_snapshot(parser, "final", "newest; without a snapshot the one that comes with the code")
     add_devices(parser)
     add_ms(parser)
     add_crf(parser)
@@ -41,20 +39,22 @@ def main() -> None:
     start_log(layout.log("predict"), config)
 
     # After the flags, as these take seconds.
-    from core.evaluation.ranking import find_epoch
+    from core.evaluation.ranking import choose_snapshot
     from core.inference.media import find_media
     from core.inference.options import InferenceOptions, SegmentationOptions
-    from core.inference.predict_media import segment_media
+    from core.inference.predict_media import allowed_classes, segment_media
+    from core.network.snapshots import load_snapshot
     from core.runtime.engines import resolve_devices, resolve_dtype
     output = args.output or layout.predictions
     media = find_media(args.paths, leave_out=[output])
-    epoch = find_epoch(config, args.model, args.epoch)
+    snapshot = load_snapshot(config, *choose_snapshot(config, args, "final", "newest", shipped=True))
     devices = resolve_devices(args.gpu, config.engine)
     inference = InferenceOptions(config.scales if args.ms else (1.0,), crf=args.crf,
                                  dtype=resolve_dtype(config.dtype, devices, fastest=True))
-    options = SegmentationOptions(inference, output, save_scores=args.savescoremap, allowed=args.labels,
+    allowed = allowed_classes(snapshot.config, args.labels) if args.labels else None
+    options = SegmentationOptions(inference, output, save_scores=args.savescoremap, allowed=allowed,
                                   max_side=args.max_side)
-    segment_media(config, args.model, epoch=epoch, devices=devices, media=media, options=options, jobs=args.jobs)
+    segment_media(snapshot, devices=devices, media=media, options=options, jobs=args.jobs)
 
 
 if __name__ == "__main__":

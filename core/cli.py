@@ -102,6 +102,16 @@ def add_epoch(parser: argparse.ArgumentParser, default: Optional[str] = None) ->
                         + (" (default: %(default)s)" if default else ""))
 
 
+def add_snapshot(parser: argparse.ArgumentParser, model: Optional[str] = None, epoch: Optional[str] = None) -> None:
+    """Add --model, --epoch and --snapshot, for `ranking.choose_snapshot`; the defaults are only told."""
+    from core.config import MODELS
+    group = parser.add_argument_group("network")
+    group.add_argument("--model", choices=MODELS, help="model to use" + (f" (default: {model})" if model else ""))
+    group.add_argument("--epoch", metavar="X", help="epoch of the snapshot; or newest; or best, the first in "
+                       "eval_loop.py's ranking" + (f" (default: {epoch})" if epoch else ""))
+    group.add_argument("--snapshot", metavar="FILE", help="a snapshot from anywhere, in place of --model and --epoch")
+
+
 def add_ms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ms", action="store_true", help="sum the scores over --scales")
 

@@ -6,6 +6,10 @@ from typing import Callable, Iterable, List, Sequence, Set, Tuple
 from core.errors import UserError
 from core.io.files import find_path, list_folder
 
+# The network that comes with the code; no training writes here.
+SHIPPED_SNAPSHOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "models",
+                                "voc20_light.params")
+
 
 class Layout:
     """Paths below a root folder; `Config.layout` is that of a configuration.
@@ -99,10 +103,6 @@ class Layout:
     def output(self, model: str, epoch: int) -> str:
         """Folder of an evaluation of `model` after `epoch`."""
         return os.path.join(self.outputs, f"{model}_{self._network}_epoch{epoch}")
-
-    def test_output(self, model: str, epoch: int) -> str:
-        """Folder of the predictions of `model` after `epoch` on VOC test."""
-        return self.output(model, epoch) + "_test"
 
     def ranking(self, model: str) -> str:
         """Epochs of `model` in the order of their mean IoU, as eval_loop.py found them."""

@@ -1,1 +1,1 @@
-"""Stage 0b: masks for the web images of each class, learned from no mask."""
+"""Masks for the web images of each class, learned from no mask."""

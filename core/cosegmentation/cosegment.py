@@ -1,4 +1,4 @@
-"""Stage 0: masks for the web images of each class, learned from no mask.
+"""Masks for the web images of each class, learned from no mask.
 
 Images are compared by the maps of a trained network (`feature_maps`), cell by cell (`by_cells`). An image takes the
 same time whatever their number, and at most `web_sample_images` of a class are learned from: n images take O(n). A

@@ -1,1 +1,1 @@
-"""Stage 1: images and image-level labels, of PASCAL VOC and SBD or of the user's own."""
+"""Images and image-level labels, of PASCAL VOC and SBD or of the user's own."""

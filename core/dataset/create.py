@@ -1,4 +1,4 @@
-"""Stage 1: check the images, of PASCAL VOC and SBD or of the user's own, and lay them out for training and evaluation.
+"""Check the images, of PASCAL VOC and SBD or of the user's own, and lay them out for training and evaluation.
 
 Of the training masks nothing but the image-level labels is kept: no pixel of them reaches training.
 """

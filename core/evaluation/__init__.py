@@ -1,1 +1,1 @@
-"""Stages 3 and 6: mean IoU, rankings, reports, submissions."""
+"""Evaluation of both models: mean IoU, rankings, reports, submissions."""

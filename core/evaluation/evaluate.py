@@ -1,4 +1,4 @@
-"""Stages 3 and 6: evaluate a snapshot on images with masks."""
+"""Evaluate a snapshot on images with masks."""
 import contextlib
 import dataclasses
 import functools
@@ -53,7 +53,7 @@ def evaluation_options(config: Config, model: str, *, epoch: int, ms: bool = Fal
 
 
 def evaluate(config: Config, model: str, *, epoch: int, devices: list, options: EvaluationOptions,
-             jobs: int = 1) -> Dict[str, Any]:
+             path: Optional[str] = None, jobs: int = 1) -> Dict[str, Any]:
     """Predict every image of the list and compare it with its mask, if there are masks.
 
     Continues where an earlier run with the same snapshot and settings was killed; report.html and result.json appear at
@@ -62,6 +62,7 @@ def evaluate(config: Config, model: str, *, epoch: int, devices: list, options: 
     Args:
         devices: list of Device, of one engine.
         options: what `evaluation_options` gives; the setting dtype decides in what type the network computes.
+        path: of a snapshot from anywhere, of that model.
         jobs: processes that run the CRF.
 
     Returns:
@@ -79,7 +80,7 @@ def evaluate(config: Config, model: str, *, epoch: int, devices: list, options: 
     if options.masks is not None:
         check_pairs(names, (mask_path, options.masks, f"run create_dataset.py, or see --masks; --masks {NO_MASKS} only "
                                                       "predicts"))
-    snapshot = load_snapshot(config, model, epoch)
+    snapshot = load_snapshot(config, model, epoch, path)
     if options.masks is not None and os.path.realpath(options.masks) == os.path.realpath(layout.val_masks):
         check_classes(layout.classes, snapshot.config.classes)
     inference = dataclasses.replace(options.inference, dtype=resolve_dtype(config.dtype, devices))
@@ -88,21 +89,14 @@ def evaluate(config: Config, model: str, *, epoch: int, devices: list, options: 
     settings = _settings(snapshot, options, inputs)
     saved = ["masks"] * options.save_masks + ["scoremaps"] * options.save_scores
     folder = ResultFolder(options.output)
-    finished = _find(folder, settings, saved, names)
-    if not finished:
-        with locked(folder.lock, f"evaluation into {options.output}", wait=True):
-            finished = _find(folder, settings, saved, names)  # what this process waited for, perhaps
-            if not finished:
-                return _evaluate(snapshot, options, devices=devices, jobs=jobs, inputs=inputs, settings=settings,
-                                 saved=saved, folder=folder)
+    with locked(folder.lock, f"evaluation into {options.output}", wait=True):
+        finished = folder.find(settings, saved)
+        if not finished or not all(is_saved(name, saved, folder.folder) for name in names):
+            return _evaluate(snapshot, options, devices=devices, jobs=jobs, inputs=inputs, settings=settings,
+                             saved=saved, folder=folder)
     logger.info("%s holds this evaluation already", folder.path)
     report(finished)
     return finished
-
-
-def _find(folder, settings, saved, names):
-    """The stored result with these settings whose kinds of files are all there, or None."""
-    return folder.find(settings, saved) if all(is_saved(name, saved, folder.folder) for name in names) else None
 
 
 def check_list(path: str, layout: Layout) -> None:

@@ -1,16 +1,18 @@
 """Evaluation of all epochs, and which of them is the best."""
+import argparse
 import os
 import re
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from core.config import Config
+from core.config import Config, network_settings
 from core.errors import UserError
 from core.evaluation.evaluate import check_list, evaluate, evaluation_options
 from core.io.files import file_digest, read_json, write_json
 from core.io.logs import logger
 from core.io.provenance import file_state
-from core.network.snapshots import ranked_epochs
+from core.network.snapshots import identify_snapshot, ranked_epochs
+from core.paths import SHIPPED_SNAPSHOT
 
 
 def evaluate_all(config: Config, model: str, *, devices: list, ms: bool = False, crf: bool = False,
@@ -85,6 +87,36 @@ def _rank(layout, model, results, how):
     if rows:
         write_json(layout.ranking(model), {**how, "ranking": rows})
     return ranking
+
+
+def choose_snapshot(config: Config, flags: argparse.Namespace, model: Optional[str] = None,
+                    epoch: Optional[str] = None, *, shipped: bool = False) -> Tuple[str, int, Optional[str]]:
+    """What --model, --epoch and --snapshot name, as the arguments of `snapshots.load_snapshot`.
+
+    Args:
+        flags: the parsed flags of `cli.add_snapshot`.
+        model, epoch: the flags' defaults; without one the flag is needed.
+        shipped: take the network that comes with the code where there is no snapshot and no flag asks for one.
+
+    Returns:
+        (model, epoch, path of the file; None for the one that training writes).
+
+    Raises:
+        UserError: flags are missing or exclude one another; or as `find_epoch`.
+    """
+    if flags.snapshot:
+        if flags.model or flags.epoch:
+            raise UserError("--snapshot takes the place of --model and --epoch: leave these out")
+        return (*identify_snapshot(flags.snapshot), flags.snapshot)
+    model, text = flags.model or model, flags.epoch or epoch
+    if not model or not text:
+        raise UserError("--model and --epoch are needed, or --snapshot FILE")
+    if (shipped and not flags.model and not flags.epoch and not config.layout.epochs(model)
+            and os.path.exists(SHIPPED_SNAPSHOT) and not any(map(config.is_set, network_settings(config)))):
+        logger.info("no snapshot in %s: using %s, which comes with the code", config.layout.snapshots,
+                    SHIPPED_SNAPSHOT)
+        return (*identify_snapshot(SHIPPED_SNAPSHOT), SHIPPED_SNAPSHOT)
+    return model, find_epoch(config, model, text), None
 
 
 def find_epoch(config: Config, model: str, text: str) -> int:

@@ -1,4 +1,4 @@
-"""Stage 4: masks for the training images from a trained model, limited to their image-level labels."""
+"""Masks for the training images from a trained model, limited to their image-level labels."""
 import collections
 import contextlib
 import functools
@@ -27,7 +27,7 @@ from core.runtime.parallel import ordered_map, process_pool
 
 
 def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool = False, overwrite: bool = False,
-                         jobs: int = 1, model: str = "init", output: Optional[str] = None,
+                         jobs: int = 1, model: str = "init", path: Optional[str] = None, output: Optional[str] = None,
                          images: str = "train") -> None:
     """Write cache/final_voc_masks/<id>.png for every training image, or dataset/web_estimated/<name>.png for every web
     image, of the respective list.
@@ -42,6 +42,7 @@ def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool
         overwrite: make all masks again; a killed run that did so with the same settings is continued.
         jobs: processes that run the CRF.
         model: "init"; or "final", whose masks train it in another round.
+        path: of a snapshot from anywhere, of that model.
         output: another folder for the masks.
         images: "train"; or "web", whose masks train the init model in another round. Those that show their class are
             then listed in dataset/web_estimated_list.txt, by the limits that co-segmentation has, too.
@@ -61,7 +62,7 @@ def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool
     names = listed_web_images(config) if web else read_list(layout.train_list, "run create_dataset.py")
     check_no_true_mask(folder, names, layout.val_masks)
     check_pairs(names, (image_path, source, "run create_web_masks.py again" if web else "run create_dataset.py"))
-    snapshot = load_snapshot(config, model, epoch)
+    snapshot = load_snapshot(config, model, epoch, path)
     config = snapshot.config
     if web:
         labels = {name: [web_class(name, config.num_classes)] for name in names}

@@ -5,13 +5,13 @@ from typing import Any, Optional, Tuple, Union
 
 import numpy as np
 
-from core.config import STRIDE, Config
+from core.config import STRIDE
 from core.errors import UserError
 from core.inference.segmenter import Segmenter
 from core.inference.upsampling import DOUBLINGS, KERNEL
 from core.io.files import write_bytes
 from core.io.logs import logger
-from core.network.snapshots import load_snapshot
+from core.network.snapshots import Snapshot
 from core.network.symbols import inference_symbol
 from core.runtime.mxnet_backend import mx
 
@@ -27,7 +27,7 @@ OPSET = 13
 _IR_VERSION = 7  # of ONNX 1.8, which came with opset 13: older runtimes read the file
 
 
-def export(config: Config, model: str, *, epoch: int, path: str) -> None:
+def export(snapshot: Snapshot, path: str) -> None:
     """Write a snapshot as an ONNX file.
 
     Input: image (height, width, 3) uint8 RGB, of any size. Outputs: mask (height, width) uint8 class indices; scores
@@ -35,9 +35,9 @@ def export(config: Config, model: str, *, epoch: int, path: str) -> None:
     padding and upsampling are in the graph. The file's metadata holds the class names as a JSON list.
 
     Raises:
-        UserError: the snapshot is missing or wrong, or the file can't be written.
+        UserError: the file can't be written.
     """
-    snapshot = load_snapshot(config, model, epoch)
+    model, epoch = snapshot.model, snapshot.epoch
     config, (args, aux) = snapshot.config, snapshot.parameters
     values = {**args, **aux}
     with mx.name.NameManager():  # counts unnamed layers from 0: the same snapshot gives the same file

@@ -1,6 +1,6 @@
 """How to score images and what to keep of them. Does not import mxnet: worker processes read it."""
 import dataclasses
-from typing import List, Optional, Tuple, Union
+from typing import List, Optional, Tuple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +43,11 @@ class SegmentationOptions:
     Attributes:
         output: folder for masks/, overlays/, scoremaps/ and predictions.json.
         save_scores: whether to keep scoremaps/<name>.npy.
-        allowed: classes that may occur besides the background: their names with commas between, or their indices; None
-            allows all.
+        allowed: indices of the classes that may occur besides the background; None allows all.
         max_side: pixels of the longer side above which a picture is scaled down for the network.
     """
     inference: InferenceOptions
     output: str
     save_scores: bool = False
-    allowed: Union[str, List[int], None] = None
+    allowed: Optional[List[int]] = None
     max_side: int = 1500

@@ -118,7 +118,7 @@ def segment(scored: Scored, config: Config, options: SegmentationOptions) -> Tup
 
     Args:
         scored: Scored; its name is a `Picture`, its image the picture scaled down to what the network is given.
-        options: `options.SegmentationOptions`; its classes allowed are indices.
+        options: `options.SegmentationOptions`.
 
     Returns:
         dict from class index to its share of the pixels, for those there are, and the (h, w) uint8 mask.
@@ -127,7 +127,7 @@ def segment(scored: Scored, config: Config, options: SegmentationOptions) -> Tup
         UserError: a file can't be written.
     """
     name, path, size = scored.name
-    mask, values = predict(scored, config, options.inference.crf, options.allowed)  # type: ignore[arg-type]  # indices
+    mask, values = predict(scored, config, options.inference.crf, options.allowed)
     if options.save_scores:
         write_array(scores_path(options.output, name), values)
     if mask.shape != size:

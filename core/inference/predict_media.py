@@ -2,9 +2,9 @@
 import collections
 import concurrent.futures
 import contextlib
-import dataclasses
 import functools
 import os
+import shutil
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from core.classes import BACKGROUND
@@ -23,19 +23,21 @@ from core.inference.postprocess import (
 )
 from core.inference.segmenter import Segmenter, score_pairs
 from core.io.drawing import overlay
-from core.io.files import file_digest, list_folder, remove, remove_leftovers, write_json
+from core.io.files import file_digest, remove_leftovers, write_json
 from core.io.locks import locked
 from core.io.logs import logger, progress, versions
 from core.io.provenance import StageRecord
 from core.io.resize import shrink
-from core.network.snapshots import load_snapshot
+from core.network.snapshots import Snapshot
 from core.paths import check_no_true_mask, mask_path
 from core.runtime.devices import Device
 from core.runtime.parallel import ordered_map, process_pool
 
+_LONGEST_NAME = 255  # bytes of a file's name
 
-def segment_media(config: Config, model: str, *, epoch: int, devices: List[Device], media: Sequence[Medium],
-                  options: SegmentationOptions, jobs: int = 1) -> Dict[str, Any]:
+
+def segment_media(snapshot: Snapshot, *, devices: List[Device], media: Sequence[Medium], options: SegmentationOptions,
+                  jobs: int = 1) -> Dict[str, Any]:
     """Segment pictures and videos; write palette masks and overlays of their own size, and predictions.json.
 
     A file that can't be decoded is reported, and the others follow. A killed run continues after the last finished one.
@@ -50,21 +52,19 @@ def segment_media(config: Config, model: str, *, epoch: int, devices: List[Devic
         dict from the name of the results to what predictions.json says of it.
 
     Raises:
-        UserError: the snapshot is missing or wrong, a result would replace one of the files, a true mask or another
-            result, another process fills the folder, a result can't be written; or, at the end, a file could not be
-            segmented.
+        UserError: a result would replace one of the files, a true mask or another result, another process fills the
+            folder, a result can't be written; or, at the end, a file could not be segmented.
     """
     _check_apart(media, options.output)
-    check_no_true_mask(masks_folder(options.output), [medium.name for medium in media], config.layout.val_masks)
+    check_no_true_mask(masks_folder(options.output), [medium.name for medium in media],
+                       snapshot.config.layout.val_masks)
     with locked(os.path.join(options.output, ".lock"), f"segmentation into {options.output}"):
-        return _segment_media(load_snapshot(config, model, epoch), devices, media, options, jobs)
+        return _segment_media(snapshot, devices, media, options, jobs)
 
 
 def _segment_media(snapshot, devices, media, options, jobs):
-    config, model, epoch = snapshot.config, snapshot.model, snapshot.epoch
-    if options.allowed:
-        options = dataclasses.replace(options, allowed=allowed_classes(config, options.allowed))
-    settings = dict(scoring_settings(snapshot, options.inference), model=model, epoch=epoch,
+    config = snapshot.config
+    settings = dict(scoring_settings(snapshot, options.inference), model=snapshot.model, epoch=snapshot.epoch,
                     max_side=options.max_side, scoremaps=options.save_scores,
                     labels=[config.classes[index] for index in options.allowed] if options.allowed else None)
     remove_leftovers(*(os.path.join(options.output, name) for name in ("masks", "overlays", "scoremaps")))
@@ -77,27 +77,27 @@ def _segment_media(snapshot, devices, media, options, jobs):
     if len(rest) < len(media):
         logger.info("continuing after %d of %d files", len(media) - len(rest), len(media))
 
-    logger.info("%s model, epoch %d: %s", model, epoch, config.layout.snapshot(model, epoch))
+    logger.info("%s model, epoch %d: %s", snapshot.model, snapshot.epoch, snapshot.path)
     work = _Work(config, options, Segmenter(snapshot, devices, options.inference.dtype), jobs)
     many = len(rest) > 1 or any(is_video(medium.path) for medium in rest)
     parallel = options.inference.crf and jobs > 1 and many
     with record, process_pool(jobs) if parallel else contextlib.nullcontext() as pool:
-        for medium, found in progress(work.results(rest, pool), len(rest), "segmentation"):
-            record.done(medium.name, found)
-            logger.info("%s: %d x %d pixels%s: %s", medium.path, found["width"], found["height"],
-                        f", {found['frames']} frames" if "frames" in found else "", shares_text(found["shares"]))
+        for medium, entry in progress(work.results(rest, pool), len(rest), "segmentation"):
+            record.done(medium.name, entry)
+            logger.info("%s: %d x %d pixels%s: %s", medium.path, entry["width"], entry["height"],
+                        f", {entry['frames']} frames" if "frames" in entry else "", shares_text(entry["shares"]))
 
-    found = {medium.name: record.values[medium.name] for medium in media if medium.path not in work.failures}
+    entries = {medium.name: record.values[medium.name] for medium in media if medium.path not in work.failures}
     path = os.path.join(options.output, "predictions.json")
-    write_json(path, {"settings": settings, "versions": versions(), "files": found, "failures": work.failures})
-    logger.info("%d of %d files are segmented: masks/, overlays/ and predictions.json in %s", len(found), len(media),
+    write_json(path, {"settings": settings, "versions": versions(), "files": entries, "failures": work.failures})
+    logger.info("%d of %d files are segmented: masks/, overlays/ and predictions.json in %s", len(entries), len(media),
                 options.output)
     if work.failures:
         first = next(iter(work.failures.values()))
         others = "; the log names the others" if len(work.failures) > 1 else ""
         raise UserError(f"{len(work.failures)} of {len(media)} files could not be segmented: {first}{others}")
     record.remove()
-    return found
+    return entries
 
 
 def shares_text(shares: Mapping[str, float]) -> str:
@@ -110,7 +110,7 @@ class _Work:
     """Takes every file from decoding to its results.
 
     Attributes:
-        failures: dict from path to message, of the files that can't be decoded.
+        failures: dict from path to message, of the files that can't be decoded or have too long a name.
     """
 
     def __init__(self, config: Config, options: SegmentationOptions, segmenter: Segmenter, jobs: int):
@@ -141,6 +141,7 @@ class _Work:
     def _pictures(self, media):
         for medium in media:
             with self._reporting(medium):
+                _check_lengths(medium, self._options.output)
                 image, size = read_picture(medium.path, self._options.max_side)
                 if image.shape[:2] != size:
                     logger.info("%s: %d x %d pixels, scaled down to %d x %d for the network; see --max-side",
@@ -150,6 +151,7 @@ class _Work:
 
     def _video(self, medium, pool):
         """Write the masks of all frames, and the video with their overlays; returns its dict for predictions.json."""
+        _check_lengths(medium, self._options.output)
         video = Video(medium.path)
         under_way = collections.deque()
 
@@ -160,6 +162,8 @@ class _Work:
                 self._segmenter.check_memory(medium.path, image.shape[:2], self._options.inference.scales)
                 yield Picture(f"{medium.name}/{number:06d}", None, frame.shape[:2]), image
 
+        for path in _frame_results(medium.name, 0, self._options):  # an earlier video of this name may be longer
+            shutil.rmtree(os.path.dirname(path), ignore_errors=True)
         total = collections.Counter()
         count = 0
         with video_writer(video_path(self._options.output, medium.name), video.rate) as add:
@@ -168,21 +172,10 @@ class _Work:
                 add(overlay(under_way.popleft(), mask))
                 total.update(shares)
                 count += 1
-        self._remove_frames(medium.name, count)
         if video.announced and count < video.announced:
             logger.warning("%s announces %d frames, %d could be decoded", medium.path, video.announced, count)
         return dict(self._entry(medium, size, {index: share / count for index, share in total.items()}),
                     frames=count, frames_per_second=video.rate)
-
-    def _remove_frames(self, name, count):
-        """Remove the results of frames after the last one, which an earlier, longer video of the same name had."""
-        for folder in (mask_path(masks_folder(self._options.output), name + "/0"),
-                       scores_path(self._options.output, name + "/0")):
-            folder = os.path.dirname(folder)
-            for file in list_folder(folder):
-                number = os.path.splitext(file)[0]
-                if number.isdigit() and int(number) > count:
-                    remove(os.path.join(folder, file))
 
     def _entry(self, medium, size, shares):
         classes = self._config.classes
@@ -191,7 +184,7 @@ class _Work:
 
     @contextlib.contextmanager
     def _reporting(self, medium):
-        """Record that a file can't be decoded instead of ending."""
+        """Record that a file can't be segmented instead of ending."""
         try:
             yield
         except UserError as error:
@@ -217,12 +210,31 @@ def video_path(output: str, name: str) -> str:
 
 def _results(medium, entry, options):
     """Paths that a finished file's results have; of a video's masks and score maps, the last ones."""
-    name = medium.name
-    paths = [video_path(options.output, name)] if is_video(medium.path) else [
-        overlay_path(options.output, name, (entry["height"], entry["width"]))]
-    name = f"{name}/{entry['frames']:06d}" if "frames" in entry else name
-    return paths + [mask_path(masks_folder(options.output), name)] + [
-        scores_path(options.output, name)] * options.save_scores
+    if is_video(medium.path):
+        return [video_path(options.output, medium.name), *_frame_results(medium.name, entry["frames"], options)]
+    paths = [overlay_path(options.output, medium.name, (entry["height"], entry["width"])),
+             mask_path(masks_folder(options.output), medium.name)]
+    return paths + [scores_path(options.output, medium.name)] * options.save_scores
+
+
+def _frame_results(name, number, options):
+    """Paths of the mask and the scores of a frame of a video."""
+    name = f"{name}/{number:06d}"
+    return [mask_path(masks_folder(options.output), name)] + [scores_path(options.output, name)] * options.save_scores
+
+
+def _possible_results(medium, output):
+    """Paths that belong to a medium's results, whatever size it has."""
+    if is_video(medium.path):
+        return [video_path(output, medium.name)]
+    return [mask_path(masks_folder(output), medium.name),
+            *(overlay_path(output, medium.name, (side, side)) for side in (1, LONGEST_JPEG + 1))]
+
+
+def _check_lengths(medium, output):
+    """Raise UserError if no file can have the name of one of a medium's results."""
+    if any(len(os.fsencode(os.path.basename(path))) > _LONGEST_NAME for path in _possible_results(medium, output)):
+        raise UserError(f"{medium.path}: its name is too long for those of its results: rename it")
 
 
 def _check_apart(media, output):
@@ -230,10 +242,7 @@ def _check_apart(media, output):
     inputs = {os.path.realpath(medium.path) for medium in media} | {medium.path for medium in media}
     owners = {}
     for medium in media:
-        results = [video_path(output, medium.name)] if is_video(medium.path) else [
-            mask_path(masks_folder(output), medium.name)] + [overlay_path(output, medium.name, (side, side))
-                                                             for side in (1, LONGEST_JPEG + 1)]
-        for path in results:
+        for path in _possible_results(medium, output):
             if os.path.abspath(path) in inputs or os.path.realpath(path) in inputs:
                 raise UserError(f"the result {path} would take the place of a file to segment: choose another --output")
             if path in owners:

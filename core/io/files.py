@@ -16,6 +16,8 @@ import yaml
 
 from core.errors import UserError
 
+_NAME_KEPT = 40  # characters of a file's name in that of its temporary file: names have at most 255 bytes
+
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[str]:
@@ -26,7 +28,7 @@ def replacing(path: str) -> Iterator[str]:
     """
     folder, name = os.path.split(os.path.abspath(path))
     # Not the process id, which is the same in every container that writes to the folder.
-    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = os.path.join(folder, f".{name[:_NAME_KEPT]}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         os.makedirs(folder, exist_ok=True)
         yield temporary

@@ -7,6 +7,7 @@ record, as the published ones are, fits the settings that it is used with.
 import dataclasses
 import hashlib
 import json
+import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -44,12 +45,14 @@ class Snapshot:
         model: "init" or "final".
         parameters: (args, aux), dicts from parameter name to float32 array; just those of the network.
         digest: SHA-256 of its file, as hexadecimal text.
+        path: of its file.
     """
     config: Config
     model: str
     epoch: int
     parameters: Parts
     digest: str
+    path: str = ""
 
 
 def save_snapshot(layout: Layout, model: str, epoch: int, config: Config, symbol: Optional[str],
@@ -98,7 +101,7 @@ def read_parameters(path: str) -> Parameters:
             if not np.isfinite(value).all():
                 raise UserError(f"{path}: {name} holds numbers that are not finite: the file is damaged, or its "
                                 "training had diverged")
-            parts[kind][name] = value
+            parts[kind][name] = value.astype(np.float32) if value.dtype == np.float16 else value
         elif kind == "settings":
             settings = read_record(name, path)
     return Parameters(parts["arg"], parts["aux"], settings)
@@ -147,8 +150,21 @@ def adopt_recorded(config: Config, path: str, recorded: Dict[str, Any]) -> Confi
     return adopted
 
 
-def load_snapshot(config: Config, model: str, epoch: int) -> Snapshot:
+def identify_snapshot(path: str) -> Tuple[str, int]:
+    """Model that a snapshot's parameters are those of, and the epoch in its file's name; 0 where there is none.
+
+    Raises:
+        UserError: as `read_parameters`.
+    """
+    epoch = re.search(r"-([0-9]{1,9})\.params$", path)
+    return "final" if "g_score_weight" in read_parameters(path).args else "init", int(epoch.group(1)) if epoch else 0
+
+
+def load_snapshot(config: Config, model: str, epoch: int, path: Optional[str] = None) -> Snapshot:
     """Read a snapshot and check it against the network that it was trained for.
+
+    Args:
+        path: of its file; by default where training writes it.
 
     Its digest is that of the file that was read, even if another one takes its place meanwhile. A published snapshot's
     fixed upsampling weights and other extras are left out.
@@ -158,12 +174,13 @@ def load_snapshot(config: Config, model: str, epoch: int) -> Snapshot:
             value of a setting than a flag or the --config file gave.
     """
     layout = config.layout
-    path = layout.snapshot(model, epoch)
     epochs = layout.epochs(model)
-    if epoch not in epochs:
-        hint = (f"epochs there: {', '.join(map(str, epochs))}" if epochs
-                else f"train it with: train_seg_model.py --model {model}")
-        raise UserError(f"{path} is missing; {hint}")
+    if path is None:
+        path = layout.snapshot(model, epoch)
+        if epoch not in epochs:
+            hint = (f"epochs there: {', '.join(map(str, epochs))}" if epochs
+                    else f"train it with: train_seg_model.py --model {model}")
+            raise UserError(f"{path} is missing; {hint}")
     state: List[int] = []
     while state != file_state(path):  # until it was not replaced meanwhile
         state = file_state(path)
@@ -172,7 +189,7 @@ def load_snapshot(config: Config, model: str, epoch: int) -> Snapshot:
     args, aux = (
         {name: matching(path, found, name, shape, f"the {model} model") for name, shape in shapes.items()}
         for found, shapes in zip((parameters.args, parameters.aux), parameter_shapes(model, config)))
-    return Snapshot(config, model, epoch, (args, aux), digest)
+    return Snapshot(config, model, epoch, (args, aux), digest, path)
 
 
 def ranked_epochs(layout: Layout, model: str) -> List[int]:

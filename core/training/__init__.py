@@ -1,1 +1,1 @@
-"""Stages 2 and 5: train the init and the final model."""
+"""Train the init and the final model."""

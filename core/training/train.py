@@ -1,4 +1,4 @@
-"""Stages 2 and 5: train the init or the final model, data-parallel over the devices."""
+"""Train the init or the final model, data-parallel over the devices."""
 import hashlib
 import json
 import os

@@ -1,1 +1,1 @@
-"""Stage 0a: collect web images of each class and clean them."""
+"""Collect web images of each class and clean them."""

@@ -33,7 +33,7 @@ def test_any_size_gives_the_scores_and_masks_of_mxnet(untrained, tmp_path, rng, 
     if backbone != untrained.backbone:
         untrained = dataclasses.replace(untrained, backbone=backbone)
         save_untrained(untrained)
-    export(untrained, model, epoch=2, path=str(tmp_path / "out.onnx"))
+    export(load_snapshot(untrained, model, 2), str(tmp_path / "out.onnx"))
     session = open_session(str(tmp_path / "out.onnx"))
     network = segmenter(untrained, model)
     classes = set()
@@ -52,9 +52,9 @@ def test_any_size_gives_the_scores_and_masks_of_mxnet(untrained, tmp_path, rng, 
 
 def test_the_file_says_what_it_is(untrained, tmp_path):
     path = str(tmp_path / "out.onnx")
-    export(untrained, "final", epoch=2, path=path)
+    export(load_snapshot(untrained, "final", 2), path)
     content = open(path, "rb").read()
-    export(untrained, "final", epoch=2, path=path)
+    export(load_snapshot(untrained, "final", 2), path)
     assert open(path, "rb").read() == content  # the same snapshot, the same bytes
     proto = onnx.load(path)
     assert [opset.version for opset in proto.opset_import] == [OPSET]

@@ -43,7 +43,7 @@ def save_video(path, frames, code):
 def run(config, paths, output, scales=(1.0,), crf=False, **keep):
     options = SegmentationOptions(InferenceOptions(scales, crf=crf), str(output), **keep)
     media = find_media([str(path) for path in paths], [str(output)])
-    return segment_media(config, "final", epoch=2, devices=CPUS[:1], media=media, options=options)
+    return segment_media(load_snapshot(config, "final", 2), devices=CPUS[:1], media=media, options=options)
 
 
 def expected_mask(config, image):
@@ -123,7 +123,7 @@ def test_only_known_labels_and_the_background_are_predicted(untrained, tmp_path,
     allowed = allowed_classes(untrained, "cat, " + min(present))
     assert [untrained.classes[index] for index in allowed if index] == sorted(("cat", min(present)),
                                                                              key=untrained.classes.index)
-    results = run(untrained, [tmp_path / "x.png"], tmp_path / "out", allowed="cat," + min(present), save_scores=True)
+    results = run(untrained, [tmp_path / "x.png"], tmp_path / "out", allowed=allowed, save_scores=True)
     shares = results["x"]["shares"]
     assert min(present) in shares and set(shares) <= {"bk", "cat", min(present)}
     assert len(np.load(str(tmp_path / "out" / "scoremaps" / "x.npy"))) == 3
@@ -175,6 +175,28 @@ def test_files_folders_and_patterns_give_each_file_once(tmp_path, image, monkeyp
     os.mkdir("empty")
     with pytest.raises(UserError, match="no picture or video in this folder"):
         names("a", "empty")
+
+
+def test_files_that_are_left_out_of_a_folder_are_counted(tmp_path, image, caplog):
+    for name in ("a.JPE", "b.jfif", "c.png"):
+        save(tmp_path / name, image, format="JPEG")
+    for name in ("d.HEIC", "e.heic", "f.dng", "README"):
+        (tmp_path / name).write_bytes(b"")
+    with caplog.at_level("INFO"):
+        assert [medium.name for medium in find_media([str(tmp_path)])] == ["a", "b", "c"]
+    line, = caplog.messages
+    assert "4 files are left out" in line
+    assert set(line.split(": ")[-1].split(", ")) == {"2 .heic", "1 .dng", "1 without ending"}
+
+
+def test_names_as_long_as_a_file_system_takes_are_segmented_and_longer_ones_left_out(untrained, tmp_path, image):
+    for name in ("x" * 251 + ".jpg", "y" * 251 + ".png", "y" * 251 + ".jpg"):  # the last two keep their endings
+        save(tmp_path / "in" / name, image)
+    save_video(tmp_path / "in" / "v.avi", [image], "MJPG")
+    os.rename(str(tmp_path / "in" / "v.avi"), str(tmp_path / "in" / ("v" * 251 + ".avi")))
+    with pytest.raises(UserError, match="3 of 4 files could not be segmented: .*its name is too long"):
+        run(untrained, [tmp_path / "in"], tmp_path / "out")
+    assert os.listdir(str(tmp_path / "out" / "masks")) == ["x" * 251 + ".png"]
 
 
 @pytest.mark.slow

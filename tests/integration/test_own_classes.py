@@ -23,6 +23,7 @@ from core.inference.options import InferenceOptions, SegmentationOptions
 from core.inference.predict_media import segment_media
 from core.io.files import write_lines
 from core.io.images import read_mask, write_image, write_mask
+from core.network.snapshots import load_snapshot
 from core.paths import image_path, mask_path
 from core.runtime.engines import resolve_devices
 from core.training.train import train
@@ -192,10 +193,10 @@ def test_forty_classes_train_and_are_evaluated(tmp_path):
     assert np.load(os.path.join(output, "scoremaps", "a.npy")).shape == (41, 40, 48)
     with open(os.path.join(output, "report.html"), encoding="utf-8") as file:
         assert "thing 40" in file.read()
-    options = SegmentationOptions(InferenceOptions(crf=True), str(tmp_path / "out"), allowed="thing 40", max_side=100)
+    options = SegmentationOptions(InferenceOptions(crf=True), str(tmp_path / "out"), allowed=[40], max_side=100)
     media = [Medium("a", image_path(layout.val_images, "a"))]
-    snapshot_knows_classes = Config(root=str(tmp_path))
-    segment_media(snapshot_knows_classes, "final", epoch=1, devices=cpu, media=media, options=options)
+    knows_classes = load_snapshot(Config(root=str(tmp_path)), "final", 1)
+    segment_media(knows_classes, devices=cpu, media=media, options=options)
     mask = read_mask(str(tmp_path / "out" / "masks" / "a.png"), 41)
     assert set(np.unique(mask).tolist()) <= {0, 40}
     with pytest.raises(UserError, match="knows the 21 classes of VOC"):

@@ -78,6 +78,8 @@ def test_overwriting_that_was_interrupted_continues_and_the_next_one_starts_over
     run(path, {"a": 1, "gone": 1}, done="a")
     assert run(path, {"a": 1, "b": 1}, done="b", overwrite=True, finish=False) == ({"a", "b", "gone"}, {})
     assert run(path, {"a": 1, "b": 1}, overwrite=True, finish=False) == (set(), {"b": "B"})
+    assert run(path, {"a": 1, "b": 1}, finish=False) == (set(), {"b": "B"}), "that it overwrites is not forgotten"
+    assert run(path, {"a": 1, "b": 1}, overwrite=True, finish=False) == (set(), {"b": "B"})
     assert run(path, {"a": 2, "b": 1}) == ({"a"}, {"b": "B"}), "the command without --overwrite continues it, too"
     assert run(path, {"a": 2, "b": 1}, overwrite=True) == ({"a", "b"}, {})
     other = {**ORIGIN, "crf": 1}
