@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Export a trained model as ONNX: pictures of any size in, masks out, without MXNet."""
+"""Export a trained model as ONNX: pictures of any size in, masks out, without this code."""
 from core.cli import add_snapshot, make_parser, parse_config, run
 from core.errors import UserError
 
@@ -12,7 +12,7 @@ def main() -> None:
     parser.add_argument("output", metavar="OUT.onnx", help="file to write")
     add_snapshot(parser, "final", "newest")
     parser.add_argument("--check", nargs="+", default=(), metavar="PICTURE",
-                        help="pictures for which ONNX Runtime must give the same masks as MXNet")
+                        help="pictures for which ONNX Runtime must give the same masks as the network here")
     args = parser.parse_args()
     if not args.output.lower().endswith(".onnx"):
         raise UserError(f"{args.output}: the name must end in .onnx")
@@ -31,12 +31,12 @@ def main() -> None:
     export(snapshot, args.output)
     if pictures:
         session = open_session(args.output)
-        segmenter = Segmenter(snapshot, resolve_devices("cpu", "mxnet"))
+        segmenter = Segmenter(snapshot, resolve_devices("cpu"))
     for path, picture in pictures.items():
         same, difference = agreement(session, segmenter, picture)
         logger.info("%s: %.4f %% of the pixels agree, scores differ by %.1e at most", path, 100 * same, difference)
         if same < 1 - _DIFFERENT:
-            raise UserError(f"{path}: ONNX Runtime and MXNet give different masks; please report this")
+            raise UserError(f"{path}: ONNX Runtime and the network give different masks; please report this")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""A model as an ONNX graph that takes a picture of any size and gives its mask: for use without MXNet."""
-import ast
+"""A model as an ONNX graph that takes a picture of any size and gives its mask: for use without this code."""
 import json
-from typing import Any, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -11,9 +10,8 @@ from core.inference.segmenter import Segmenter
 from core.inference.upsampling import DOUBLINGS, KERNEL
 from core.io.files import write_bytes
 from core.io.logs import logger
+from core.network import fcn
 from core.network.snapshots import Snapshot
-from core.network.symbols import inference_symbol
-from core.runtime.mxnet_backend import mx
 
 try:
     import onnx
@@ -37,14 +35,9 @@ def export(snapshot: Snapshot, path: str) -> None:
     Raises:
         UserError: the file can't be written.
     """
-    model, epoch = snapshot.model, snapshot.epoch
-    config, (args, aux) = snapshot.config, snapshot.parameters
-    values = {**args, **aux}
-    with mx.name.NameManager():  # counts unnamed layers from 0: the same snapshot gives the same file
-        symbol = inference_symbol(model, config)
-    network = _Graph()
-    probabilities = _network(network, symbol, values, _input(network, config.mean_rgb))
-    _output(network, probabilities, config.num_classes)
+    model, epoch, config = snapshot.model, snapshot.epoch, snapshot.config
+    network = OnnxOperations(fcn.fold_batch_norms(*snapshot.parameters), config.mean_rgb)
+    network.output(fcn.probabilities(network, model, config), config.num_classes)
     proto = helper.make_model(
         helper.make_graph(network.nodes, f"{model}_epoch{epoch}",
                           [helper.make_tensor_value_info("image", TensorProto.UINT8, ["height", "width", 3])],
@@ -66,130 +59,118 @@ def open_session(path: str) -> onnxruntime.InferenceSession:
 
 
 def agreement(session: onnxruntime.InferenceSession, segmenter: Segmenter, image: np.ndarray) -> Tuple[float, float]:
-    """How far ONNX Runtime and MXNet agree on an image.
-
-    Args:
-        session: as `open_session` gives it.
-        segmenter: `segmenter.Segmenter` of the same snapshot.
-        image: (h, w, 3) uint8 RGB.
+    """How far ONNX Runtime and a `segmenter.Segmenter` of the same snapshot agree on an (h, w, 3) uint8 RGB image.
 
     Returns:
-        (share of pixels of the same class, largest difference of a score).
+        (share of pixels of the same class, largest difference of a probability).
     """
-    mask, scores = session.run(["mask", "scores"], {"image": image})
+    mask, probabilities = session.run(["mask", "scores"], {"image": image})
     expected = segmenter.scores(image)
-    return float((mask == expected.argmax(0)).mean()), float(np.abs(scores - expected).max())
+    return float((mask == expected.argmax(0)).mean()), float(np.abs(probabilities - expected).max())
 
 
-class _Graph:
-    """Nodes and constants so far."""
+class _Map:
+    """Output of a node."""
 
-    def __init__(self):
-        self.nodes = []
-        self.initializers = []
+    def __init__(self, name: str, graph: "OnnxOperations"):
+        self.name, self._graph = name, graph
 
-    def add(self, kind: str, *inputs: Union[str, np.ndarray], name: Optional[str] = None, **attributes: Any) -> str:
-        """Append a node; inputs are names or arrays. Returns the name of its output."""
-        names = [item if isinstance(item, str) else self.constant(item) for item in inputs]
-        name = name or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, names, [name], name, **attributes))
-        return name
-
-    def constant(self, array: np.ndarray, name: Optional[str] = None) -> str:
-        name = name or f"constant_{len(self.initializers)}"
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
+    def __add__(self, other: "_Map") -> "_Map":
+        return self._graph.add("Add", self, other)
 
 
-def _input(graph, mean_rgb):
-    """The image as the network takes it: minus the mean, padded with zeros to multiples of the stride."""
-    data = graph.add("Sub", graph.add("Cast", "image", to=TensorProto.FLOAT), np.array(mean_rgb, np.float32))
-    data = graph.add("Unsqueeze", graph.add("Transpose", data, perm=[2, 0, 1]), np.array([0]))
-    size = graph.add("Slice", graph.add("Shape", "image"), np.array([0]), np.array([2]), name="size")
-    rest = graph.add("Mod", graph.add("Neg", size), np.array([STRIDE, STRIDE]))
-    pads = graph.add("Concat", np.zeros(6, np.int64), rest, axis=0)  # none but below and to the right
-    return graph.add("Pad", data, pads, np.float32(0))
+class OnnxOperations:
+    """The operations that the networks consist of, as nodes of an ONNX graph; batch norms are folded.
 
-
-def _output(graph, probabilities, classes):
-    """Upsample as `upsampling.combine_scales` does, and take the mask."""
-    kernel = np.tile(np.outer(KERNEL, KERNEL).astype(np.float32), (classes, 1, 1, 1))
-    weight = graph.constant(kernel, "upsampling_weight")
-    for _ in range(DOUBLINGS):
-        probabilities = graph.add("ConvTranspose", probabilities, weight, group=classes, kernel_shape=[4, 4],
-                                  strides=[2, 2], pads=[1, 1, 1, 1])
-    cut = graph.add("Slice", probabilities, np.array([0, 0]), "size", np.array([2, 3]))
-    graph.add("Squeeze", cut, np.array([0]), name="scores")
-    graph.add("Cast", graph.add("ArgMax", "scores", axis=0, keepdims=0), to=TensorProto.UINT8, name="mask")
-
-
-def _network(graph, symbol, values, data):
-    """Append the nodes of an MXNet symbol.
-
-    Args:
-        values: dict from parameter name to array.
-        data: name of the network's input.
-
-    Returns:
-        name of its output.
+    Attributes:
+        nodes, initializers: of the graph.
     """
-    names = []
-    for node in json.loads(symbol.tojson())["nodes"]:
-        inputs = [names[index] for index, _, _ in node["inputs"]]
-        if node["op"] == "null":
-            names.append(data if node["name"] == "data" else graph.constant(values[node["name"]], node["name"]))
-            continue
-        attributes = {key: _literal(value) for key, value in node.get("attrs", {}).items()}
-        names.append(_NODES[node["op"]](graph, node["name"], inputs, attributes))
-    return names[-1]
 
+    def __init__(self, values: Dict[str, np.ndarray], mean_rgb: Sequence[float]):
+        """
+        Args:
+            values: parameters by name, see `fcn.fold_batch_norms`.
+            mean_rgb: what the network's input is subtracted.
+        """
+        self._values = values
+        self._mean_rgb = mean_rgb
+        self.nodes: List[onnx.NodeProto] = []
+        self.initializers: List[onnx.TensorProto] = []
 
-def _literal(value):
-    try:
-        return ast.literal_eval(value)
-    except ValueError:
-        return value
+    def add(self, op: str, *inputs: Union[str, _Map, np.ndarray, np.float32], name: Optional[str] = None,
+            **attributes: Any) -> _Map:
+        """Append a node. Its inputs are names, outputs of other nodes, or constants."""
+        names = [item if isinstance(item, str) else item.name if isinstance(item, _Map) else self._constant(item)
+                 for item in inputs]
+        name = name or f"{op.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, names, [name], name, **attributes))
+        return _Map(name, self)
 
+    def _constant(self, array, name=None):
+        name = name or f"constant_{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
+        return name
 
-def _convolution(graph, name, inputs, attributes):
-    return graph.add("Conv", *inputs, name=name, kernel_shape=attributes["kernel"], strides=attributes["stride"],
-                     dilations=attributes["dilate"], pads=attributes["pad"] * 2, group=attributes.get("num_group", 1))
+    def input(self) -> _Map:
+        """The image as the network takes it: minus the mean, padded with zeros to multiples of the stride."""
+        data = self.add("Sub", self.add("Cast", "image", to=TensorProto.FLOAT), np.array(self._mean_rgb, np.float32))
+        data = self.add("Unsqueeze", self.add("Transpose", data, perm=[2, 0, 1]), np.array([0]))
+        size = self.add("Slice", self.add("Shape", "image"), np.array([0]), np.array([2]), name="size")
+        rest = self.add("Mod", self.add("Neg", size), np.array([STRIDE, STRIDE]))
+        pads = self.add("Concat", np.zeros(6, np.int64), rest, axis=0)  # none but below and to the right
+        return self.add("Pad", data, pads, np.float32(0))
 
+    def output(self, probabilities: _Map, classes: int) -> None:
+        """Upsample as `upsampling.combine_scales` does, and take the mask."""
+        kernel = self._constant(np.tile(np.outer(KERNEL, KERNEL).astype(np.float32), (classes, 1, 1, 1)),
+                                "upsampling_weight")
+        for _ in range(DOUBLINGS):
+            probabilities = self.add("ConvTranspose", probabilities, kernel, group=classes, kernel_shape=[4, 4],
+                                     strides=[2, 2], pads=[1, 1, 1, 1])
+        cut = self.add("Slice", probabilities, np.array([0, 0]), "size", np.array([2, 3]))
+        self.add("Squeeze", cut, np.array([0]), name="scores")
+        self.add("Cast", self.add("ArgMax", "scores", axis=0, keepdims=0), to=TensorProto.UINT8, name="mask")
 
-def _batch_norm(graph, name, inputs, attributes):
-    return graph.add("BatchNormalization", *inputs, name=name, epsilon=attributes["eps"])
+    def convolution(self, data: _Map, name: str, channels: int, kernel: int = 1, stride: int = 1, dilation: int = 1,
+                    bias: bool = True, depthwise: bool = False, same: bool = False) -> _Map:
+        """With the arguments of the other engines' operations."""
+        after = dilation * (kernel // 2)
+        before = after - 1 if same and stride == 2 else after
+        values = [self._constant(self._values[part], part) for part in [name + "_weight"] + bias * [name + "_bias"]]
+        return self.add("Conv", data, *values, name=name, kernel_shape=[kernel] * 2, strides=[stride] * 2,
+                        dilations=[dilation] * 2, pads=[before] * 2 + [after] * 2, group=channels if depthwise else 1)
 
+    def normalized(self, data: _Map, name: str, norm: str, channels: int, epsilon: float, bias: bool = False,
+                   **shape: Any) -> _Map:
+        return self.convolution(data, name, channels, **shape)
 
-def _pooling(graph, name, inputs, attributes):
-    if attributes.get("global_pool"):
-        return graph.add("GlobalMaxPool", *inputs, name=name)
-    return graph.add("MaxPool", *inputs, name=name, kernel_shape=attributes["kernel"], strides=attributes["stride"],
-                     pads=attributes["pad"] * 2)
+    def relu(self, data: _Map) -> _Map:
+        return self.add("Relu", data)
 
+    def relu6(self, data: _Map) -> _Map:
+        return self.add("Clip", data, np.float32(0), np.float32(6))
 
-def _pad(graph, name, inputs, attributes):
-    widths = attributes["pad_width"]  # begin and end of every axis in turn
-    return graph.add("Pad", *inputs, np.array(widths[::2] + widths[1::2]), np.float32(0), name=name)
+    def max_pool(self, data: _Map, kernel: int, stride: int, pad: int, name: str) -> _Map:
+        return self.add("MaxPool", data, name=name, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4)
 
+    def global_max(self, data: _Map, name: str) -> _Map:
+        return self.add("GlobalMaxPool", data, name=name)
 
-def _resize(graph, name, inputs, attributes):
-    scales = np.array([1, 1, attributes["scale_height"], attributes["scale_width"]], np.float32)
-    return graph.add("Resize", *inputs, "", scales, name=name, mode="linear",
-                     coordinate_transformation_mode="half_pixel")
+    def dropout(self, data: _Map, share: float) -> _Map:
+        return data
 
+    def upsample(self, data: _Map, factor: int) -> _Map:
+        return self.add("Resize", data, "", np.array([1, 1, factor, factor], np.float32), mode="linear",
+                        coordinate_transformation_mode="half_pixel")
 
-def _add(graph, name, inputs, _):
-    return graph.add("Add", *inputs, name=name)
+    def scale(self, data: _Map, factor: float) -> _Map:
+        return self.add("Mul", data, np.float32(factor))
 
+    def concat(self, maps: Sequence[_Map]) -> _Map:
+        return self.add("Concat", *maps, axis=1)
 
-_NODES = {  # of the operators in `symbols.inference_symbol`
-    "Convolution": _convolution, "BatchNorm": _batch_norm, "Pooling": _pooling, "elemwise_add": _add,
-    "broadcast_add": _add, "Pad": _pad, "_contrib_BilinearResize2D": _resize,
-    "_mul_scalar": lambda graph, name, inputs, attributes: graph.add("Mul", *inputs, np.float32(attributes["scalar"]),
-                                                                     name=name),
-    "Concat": lambda graph, name, inputs, _: graph.add("Concat", *inputs, name=name, axis=1),
-    "clip": lambda graph, name, inputs, attributes: graph.add("Clip", *inputs, np.float32(attributes["a_min"]),
-                                                              np.float32(attributes["a_max"]), name=name),
-    "Activation": lambda graph, name, inputs, _: graph.add("Relu", *inputs, name=name),
-    "softmax": lambda graph, name, inputs, attributes: graph.add("Softmax", *inputs, name=name,
-                                                                 axis=attributes["axis"])}
+    def broadcast_add(self, data: _Map, scores: _Map) -> _Map:
+        return self.add("Add", data, scores)
+
+    def softmax(self, scores: _Map, name: str) -> _Map:
+        return self.add("Softmax", scores, name=name, axis=1)

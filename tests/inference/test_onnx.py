@@ -1,4 +1,4 @@
-"""export_onnx.py: the same masks without MXNet."""
+"""export_onnx.py: the same masks without this code."""
 import dataclasses
 import json
 import os
@@ -29,7 +29,7 @@ def segmenter(config, model):
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("model", ["init", "final"])
-def test_any_size_gives_the_scores_and_masks_of_mxnet(untrained, tmp_path, rng, model, backbone):
+def test_any_size_gives_the_scores_and_masks_of_the_network(untrained, tmp_path, rng, model, backbone):
     if backbone != untrained.backbone:
         untrained = dataclasses.replace(untrained, backbone=backbone)
         save_untrained(untrained)
