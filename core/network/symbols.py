@@ -1,5 +1,5 @@
 """The networks as MXNet symbols."""
-from typing import Any, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 from core.classes import IGNORE_LABEL
 from core.config import STRIDE, Config
@@ -28,15 +28,16 @@ class SymbolOperations:
                     dilation: int = 1, bias: bool = True, depthwise: bool = False, same: bool = False) -> mx.sym.Symbol:
         """
         Args:
-            depthwise: every channel by itself.
+            depthwise: every channel by itself; otherwise, with `same` and a stride of 2, the input has three channels.
             same: pad a stride of 2 as TensorFlow does for even sizes: one row and column less at the top and the left.
+                A row and a column of zeros before the kernel do that without a padded copy of the maps.
         """
         pad = dilation * (kernel // 2)
+        groups: Dict[str, Any] = {"num_group": channels} if depthwise else {}
         if same and stride == 2:
-            before, after = kernel // 2 - 1, kernel // 2
-            data = mx.sym.Pad(data, mode="constant", pad_width=(0, 0, 0, 0, before, after, before, after))
-            pad = 0
-        groups = {"num_group": channels} if depthwise else {}
+            weight = mx.sym.Variable(name + "_weight", shape=(channels, 1 if depthwise else 3, kernel, kernel))
+            groups["weight"] = mx.sym.Pad(weight, mode="constant", pad_width=(0, 0, 0, 0, 1, 0, 1, 0))
+            kernel += 1
         return mx.sym.Convolution(data, name=name, num_filter=channels, kernel=(kernel, kernel),
                                   stride=(stride, stride), dilate=(dilation, dilation), pad=(pad, pad),
                                   no_bias=not bias, **groups)

@@ -98,6 +98,5 @@ class TorchOperations:
 def _convolve(data, weight, bias: Optional[torch.Tensor], kernel, stride, dilation, depthwise, same):
     pad = dilation * (kernel // 2)
     if same and stride == 2:
-        before, after = kernel // 2 - 1, kernel // 2
-        data, pad = F.pad(data, (before, after, before, after)), 0
+        weight = F.pad(weight, (1, 0, 1, 0))
     return F.conv2d(data, weight, bias, stride, pad, dilation, len(weight) if depthwise else 1)

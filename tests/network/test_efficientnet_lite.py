@@ -115,6 +115,14 @@ def test_dilation_keeps_the_output_stride(stride, sizes):
     assert [shape[2:] for shape in shapes] == [(size, size) for size in sizes]
 
 
+@pytest.mark.parametrize("model", ["init", "final"])
+def test_kernels_are_padded_instead_of_maps(model):
+    """Padded copies of the maps took up to a third of the network's time."""
+    nodes = json.loads(inference_symbol(model, Config(backbone="efficientnet_lite2"), folded=True).tojson())["nodes"]
+    padded = [nodes[node["inputs"][0][0]]["name"] for node in nodes if node["op"] == "Pad"]
+    assert padded == ["stem_weight", "block1_depthwise_weight", "block4_depthwise_weight"]
+
+
 def test_dilated_cells_are_those_of_the_strided_network_between_them(tensors):
     args, aux = lite.from_torch(tensors, "weights")
     args = fold_batch_norms(args, aux)
