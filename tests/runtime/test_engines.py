@@ -60,7 +60,7 @@ def test_processes_of_torchrun_take_torch(machine, monkeypatch):
 
 def test_no_engine_is_imported_before_it_is_chosen():
     code = ("import sys, core.cosegmentation.cosegment, core.evaluation.ranking, core.inference.predict_media\n"
-            "import core.cosegmentation.feature_maps, core.network.base_model\n"
+            "import core.cosegmentation.feature_maps, core.inference.onnx_export, core.network.base_model\n"
             "import core.training.train, core.training.workers\n"
             "print([name for name in ('mxnet', 'torch') if name in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), stdout=subprocess.PIPE,
