@@ -129,9 +129,8 @@ class Config:
                                  "or balanced, the same for all classes", choices=("uniform", "balanced"))
     final_web_share: float = _setting(0.0, "share of web images, with their masks, in the final model's batches",
                                       at_least=0, at_most=0.9)
-    web_masks: str = _setting("cosegmented", "masks of the web images that train the init model: cosegmented; "
-                              "estimated, those of est_voc_train_masks.py --images web; or both, each image once with "
-                              "either", choices=("cosegmented", "estimated", "both"))
+    web_masks: str = _setting("cosegmented", "masks of the web images that train: cosegmented, or estimated, those of "
+                              "est_voc_train_masks.py --images web", choices=("cosegmented", "estimated"))
     momentum: float = _setting(0.9, "momentum of SGD", at_least=0, at_most=0.9999)
     weight_decay: float = _setting(5e-4, "weight decay of SGD on weights and gammas", at_least=0, at_most=1000)
     init_epoch_size: int = _setting(200, "batches in an epoch of the init model", at_least=1, at_most=1000000000)

@@ -9,6 +9,7 @@ from core.io.files import find_path, list_folder
 # The network that comes with the code; no training writes here.
 SHIPPED_SNAPSHOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "models",
                                 "voc20_light.params")
+_NAME_BYTES = 255  # of a file's name, on most file systems
 
 
 class Layout:
@@ -140,15 +141,23 @@ def stems(folder: str, ending: str) -> Set[str]:
     return {name[:-len(ending)] for name in list_folder(folder) if name.endswith(ending) and not name.startswith(".")}
 
 
+def check_id(name: str, path: str) -> None:
+    """Raise UserError unless a list can hold the id of the image at `path`, and a file can be called <id>.json."""
+    if name.strip().splitlines() != [name] or re.search("[\\\\\ud800-\udfff]", name):
+        raise UserError(f"{path!r}: rename it, as no list can hold such a name: names are one line of UTF-8, without "
+                        "backslashes and without spaces at the ends")
+    if len(f"{name}.json".encode()) > _NAME_BYTES:
+        raise UserError(f"{path}: rename it or its folders: {name} is too long for the names of its files, which have "
+                        f"at most {_NAME_BYTES} bytes")
+
+
 def web_class(name: str, num_classes: int) -> int:
     """Class index that the name of a web image starts with: 7 for "7_000123".
 
     Raises:
         UserError: the name does not start with a class index and an underscore, or a list can't hold it.
     """
-    if name.strip().splitlines() != [name] or re.search("[\\\\\ud800-\udfff]", name):
-        raise UserError(f"web image {name!r}: rename it, as no list can hold such a name: names are one line of UTF-8, "
-                        "without backslashes and without spaces at the ends")
+    check_id(name, name)
     match = re.match(r"([0-9]{1,3})_", name)
     if not match or not 1 <= int(match.group(1)) < num_classes:
         raise UserError(f"web image {name}: its name must start with a class index 1..{num_classes - 1} and an "

@@ -8,13 +8,13 @@ import numpy as np
 from core.annotation.formats import Item, read, write
 from core.classes import BACKGROUND, IGNORE_LABEL
 from core.config import Config
+from core.data import check_classes
 from core.dataset.samples import listed_web_images
 from core.errors import UserError
 from core.io.files import list_folder, read_json, read_list
 from core.io.images import read_image, read_mask, write_mask
 from core.io.locks import locked
 from core.io.logs import logger, progress
-from core.io.provenance import check_classes
 from core.paths import Layout, check_pairs, image_path, mask_path, stems, web_class
 
 SOURCES = ("web", "pseudo", "val", "predictions")
@@ -45,9 +45,9 @@ def find_pairs(config: Config, source: str, everything: bool = False) -> List[Pa
         names = sorted(stems(layout.web_masks, ".png")) if everything else listed_web_images(config)
         check_pairs(names, (image_path, layout.web_images, "run create_web_masks.py again"),
                     (mask_path, layout.web_masks, "run create_web_masks.py"))
-        check_classes(layout.classes, config.classes, {web_class(name, config.num_classes) for name in names})
+        check_classes(config, {web_class(name, config.num_classes) for name in names})
         return [Pair(name, image_path(layout.web_images, name), layout.web_mask(name)) for name in names]
-    check_classes(layout.classes, config.classes)
+    check_classes(config)
     if source == "pseudo":
         images, masks, made_by = layout.train_images, layout.train_masks, "est_voc_train_masks.py"
         names = read_list(layout.train_list, "run create_dataset.py")
@@ -150,7 +150,7 @@ def import_masks(config: Config, kind: str, path: str, *, ignore: Optional[str] 
     """
     layout = config.layout
     known = stems(layout.web_images, ".jpg")
-    check_classes(layout.classes, config.classes, {web_class(name, config.num_classes) for name in known})
+    check_classes(config, {web_class(name, config.num_classes) for name in known})
     changed: Dict[str, np.ndarray] = {}
     found: Set[str] = set()
     for name, mask in read(kind, path, config.classes, ignore):

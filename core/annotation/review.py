@@ -9,9 +9,9 @@ from flask import Flask, abort, jsonify, request
 
 from core.config import Config
 from core.cosegmentation.contact_sheet import outlined
+from core.data import check_classes
 from core.errors import UserError
 from core.io.images import encode_image, read_image, read_mask
-from core.io.provenance import check_classes
 from core.io.resize import shrink
 from core.io.tables import read_records
 from core.paths import image_path, stems, web_class
@@ -88,8 +88,7 @@ class Review:
         self._names = sorted(stems(self._layout.web_images, ".jpg"))
         if not self._names:
             raise UserError(f"{self._layout.web_images} holds no .jpg: run fetch_web_images.py first")
-        indices = {web_class(name, config.num_classes) for name in self._names}
-        check_classes(self._layout.classes, config.classes, indices)
+        check_classes(config, {web_class(name, config.num_classes) for name in self._names})
         self._present = set(self._names)
         self._report = _read_report(self._layout.web_report)
 

@@ -4,10 +4,12 @@ import shutil
 from typing import Sequence
 
 from core.config import Config, network_settings
+from core.data import check_classes
+from core.dataset.samples import web_images
 from core.errors import UserError
 from core.io.files import file_digest, remove, remove_leftovers
-from core.io.provenance import StageRecord, check_classes, content_digests
-from core.paths import Layout, image_path, mask_path, stems, web_class
+from core.io.provenance import StageRecord
+from core.paths import Layout, class_of, image_path, mask_path, stems
 
 SETTINGS = ("web_side", "web_rounds", "web_sample_images", "web_threshold", "web_uncertain",
             "web_min_score", "web_min_likeness", "web_min_foreground", "web_max_foreground", "seed", "classes")
@@ -31,8 +33,9 @@ def claim(layout: Layout, config: Config, features: str, names: Sequence[str], o
     origin = {"settings": network_settings(config, SETTINGS), "features": features, "format": _FORMAT}
     if features == "resnet":
         origin["base_model_sha256"] = file_digest(layout.base_model)
-    check_classes(layout.classes, config.classes, {web_class(name, config.num_classes) for name in names}, record=True)
-    record = StageRecord(layout.web_record, f"the masks in {layout.web_masks}", earlier_key="settings")
+    images = web_images(config, names)
+    check_classes(config, map(class_of, names), record=True)
+    record = images.record()
     fresh = record.claim(origin, present=record.origin is not None or bool(stems(layout.web_masks, ".png")),
                          overwrite=overwrite)
     paths = [image_path(layout.web_images, name) for name in names]
@@ -40,8 +43,7 @@ def claim(layout: Layout, config: Config, features: str, names: Sequence[str], o
         if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
             raise UserError(f"{path} is no regular file: remove it")  # reading a pipe would take for ever
     readable = [name for name, path in zip(names, paths) if os.access(path, os.R_OK) and os.path.isfile(path)]
-    digests = content_digests([image_path(layout.web_images, name) for name in readable], layout.digests)
-    changed = record.stale({**dict.fromkeys(names, ""), **dict(zip(readable, digests))})
+    changed = record.stale({**dict.fromkeys(names, {}), **images.inputs(readable)})
     remove_leftovers(layout.web_cache, layout.web_masks)
     if fresh:
         _empty(layout.web_cache)

@@ -7,11 +7,11 @@ import numpy as np
 
 from core.classes import IGNORE_LABEL
 from core.config import Config
+from core.data import check_classes
 from core.errors import UserError
 from core.io.files import read_list
 from core.io.images import read_mask
 from core.io.logs import logger
-from core.io.provenance import check_classes
 from core.paths import mask_path, stems, web_class
 
 
@@ -51,8 +51,7 @@ def evaluate_web_masks(config: Config, truth_folder: str, masks_folder: Optional
     """
     layout = config.layout
     if not masks_folder:
-        check_classes(layout.classes, config.classes, {web_class(name, config.num_classes)
-                                                       for name in stems(truth_folder, ".png")})
+        check_classes(config, {web_class(name, config.num_classes) for name in stems(truth_folder, ".png")})
     judged = judge(config, truth_folder, masks_folder or layout.web_masks)
     rows = class_means(judged, config)
     for name, (precision, jaccard) in rows.items():

@@ -3,7 +3,6 @@
 No mask of a training image is looked for: their labels come from a list or from the folders they lie in.
 """
 import collections
-import hashlib
 import os
 import re
 import unicodedata
@@ -12,10 +11,11 @@ from typing import List, NamedTuple, Optional, Tuple
 from core.classes import BACKGROUND
 from core.config import Config
 from core.errors import UserError
-from core.io.files import find_path, list_folder, read_bytes, read_json, walk
+from core.io.files import file_digest, find_path, list_folder, read_json, walk
 from core.io.images import PICTURES
 from core.io.logs import logger
 from core.io.tables import Row, read_table
+from core.paths import check_id
 
 _IMAGE_TITLES = ("image", "images", "filename", "file_name", "file", "image_id")
 _ONE_HOT = "a column of 0 and 1 for each class needs a header, image and the names of the classes"
@@ -190,23 +190,23 @@ def _val_sources(own):
     return [Source(_id(own.val_images, path), path, mask) for path, mask in zip(paths, masks)]
 
 
-def _index(label, place, config):
+def _index(label, where, config):
     """Class index of a name, or of an index, as number or digits."""
     if isinstance(label, str) and label not in config.classes and re.fullmatch("[0-9]{1,9}", label):
         label = int(label)
     try:
         index = config.class_index(label) if isinstance(label, str) else label
     except UserError as error:
-        raise UserError(f"{place}: {error}") from None
+        raise UserError(f"{where}: {error}") from None
     if index == BACKGROUND:
-        raise UserError(f"{place}: {config.classes[BACKGROUND]!r} is the background, which is in every image; setting "
+        raise UserError(f"{where}: {config.classes[BACKGROUND]!r} is the background, which is in every image; setting "
                         "classes lists it first, and then the classes")
     if not 1 <= index < config.num_classes:
-        raise UserError(f"{place}: label {index} is out of range: the classes are 1..{config.num_classes - 1}")
+        raise UserError(f"{where}: label {index} is out of range: the classes are 1..{config.num_classes - 1}")
     return index
 
 
-def _find(folder: str, image: str, place: str) -> str:
+def _find(folder: str, image: str, where: str) -> str:
     """Path of an image that a list names, with or without its ending."""
     path = os.path.normpath(os.path.join(folder, image))
     found = find_path(path) if image else None
@@ -215,17 +215,17 @@ def _find(folder: str, image: str, place: str) -> str:
     with_endings = [find_path(path + ending) for ending in PICTURES] if image else []
     matches = [match for match in with_endings if match and os.path.isfile(match)]
     if len(matches) > 1:
-        raise UserError(f"{place}: {matches[0]} and {matches[1]}: which one is meant?")
+        raise UserError(f"{where}: {matches[0]} and {matches[1]}: which one is meant?")
     if not matches:
-        raise UserError(f"{place}: the image {path} is missing")
+        raise UserError(f"{where}: the image {path} is missing")
     return matches[0]
 
 
 def _pictures(folder):
     """Pictures in and below a folder, in the order of their paths; reports what else is there."""
     paths, others = [], []
-    for place, names in walk(folder):
-        for path in (os.path.join(place, name) for name in names):
+    for below, names in walk(folder):
+        for path in (os.path.join(below, name) for name in names):
             known = path.lower().endswith(PICTURES) and (os.path.isfile(path) or not os.path.exists(path))
             (paths if known else others).append(path)
     if others:
@@ -243,8 +243,7 @@ def _id(folder, path):
     """Id of an image: its path below the folder, without ending, with _ between the names, accents composed (NFC)."""
     parts = unicodedata.normalize("NFC", _stem(folder, path)).split(os.sep)
     name = parts[-1] if os.pardir in parts else "_".join(parts)
-    if re.search("[\\\\\ud800-\udfff]", name) or name.splitlines() != [name.strip()]:
-        raise UserError(f"{path!r}: names of images are UTF-8, without backslashes, line breaks and spaces at the ends")
+    check_id(name, path)
     return name
 
 
@@ -257,20 +256,8 @@ def _check_ids(sources):
 
 
 def _copies(paths):
-    """Yield lists of paths whose files hold the same bytes, in the order of the paths."""
-    for same_size in _grouped(paths, _size):
-        yield from _grouped(same_size, lambda path: hashlib.sha256(read_bytes(path)).digest())
-
-
-def _size(path):
-    try:
-        return os.path.getsize(path)
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror}") from error
-
-
-def _grouped(paths, key):
-    groups = collections.OrderedDict()
+    """Lists of paths whose files hold the same bytes, in the order of the paths."""
+    groups = collections.defaultdict(list)
     for path in paths:
-        groups.setdefault(key(path), []).append(path)
+        groups[file_digest(path)].append(path)
     return [group for group in groups.values() if group[1:]]

@@ -11,6 +11,7 @@ from typing import Any, Dict, Optional
 import numpy as np
 
 from core.config import Config
+from core.data import check_classes
 from core.errors import UserError
 from core.evaluation.metrics import image_iou, summarise
 from core.evaluation.per_image import examples, image_inputs, is_saved, pack_counts, unpack_counts
@@ -22,7 +23,6 @@ from core.inference.segmenter import Segmenter, scored_images
 from core.io.files import read_list, remove_leftovers
 from core.io.locks import locked
 from core.io.logs import logger, progress, versions
-from core.io.provenance import check_classes
 from core.network.snapshots import load_snapshot
 from core.paths import Layout, check_no_true_mask, check_pairs, image_path, mask_path
 from core.runtime.engines import resolve_dtype
@@ -82,7 +82,7 @@ def evaluate(config: Config, model: str, *, epoch: int, devices: list, options: 
                                                       "predicts"))
     snapshot = load_snapshot(config, model, epoch, path)
     if options.masks is not None and os.path.realpath(options.masks) == os.path.realpath(layout.val_masks):
-        check_classes(layout.classes, snapshot.config.classes)
+        check_classes(snapshot.config)
     inference = dataclasses.replace(options.inference, dtype=resolve_dtype(config.dtype, devices))
     options = dataclasses.replace(options, inference=inference)
     inputs = image_inputs(options, names, layout.digests)
@@ -141,7 +141,7 @@ def _evaluate(snapshot, options, *, devices, jobs, inputs, settings, saved, fold
         shown = list(itertools.chain(*best_and_worst(ious)))
         write_report(options.output, result, examples(config, options, segmenter, shown), folder.others(settings))
     folder.write(result)
-    record.remove()
+    record.finish()
     report(result)
     return result
 

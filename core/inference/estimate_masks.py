@@ -9,7 +9,8 @@ import numpy as np
 
 from core.classes import BACKGROUND
 from core.config import Config, network_settings
-from core.dataset.samples import estimation_record, label_shares, listed_web_images, read_labels, web_samples
+from core.data import MaskedImages, check_classes
+from core.dataset.samples import label_shares, listed_web_images, read_labels, web_samples
 from core.errors import UserError
 from core.inference.crf import crf_settings
 from core.inference.options import InferenceOptions
@@ -19,9 +20,8 @@ from core.io.files import read_list, remove, remove_leftovers, write_lines
 from core.io.images import read_mask
 from core.io.locks import locked
 from core.io.logs import logger, progress
-from core.io.provenance import check_classes, content_digests
 from core.network.snapshots import load_snapshot
-from core.paths import check_no_true_mask, check_pairs, folder_lock, image_path, mask_path, stems, web_class
+from core.paths import check_no_true_mask, class_of, folder_lock, mask_path, stems, web_class
 from core.runtime.engines import resolve_dtype
 from core.runtime.parallel import ordered_map, process_pool
 
@@ -53,7 +53,6 @@ def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool
     """
     layout = config.layout
     web = images == "web"
-    source = layout.web_images if web else layout.train_images
     folder = os.path.abspath(output or (layout.web_estimated if web else layout.train_masks))
     for other, content in ((layout.val_masks, "the true masks of the val images"),
                            (layout.web_masks, "masks by co-segmentation"), (layout.web_corrected, "corrected masks")):
@@ -61,22 +60,22 @@ def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool
             raise UserError(f"{folder} holds {content}: choose another --output")
     names = listed_web_images(config) if web else read_list(layout.train_list, "run create_dataset.py")
     check_no_true_mask(folder, names, layout.val_masks)
-    check_pairs(names, (image_path, source, "run create_web_masks.py again" if web else "run create_dataset.py"))
     snapshot = load_snapshot(config, model, epoch, path)
     config = snapshot.config
     if web:
         labels = {name: [web_class(name, config.num_classes)] for name in names}
-        check_classes(layout.classes, config.classes, {label for label, in labels.values()})
+        check_classes(config, map(class_of, names))
     else:
-        check_classes(layout.classes, config.classes)
+        check_classes(config)
         labels = read_labels(layout.train_labels, names, config)
+    source = MaskedImages(config, labels, images=layout.web_images if web else layout.train_images, masks=folder,
+                          script="est_voc_train_masks.py")
+    source.check_images("run create_web_masks.py again" if web else "run create_dataset.py")
     options = InferenceOptions(config.scales, crf, resolve_dtype(config.dtype, devices))
-    digests = content_digests([image_path(source, name) for name in names], layout.digests)
-    inputs = {name: {"image": digest, "labels": labels[name]} for name, digest in zip(names, digests)}
     with locked(folder_lock(folder), f"mask estimation into {folder}"):
         remove_leftovers(folder)
         priors = _priors(layout, config, model)
-        record, done = _claim(folder, _origin(snapshot, options, priors, web), inputs, overwrite)
+        record, done = _claim(source, _origin(snapshot, options, priors, web), overwrite)
         listing = web and os.path.realpath(folder) == os.path.realpath(layout.web_estimated)
         if listing:
             remove(layout.web_estimated_list, missing_ok=True)  # an earlier run's
@@ -86,7 +85,7 @@ def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool
         segmenter = Segmenter(snapshot, devices, options.dtype)
         work = functools.partial(estimate, config=config, crf=crf, labels=labels, folder=folder, priors=priors)
         with record, process_pool(jobs) if crf and jobs > 1 else contextlib.nullcontext() as pool:
-            scored = scored_images(segmenter, rest, folder=source, options=options)
+            scored = scored_images(segmenter, rest, folder=source.images, options=options)
             made = progress(ordered_map(work, scored, pool, 2 * jobs), len(rest), "mask estimation")
             shown = collections.Counter(label for _, found in made for label in found)
             record.finish()
@@ -127,21 +126,21 @@ def _origin(snapshot, options, priors, web):
     return origin
 
 
-def _claim(folder, origin, inputs, overwrite):
+def _claim(images, origin, overwrite):
     """(record, ids of the masks that may stay); those that are out of date are removed, and other files stay.
 
     Raises UserError if masks of another origin are there, or files that are no masks of this script.
     """
-    there = stems(folder, ".png")
-    foreign = there - set(inputs)
-    record = estimation_record(folder)
+    there = stems(images.masks, ".png")
+    foreign = there - set(images.names)
+    record = images.record()
     if foreign and not os.path.exists(record.path):
-        raise UserError(f"{mask_path(folder, min(foreign))} is not the mask of a training image: choose another "
+        raise UserError(f"{mask_path(images.masks, min(foreign))} is not the mask of a training image: choose another "
                         "folder for the masks")
     record.claim(origin, present=bool(there), overwrite=overwrite)
-    outdated = there & record.stale(inputs)
+    outdated = there & record.stale(images.inputs())
     for name in outdated:
-        remove(mask_path(folder, name))
+        remove(mask_path(images.masks, name))
     return record, there - outdated
 
 

@@ -96,7 +96,7 @@ def _segment_media(snapshot, devices, media, options, jobs):
         first = next(iter(work.failures.values()))
         others = "; the log names the others" if len(work.failures) > 1 else ""
         raise UserError(f"{len(work.failures)} of {len(media)} files could not be segmented: {first}{others}")
-    record.remove()
+    record.finish()
     return entries
 
 

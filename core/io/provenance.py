@@ -1,18 +1,15 @@
 """What files were made of: may a stage continue with what is there, and what of it is out of date?"""
 import concurrent.futures
 import contextlib
-import functools
 import json
 import os
 import time
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Set
 
 from core.errors import UserError
-from core.io.files import file_digest, read_bytes, read_json, remove, write_json, write_text
+from core.io.files import file_digest, read_json, remove, write_text
 from core.io.journal import Journal
-from core.io.logs import logger
 
-_FORMAT = 1
 _UNCHANGED = 2.0  # seconds after its last change from which on any further change shows in a file's times
 _THREADS = 4  # that read files to hash
 
@@ -30,42 +27,37 @@ class StageRecord:
     Args:
         path: of the file.
         what: the stage's files, for messages, such as "the masks in cache/final_voc_masks".
-        earlier_key: a key that the JSON object of earlier versions of this program has in this file.
-        disposable: whether nothing but time is lost with the record, so that one which is unreadable, or of another
-            origin, is replaced without asking.
+        disposable: whether nothing but time is lost with the record: one that is unreadable, or of another origin, is
+            replaced without asking, and `finish` removes it.
 
     Attributes:
         origin: as the file holds it; None where there is no record.
         items: dict from name to what the item's files depend on.
         values: dict from name to value, of the items that are done.
         overwriting: whether an interrupted run with --overwrite has left files that it would have made again.
-        earlier: whether an earlier version of this program wrote the file; it says nothing then.
     """
 
-    def __init__(self, path: str, what: str, *, earlier_key: str = "", disposable: bool = False):
+    def __init__(self, path: str, what: str, *, disposable: bool = False):
         self.path = path
         self.origin: Optional[Dict[str, Any]] = None
         self.items: Dict[str, Any] = {}
         self.values: Dict[str, Any] = {}
+        self.overwriting = False
         self._what = what
         self._disposable = disposable
-        self.overwriting = False
         self._all_stale = False
-        self.earlier = False
         self._journal = Journal(path)
-        stored = self._journal.rows(skip_damaged=True)
-        header = stored[0] if stored and isinstance(stored[0], dict) else _object(path)
-        if header.get("format") == _FORMAT and isinstance(header.get("origin"), dict) and isinstance(
-                header.get("items"), dict):
-            self.origin, self.items = header["origin"], header["items"]
-            self.overwriting = bool(header.get("overwriting"))
-            for row in stored[1:]:
-                if isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) and row[0] in self.items:
-                    self.values[row[0]] = row[1]
-        elif os.path.exists(path) and not disposable:
-            self.earlier = earlier_key in header
-            if not self.earlier:
-                raise UserError(f"{path} is damaged, or was not written by this program: remove it, or move it away")
+        try:
+            rows = self._journal.rows()
+            if rows:
+                header, *values = rows
+                self.origin, self.items, self.values = dict(header["origin"]), dict(header["items"]), dict(values)
+                self.overwriting = header["overwriting"]
+        except (UserError, TypeError, KeyError, ValueError):
+            if not disposable:
+                raise UserError(f"{path} is damaged, or was not written by this program: remove it, or move it away"
+                                ) from None
+            self.origin, self.items = None, {}
 
     def claim(self, origin: Mapping[str, Any], *, present: bool = True, overwrite: bool = False) -> bool:
         """Make sure that the stage may continue with the files that are there; nothing is written yet.
@@ -84,23 +76,14 @@ class StageRecord:
         """
         now: Dict[str, Any] = json.loads(json.dumps(origin))
         same = self.origin == now
-        if overwrite:
-            self._all_stale = not (same and self.overwriting)
-        elif not same:
-            if present and not self._disposable:
-                raise UserError(self._refusal(now))
-            self._all_stale = True
-        self.origin = now
+        if not (same or overwrite or self._disposable) and present:
+            reason = (f"were made with other settings: {difference(self.origin, now)}" if self.origin else
+                      f"are not in the record {self.path}, so nothing says what they were made of")
+            raise UserError(f"{self._what} {reason}; pass --overwrite to make them again, or move them away")
+        self._all_stale = not same or overwrite and not self.overwriting
         self.overwriting = overwrite or self.overwriting and same
+        self.origin = now
         return self._all_stale
-
-    def _refusal(self, origin: Dict[str, Any]) -> str:
-        remedy = "pass --overwrite to make them again, or move them away"
-        if self.earlier:
-            return f"{self._what} were made by another version of this program: {remedy}"
-        if self.origin is None:
-            return f"{self._what} are not in the record {self.path}, so nothing says what they were made of: {remedy}"
-        return f"{self._what} were made with other settings: {difference(self.origin, origin)}; {remedy}"
 
     def stale(self, inputs: Mapping[str, Any]) -> Set[str]:
         """Names of the items whose files, where there are any, are out of date.
@@ -121,12 +104,12 @@ class StageRecord:
         return stale
 
     def __enter__(self) -> "StageRecord":
-        self._write()
+        self._journal.open([{"origin": self.origin, "items": self.items, "overwriting": self.overwriting},
+                            *self.values.items()])
         return self
 
     def __exit__(self, *_: Any) -> None:
-        with contextlib.suppress(OSError):
-            self._journal.close()
+        self._journal.close()
 
     def done(self, name: str, value: Any) -> None:
         """Record that an item is done.
@@ -141,32 +124,14 @@ class StageRecord:
         self.values[name] = value
 
     def finish(self) -> None:
-        """Record that everything is made: --overwrite would start from scratch."""
-        if self.overwriting:
-            self.overwriting = False
-            self._journal.close()
-            self._write()
-
-    def remove(self) -> None:
-        """Delete the record: the work is finished, and nothing needs it any more."""
+        """Record that everything is made: --overwrite would start from scratch. A disposable record goes."""
         self._journal.close()
-        remove(self.path, missing_ok=True)
-
-    def _write(self) -> None:
-        header = {"format": _FORMAT, "origin": self.origin, "items": self.items}
-        if self.overwriting:
-            header["overwriting"] = True
-        rows = [header] + [[name, value] for name, value in self.values.items()]
-        self._journal.open(rows)
-
-
-def _object(path):
-    """JSON object that a file of several lines holds, as earlier versions wrote it; empty where it holds none."""
-    try:
-        value = read_json(path) if os.path.exists(path) else None
-    except UserError:
-        value = None
-    return value if isinstance(value, dict) else {}
+        if self._disposable:
+            remove(self.path, missing_ok=True)
+        elif self.overwriting:
+            self.overwriting = False
+            with self:
+                pass
 
 
 def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -179,14 +144,9 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
             return difference(old, new)
         if name.endswith("_sha256") and old and new:
             return f"the {name[:-len('_sha256')].replace('_', ' ')} has another content now"
-        return f"{name} was {_in_words(old)} and is {_in_words(new)} now"
+        words = ("not set" if value is None else "set" if isinstance(value, dict) else value for value in (old, new))
+        return "{} was {} and is {} now".format(name, *words)
     return ""
-
-
-def _in_words(value: Any) -> str:
-    if value is None:
-        return "not set"
-    return "set" if isinstance(value, dict) else str(value)
 
 
 def content_digests(paths: Iterable[str], cache: str) -> List[str]:
@@ -204,19 +164,19 @@ def content_digests(paths: Iterable[str], cache: str) -> List[str]:
         UserError: a file can't be read.
     """
     paths = [os.path.abspath(path) for path in paths]
+    states = {path: file_state(path) for path in paths}
     known = _read_digests(cache)
-    states = {path: file_state(path) for path in dict.fromkeys(paths)}
     unknown = [path for path, state in states.items() if known.get(path, [None])[:-1] != state]
-    found = {path: entry[-1] for path, entry in known.items()}
     now = time.time()
     with concurrent.futures.ThreadPoolExecutor(_THREADS, "hash") as pool:
-        found.update(zip(unknown, pool.map(file_digest, unknown)))
-    lasting = [path for path in unknown if max(states[path][1:3]) < (now - _UNCHANGED) * 1e9]
+        found: Dict[str, List[Any]] = {path: [*states[path], digest]
+                                       for path, digest in zip(unknown, pool.map(file_digest, unknown))}
+    lasting = {path: entry for path, entry in found.items() if max(entry[1:3]) < (now - _UNCHANGED) * 1e9}
     if lasting:
-        known.update((path, states[path] + [found[path]]) for path in lasting)
         with contextlib.suppress(UserError):  # a full disk, say: without the cache it only takes longer
-            write_text(cache, json.dumps(known))
-    return [found[path] for path in paths]
+            write_text(cache, json.dumps({**known, **lasting}))
+    known.update(found)
+    return [known[path][-1] for path in paths]
 
 
 def file_state(path: str) -> List[int]:
@@ -234,68 +194,6 @@ def file_state(path: str) -> List[int]:
 
 def _read_digests(cache: str) -> Dict[str, List[Any]]:
     try:
-        known = json.loads(read_bytes(cache).decode()) if os.path.exists(cache) else {}
-        return {path: entry for path, entry in known.items() if len(entry) == 5 and isinstance(entry[-1], str)}
-    except (UserError, ValueError, AttributeError, TypeError, RecursionError):
+        return {path: list(entry) for path, entry in read_json(cache).items() if isinstance(entry[-1], str)}
+    except (UserError, AttributeError, TypeError, LookupError):
         return {}  # a cache: what is lost is computed again
-
-
-def check_classes(path: str, classes: Sequence[str], indices: Optional[Iterable[int]] = None, *,
-                  record: bool = False) -> None:
-    """Check that the class indices in a data set still stand for the classes that they were written for.
-
-    Args:
-        path: dataset/classes.json, which names them; where it is missing, as with data sets of earlier versions, the
-            indices are taken to stand for `classes`, with a warning.
-        classes: names in the order of their indices.
-        indices: compare these classes only, as web images have their index in their name; None compares the whole list.
-        record: write the file where it is missing, instead of the warning.
-
-    Raises:
-        UserError: an index stands for another class, or create_dataset.py was interrupted while it changed them.
-    """
-    then = recorded_classes(path)
-    if then is None:
-        if record:
-            record_classes(path, classes)
-        else:
-            _warn_of_missing_names(path)
-        return
-    if then.get("unfinished"):
-        raise UserError(f"{path}: create_dataset.py was interrupted while it wrote the data set: run it again")
-    wanted = range(max(len(classes), len(then["classes"]))) if indices is None else sorted(indices)
-    for index in wanted:
-        old, new = (names[index] if index < len(names) else None for names in (then["classes"], classes))
-        if old != new and not (indices is not None and old is None):
-            raise UserError(f"{path}: the data set was made with {_class_in_words(index, old)}, and the setting "
-                            f"classes has {_class_in_words(index, new)}: bring back the classes, or run "
-                            "create_dataset.py again; web images with other classes need another --root")
-
-
-def recorded_classes(path: str) -> Optional[Dict[str, Any]]:
-    """Content of dataset/classes.json, or None: "classes", their names; "unfinished" while create_dataset.py writes.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    if not os.path.exists(path):
-        return None
-    then = read_json(path)
-    if not isinstance(then, dict) or not isinstance(then.get("classes"), list):
-        raise UserError(f"{path} is damaged: remove it, and run create_dataset.py again")
-    return then
-
-
-def record_classes(path: str, classes: Sequence[str], *, unfinished: bool = False) -> None:
-    """Write dataset/classes.json; see `recorded_classes`."""
-    write_json(path, {"classes": list(classes), **({"unfinished": True} if unfinished else {})})
-
-
-@functools.lru_cache(maxsize=None)
-def _warn_of_missing_names(path: str) -> None:
-    logger.warning("%s is missing: labels and masks of the data set are taken to be of the classes that are set now; "
-                   "create_dataset.py records them", path)
-
-
-def _class_in_words(index: int, name: Optional[str]) -> str:
-    return f"no class {index}" if name is None else f"class {index} as {name}"

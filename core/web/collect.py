@@ -9,11 +9,11 @@ from typing import Any, Callable, Container, Dict, Generator, Iterable, Iterator
 
 from core.classes import BACKGROUND
 from core.config import Config
+from core.data import check_classes
 from core.errors import UserError
 from core.io.files import read_bytes, read_list, write_bytes
 from core.io.images import encode_image, read_image
 from core.io.logs import logger, progress
-from core.io.provenance import check_classes
 from core.paths import Layout, image_path
 from core.runtime.parallel import ordered_map
 from core.web.cleaning import decode
@@ -52,7 +52,7 @@ def fetch_web_images(config: Config, source: Source, downloader: Downloader, *, 
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(config.web_threads, "download"))
         stack.callback(downloader.close)  # runs before the wait for the pool's threads
         manifest = Manifest(layout, config)
-        check_classes(layout.classes, config.classes, range(config.num_classes), record=True)
+        check_classes(config, range(config.num_classes), record=True)
         manifest.forget(retry)
         index = _index(manifest, layout, pool, config.web_hash_distance)
         stack.enter_context(contextlib.closing(manifest.save()))

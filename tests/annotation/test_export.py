@@ -8,10 +8,10 @@ from conftest import largest_file, run_script
 
 from core.annotation.export import export_masks, find_pairs, import_masks
 from core.config import Config
+from core.data import record_classes
 from core.errors import UserError
 from core.io.files import write_json, write_lines
 from core.io.images import read_mask, write_image, write_mask
-from core.io.provenance import record_classes
 from core.paths import image_path, mask_path
 from core.web.corrections import add_decision, corrected_names
 

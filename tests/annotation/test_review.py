@@ -12,10 +12,10 @@ from werkzeug.serving import make_server
 from core.annotation.review import Review, make_app
 from core.annotation.review import serve as serve_page
 from core.config import Config
+from core.data import record_classes
 from core.errors import UserError
 from core.io.files import read_lines
 from core.io.images import decode_image, write_image, write_mask
-from core.io.provenance import record_classes
 from core.paths import image_path, mask_path
 from core.web.corrections import add_decision, read_decisions
 

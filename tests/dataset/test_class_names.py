@@ -8,13 +8,13 @@ from conftest import CPUS
 from core.config import Config
 from core.cosegmentation.cosegment import cosegment
 from core.cosegmentation.evaluate_masks import evaluate_web_masks
+from core.data import check_classes, record_classes, recorded_classes
 from core.dataset.create import create_dataset
 from core.dataset.own_images import OwnImages
 from core.dataset.samples import voc_samples, web_samples
 from core.errors import UserError
-from core.io.files import read_json, remove, write_json, write_lines
+from core.io.files import read_json, write_json, write_lines
 from core.io.images import write_image, write_mask
-from core.io.provenance import check_classes, record_classes, recorded_classes
 from core.paths import image_path, mask_path
 
 CLASSES = ("background", "mug", "spoon", "key")
@@ -67,11 +67,11 @@ def test_labels_and_masks_of_other_classes_are_refused(config, change):
     ("added", "made with no class 4, and the setting classes has class 4 as bowl"),
     ("taken out", "made with class 3 as key, and the setting classes has no class 3")])
 def test_the_difference_is_named(tmp_path, change, words):
-    path = str(tmp_path / "classes.json")
-    record_classes(path, CLASSES)
-    check_classes(path, CLASSES)
+    config = Config(root=str(tmp_path), classes=CLASSES)
+    record_classes(config.layout.classes, CLASSES)
+    check_classes(config)
     with pytest.raises(UserError, match=words):
-        check_classes(path, CHANGES[change])
+        check_classes(dataclasses.replace(config, classes=CHANGES[change]))
 
 
 @pytest.mark.parametrize("change", ["reordered", "renamed"])
@@ -108,9 +108,9 @@ def test_create_dataset_does_not_change_the_classes_of_web_images(config, own):
     layout = config.layout
     bring_web_images(layout)
     before = read_json(layout.train_labels)
-    with pytest.raises(UserError, match="1_000000.jpg was brought in as mug, and class 1 is key now: bring back"):
+    with pytest.raises(UserError, match="made with class 1 as mug, .* has class 1 as key: bring back the classes"):
         create_dataset(dataclasses.replace(config, classes=CHANGES["reordered"]), 1, own=own)
-    with pytest.raises(UserError, match="3_000000.jpg was brought in as key, and class 3 is none now"):
+    with pytest.raises(UserError, match="made with class 3 as key, and the setting classes has no class 3"):
         create_dataset(dataclasses.replace(config, classes=CHANGES["taken out"]), 1, own=own)
     assert read_json(layout.train_labels) == before and recorded_classes(layout.classes)["classes"] == list(CLASSES)
     create_dataset(dataclasses.replace(config, classes=CHANGES["added"]), 1, own=own)
@@ -131,23 +131,17 @@ def test_a_half_written_change_of_classes_is_no_data_set(config, own, monkeypatc
     assert voc_samples(changed)
 
 
-def test_a_data_set_without_names_is_taken_as_it_is_with_a_warning(config, caplog):
-    layout = config.layout
-    remove(layout.classes)
-    with caplog.at_level("WARNING"):
-        assert voc_samples(config) and voc_samples(config)
-    assert caplog.text.count("classes.json is missing: labels and masks of the data set are taken to be of the") == 1
-
-
 def test_the_first_stage_that_sees_web_images_records_their_classes(tmp_path):
     config = Config(root=str(tmp_path), classes=CLASSES)
-    layout = config.layout
-    check_classes(layout.classes, CLASSES, {1}, record=True)
-    check_classes(layout.classes, CHANGES["added"], {1, 4}, record=True)
-    assert recorded_classes(layout.classes) == {"classes": list(CLASSES)}
+    changed = {change: dataclasses.replace(config, classes=classes) for change, classes in CHANGES.items()}
+    check_classes(config, {1})
+    assert recorded_classes(config.layout.classes) == {}
+    check_classes(config, {1}, record=True)
+    check_classes(changed["added"], {1, 4}, record=True)
+    assert recorded_classes(config.layout.classes) == {"classes": list(CLASSES)}
     with pytest.raises(UserError, match="class 1 as mug"):
-        check_classes(layout.classes, CHANGES["reordered"], {1}, record=True)
-    check_classes(layout.classes, CHANGES["reordered"], {2})
+        check_classes(changed["reordered"], {1}, record=True)
+    check_classes(changed["reordered"], {2})
 
 
 @pytest.mark.parametrize("content", [[], {}, {"classes": "mug"}])

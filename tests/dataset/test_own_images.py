@@ -105,7 +105,7 @@ def test_links_into_nothing_and_odd_names_are_named_and_pipes_left_out(folder, c
         create_dataset(config, 1, own=own(folder))
     os.rename(str(folder / "val" / "gone.jpg"), os.fsencode(str(folder / "val")) + b"/caf\xe9.jpg")
     os.rename(str(folder / "masks" / "gone.png"), os.fsencode(str(folder / "masks")) + b"/caf\xe9.png")
-    with pytest.raises(UserError, match="names of images are UTF-8"):
+    with pytest.raises(UserError, match="names are one line of UTF-8"):
         create_dataset(config, 1, own=own(folder))
 
 

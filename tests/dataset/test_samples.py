@@ -4,9 +4,8 @@ import pytest
 from core.config import Config
 from core.dataset.samples import Sample, label_shares, training_samples
 from core.errors import UserError
-from core.io.files import write_lines
+from core.io.files import write_json, write_lines
 from core.io.images import write_image, write_mask
-from core.io.provenance import StageRecord
 from core.paths import image_path, mask_path
 
 
@@ -27,26 +26,11 @@ def test_missing_files_and_names_without_class_are_named(tmp_path):
     (tmp_path / "dataset" / "train_images").mkdir()
     (tmp_path / "dataset" / "train_images" / "a.jpg").write_bytes(b"")
     (tmp_path / "dataset" / "train_list.txt").write_text("a\n")
+    with pytest.raises(UserError, match="train_labels.json is missing: run create_dataset.py"):
+        training_samples("final", tiny)
+    (tmp_path / "dataset" / "train_labels.json").write_text('{"a": []}')
     with pytest.raises(UserError, match="a.png is missing: run est_voc_train_masks.py"):
         training_samples("final", tiny)
-
-
-def test_masks_that_were_being_overwritten_do_not_train(tmp_path):
-    tiny = config(root=str(tmp_path))
-    layout = tiny.layout
-    write_image(image_path(layout.web_images, "1_a"), np.zeros((9, 9, 3), np.uint8))
-    write_mask(mask_path(layout.web_masks, "1_a"), np.ones((9, 9), np.uint8))
-    write_lines(layout.web_list, ["1_a"])
-    for overwrite in (False, True):
-        record = StageRecord(layout.web_record, "masks")
-        record.claim({}, overwrite=overwrite, present=False)
-        with record:
-            pass  # killed here
-        if overwrite:
-            with pytest.raises(UserError, match="web_labels holds masks of two runs, .* run it again"):
-                training_samples("init", tiny)
-            record.finish()
-        assert [sample.name for sample in training_samples("init", tiny)] == ["1_a"]
 
 
 def test_the_final_model_gets_web_images_only_where_they_have_a_share(tmp_path):
@@ -56,6 +40,7 @@ def test_the_final_model_gets_web_images_only_where_they_have_a_share(tmp_path):
         write_image(image_path(images, "2_a"), np.zeros((9, 9, 3), np.uint8))
         write_mask(mask_path(masks, "2_a"), np.ones((9, 9), np.uint8))
         write_lines(names, ["2_a"])
+    write_json(layout.train_labels, {"2_a": [2]})
     for share, labels in ((0.0, [None]), (0.25, [None, 2])):
         samples = training_samples("final", config(root=str(tmp_path), final_web_share=share))
         assert [sample.label for sample in samples] == labels

@@ -90,7 +90,7 @@ def test_a_killed_evaluation_continues_from_its_record(tmp_path, rng):
     assert list(record().values) == ["a", "b", "ein Bär"]
     assert list(record(inputs={**inputs, "b": "another digest"}).values) == ["a", "ein Bär"]
     assert record({"scales": [2.0]}).values == {} and record(saved=()).values == {}
-    second.remove()
+    second.finish()
     assert not path.exists()
 
 

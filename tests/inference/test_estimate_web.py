@@ -57,12 +57,11 @@ def test_the_setting_chooses_the_masks_that_train(ready):
     estimate(ready)
     assert samples(ready, "cosegmented") == [(name, "web_labels") for name in LISTED]
     assert samples(ready, "estimated") == [(name, "web_estimated") for name in LISTED]
-    assert samples(ready, "both") == samples(ready, "cosegmented") + samples(ready, "estimated")
     layout, digests = ready.layout, set()
-    for web_masks in ("cosegmented", "estimated", "both"):
+    for web_masks in ("cosegmented", "estimated"):
         config = dataclasses.replace(ready, web_masks=web_masks)
         digests.add(samples_record(web_samples(config), layout)["masks_sha256"])
-    assert len(digests) == 3, "a run on other masks can't be resumed"
+    assert len(digests) == 2, "a run on other masks can't be resumed"
 
 
 def test_people_decide_on_estimated_masks_too(ready):
@@ -105,11 +104,11 @@ def test_other_web_images_than_those_estimated_are_named(ready):
     estimate(ready)
     write_lines(layout.web_list, LISTED + ["2_000001"])
     with pytest.raises(UserError, match="web_estimated.2_000001.png is missing: run est_voc_train_masks.py --images w"):
-        samples(ready, "both")
+        samples(ready, "estimated")
     write_lines(layout.web_list, LISTED)
     path = image_path(layout.web_images, "1_000000")
     write_bytes(path, read_bytes(path) + b"\0")
-    with pytest.raises(UserError, match="1_000000.jpg has changed since est_voc_train_masks.py --images web made"):
+    with pytest.raises(UserError, match="1_000000.png is out of date: .*; run est_voc_train_masks.py --images web"):
         samples(ready, "estimated")
 
 
@@ -125,6 +124,6 @@ def test_the_two_scripts_do_it(ready, tmp_path):
     assert "3 masks to estimate, 0 there already" in run_script(tmp_path, *flags)
     assert "0 masks to estimate, 3 there already" in run_script(tmp_path, *flags)
     write_lines(ready.layout.web_estimated_list, LISTED)
-    text = run_script(tmp_path, "train_seg_model.py", "--model", "init", "--gpus", "cpu", "--web-masks", "both",
+    text = run_script(tmp_path, "train_seg_model.py", "--model", "init", "--gpus", "cpu", "--web-masks", "estimated",
                       "--max-epoch", "2", "--epoch-size", "1")
-    assert "6 training images for the init model" in text
+    assert "3 training images for the init model" in text

@@ -315,17 +315,13 @@ def test_a_full_disk_stops_training_with_the_last_snapshot_intact(begun):
 
 def test_a_folder_that_can_not_be_written_to_is_named_before_any_training(prepared):
     with tempfile.TemporaryDirectory() as folder:
-        lock = os.path.join(folder, ".init.lock")
-        with locked(lock, "an earlier training"):
-            os.chmod(lock, 0o666)
         os.chmod(folder, 0o555)
         if os.geteuid() == 0:
             os.seteuid(65534)  # permissions do not bind root
         try:
-            for path in (os.path.join(folder, "snapshots", ".init.lock"), lock):
-                with pytest.raises(UserError, match=r"\.init\.lock can't be written: Permission denied"):
-                    with locked(path, "training"):
-                        pass
+            with pytest.raises(UserError, match=r"\.init\.lock can't be written: Permission denied"):
+                with locked(os.path.join(folder, "snapshots", ".init.lock"), "training"):
+                    pass
         finally:
             os.seteuid(os.getuid())
         os.chmod(folder, 0o755)
@@ -334,8 +330,7 @@ def test_a_folder_that_can_not_be_written_to_is_named_before_any_training(prepar
 def test_a_second_training_run_and_a_second_estimation_are_refused(begun):
     layout = begun.layout
     with locked(layout.training_lock("init"), "training"):
-        with pytest.raises(UserError, match=r"training of the init model in .*snapshots is under way in process "
-                                            f"{os.getpid()} on"):
+        with pytest.raises(UserError, match=r"training of the init model in .*snapshots is under way in another"):
             training.train(begun, "init", devices=CPU, resume=True)
         training.train(dataclasses.replace(begun, max_epoch=2), "final", devices=CPU)  # another model is another matter
     with locked(folder_lock(layout.train_masks), "mask estimation"):
