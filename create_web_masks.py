@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def _device(text, engine):
-    from core.runtime.engines import resolve_devices
+    from core.engines.chooser import resolve_devices
     return resolve_devices(text, engine)[0]
 
 

@@ -21,9 +21,9 @@ def main() -> None:
     config = parse_config(args)
     start_log(config.layout.log("est_voc_train_masks"), config)
 
+    from core.engines.chooser import resolve_devices
     from core.evaluation.ranking import choose_snapshot
     from core.inference.estimate_masks import estimate_train_masks
-    from core.runtime.engines import resolve_devices
     model, epoch, path = choose_snapshot(config, args, "init")
     estimate_train_masks(config, epoch, devices=resolve_devices(args.gpu, config.engine), crf=args.crf,
                          overwrite=args.overwrite, jobs=args.jobs, model=model, path=path, output=args.output,

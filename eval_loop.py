@@ -30,8 +30,8 @@ def main() -> None:
     config = parse_config(args)
     start_log(config.layout.log("eval_model"), config)
 
+    from core.engines.chooser import resolve_devices
     from core.evaluation.ranking import evaluate_all
-    from core.runtime.engines import resolve_devices
     evaluate_all(config, args.model, devices=resolve_devices(args.gpu, config.engine), ms=args.ms, crf=args.crf,
                  wait_hours=None if args.once else args.wait, jobs=args.jobs)
 

@@ -52,10 +52,10 @@ def main() -> None:
         raise UserError(f"{layout.voc_test_list} is missing: unpack VOC2012test.tar, from the VOC evaluation server, "
                         "over VOC 2012")
 
+    from core.engines.chooser import resolve_devices
     from core.evaluation.evaluate import NO_MASKS, evaluate, evaluation_options
     from core.evaluation.ranking import choose_snapshot
     from core.network.snapshots import load_snapshot
-    from core.runtime.engines import resolve_devices
     model, epoch, path = choose_snapshot(config, args)
     output = layout.output(model, epoch) if path is None else os.path.join(
         layout.outputs, os.path.splitext(os.path.basename(path))[0])

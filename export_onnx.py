@@ -20,12 +20,12 @@ def main() -> None:
     layout = config.layout
     start_log(layout.log("export_onnx"), config)
 
+    from core.engines.chooser import resolve_devices
     from core.evaluation.ranking import choose_snapshot
     from core.inference.onnx_export import agreement, export, open_session
     from core.inference.segmenter import Segmenter
     from core.io.images import read_image
     from core.network.snapshots import load_snapshot
-    from core.runtime.engines import resolve_devices
     snapshot = load_snapshot(config, *choose_snapshot(config, args, "final", "newest"))
     pictures = {path: read_image(path) for path in args.check}  # so that errors in them come first
     export(snapshot, args.output)

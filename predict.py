@@ -39,12 +39,12 @@ def main() -> None:
     start_log(layout.log("predict"), config)
 
     # After the flags, as these take seconds.
+    from core.engines.chooser import resolve_devices, resolve_dtype
     from core.evaluation.ranking import choose_snapshot
     from core.inference.media import find_media
     from core.inference.options import InferenceOptions, SegmentationOptions
     from core.inference.predict_media import allowed_classes, segment_media
     from core.network.snapshots import load_snapshot
-    from core.runtime.engines import resolve_devices, resolve_dtype
     output = args.output or layout.predictions
     media = find_media(args.paths, leave_out=[output])
     snapshot = load_snapshot(config, *choose_snapshot(config, args, "final", "newest", shipped=True))

@@ -30,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     config = parse_config(args, **{f"{args.model}_epoch_size": args.epoch_size})
 
-    from core.runtime.engines import resolve_devices
+    from core.engines.chooser import resolve_devices
     from core.training.train import train
     from core.training.workers import joined_workers
     with joined_workers(config, args.gpus) as group:

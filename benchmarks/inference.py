@@ -9,10 +9,10 @@ import numpy as np
 from measure import alternate, draw, make_parser
 
 from core.config import MODELS, Config
+from core.engines.chooser import resolve_devices
 from core.inference.segmenter import Segmenter, prepare
 from core.network.fcn import parameter_shapes
 from core.network.snapshots import Snapshot
-from core.runtime.engines import resolve_devices
 from core.runtime.hardware import cpu_flags
 
 
@@ -20,8 +20,8 @@ class PlainSegmenter:
     """One image and one scale at a time."""
 
     def __init__(self, config, model, parameters):
-        from core.network.symbols import inference_symbol
-        from core.runtime.mxnet_backend import mx
+        from core.engines.mxnet.backend import mx
+        from core.engines.mxnet.network import inference_symbol
         self._mx = mx
         self._config = config
         symbol = inference_symbol(model, config)

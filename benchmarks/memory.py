@@ -16,9 +16,9 @@ def run(way, args, pipe):
     from inference import PlainSegmenter, random_parameters
 
     from core.config import Config
+    from core.engines.devices import Device
     from core.inference.segmenter import Segmenter
     from core.network.snapshots import Snapshot
-    from core.runtime.devices import Device
     config = Config(width=args.width)
     parameters = random_parameters("final", config)
     rng = np.random.default_rng(0)

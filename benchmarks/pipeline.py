@@ -38,9 +38,9 @@ def main():
     from crf import plain_is_installed
     from inference import random_parameters
 
+    from core.engines.devices import Device
     from core.inference.segmenter import Segmenter, scored_images
     from core.network.snapshots import Snapshot
-    from core.runtime.devices import Device
     from core.runtime.hardware import cpu_flags
 
     config, model = Config(), "init" if args.estimate else "final"

@@ -5,7 +5,7 @@ from inference import random_parameters
 from measure import alternate, make_parser
 
 from core.config import MODELS, Config
-from core.runtime.engines import resolve_devices
+from core.engines.chooser import resolve_devices
 
 
 def main():
@@ -21,8 +21,8 @@ def main():
         return time_backbones(args)
     if args.engine == "torch":
         return time_torch(args)
-    from core.network.symbols import training_symbol
-    from core.runtime.mxnet_backend import amp, mx
+    from core.engines.mxnet.backend import amp, mx
+    from core.engines.mxnet.steps import training_symbol
     rng, config = np.random.default_rng(0), Config()
     parameters = random_parameters(args.model, config)
     batches = (1, 2, 4, 8, 16) if args.growth else (args.batch_size,)
@@ -57,20 +57,20 @@ def time_backbones(args):
 
 
 def _engine_step(args, engine, count, **settings):
+    from core.engines.chooser import load
     from core.training.batches import Batch
-    from core.training.engines import steps_on
     devices, rng = resolve_devices(args.gpu, engine), np.random.default_rng(0)
     config = Config(learning_rate=1e-6, batch_size=count, crop_size=args.size[0], **settings)
     batch = Batch([], rng.normal(0, 50, (count, 3) + args.size).astype(np.float32),
                   rng.integers(0, 21, (count, args.size[0] // 8 * (args.size[1] // 8))).astype(np.float32),
                   rng.integers(0, 2, (count, 21, 1, 1)).astype(np.float32))
-    steps = steps_on(devices[0]).Steps(config, args.model, devices=devices, momentum={}, first=0, last=1,
+    steps = load(devices[0].engine, "steps").Steps(config, args.model, devices=devices, momentum={}, first=0, last=1,
                                        parameters=random_parameters(args.model, config))
-    return lambda: steps.step(batch)()
+    return lambda: steps.step(batch.data, batch.labels, batch.image_labels)()
 
 
 def _step(symbol, model, parameters, batch):
-    from core.runtime.mxnet_backend import mx
+    from core.engines.mxnet.backend import mx
     names = ["softmax_label"] + ["g_logistic_label"] * (model == "final")
     module = mx.mod.Module(symbol, ["data"], names, context=mx.cpu())
     module.bind([("data", batch.data[0].shape)], [(name, value.shape) for name, value in zip(names, batch.label)])

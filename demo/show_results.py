@@ -30,10 +30,10 @@ def picture_rows(config, count, epoch="best"):
     Raises:
         UserError: a file is missing.
     """
+    from core.engines.chooser import resolve_devices
     from core.evaluation.ranking import find_epoch
     from core.inference.segmenter import Segmenter
     from core.network.snapshots import load_snapshot
-    from core.runtime.engines import resolve_devices
     layout = config.layout
     segmenters = [Segmenter(load_snapshot(config, model, find_epoch(config, model, epoch)), resolve_devices("cpu"))
                   for model in ("init", "final")]

@@ -6,6 +6,7 @@ from IPython.display import Image, Markdown, display
 
 from core.config import make_config
 from core.cosegmentation.contact_sheet import outlined
+from core.engines.chooser import resolve_devices
 from core.errors import UserError
 from core.evaluation.ranking import find_epoch
 from core.evaluation.report import find_source
@@ -16,7 +17,6 @@ from core.io.images import encode_image, read_image, read_mask
 from core.io.tables import read_records
 from core.network.snapshots import load_snapshot
 from core.paths import image_path, mask_path
-from core.runtime.engines import resolve_devices
 
 
 def find_run(config_file=None):

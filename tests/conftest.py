@@ -16,8 +16,8 @@ sys.path.append(os.path.join(ROOT, "benchmarks"))
 import make_sample  # noqa: E402
 
 from core.config import Config  # noqa: E402
+from core.engines.devices import Device  # noqa: E402
 from core.io.logs import logger  # noqa: E402
-from core.runtime.devices import Device  # noqa: E402
 
 CPUS = [Device("mxnet", "cpu", number) for number in range(3)]
 
@@ -80,9 +80,9 @@ def untrained(tiny):
 
 def save_untrained(config):
     """Save a snapshot of epoch 2 of both models whose random weights tell classes apart."""
+    from core.engines.mxnet.network import inference_symbol
     from core.network.fcn import parameter_shapes
     from core.network.snapshots import save_snapshot
-    from core.network.symbols import inference_symbol
     rng = np.random.default_rng(3)
     for model in ("init", "final"):
         parts = parameter_shapes(model, config)

@@ -26,8 +26,8 @@ def test_imports_point_down_and_workers_import_no_engine():
 
 @pytest.mark.parametrize("module, line, contract", [
     ("runtime/parallel.py", "import core.training.train", "Imports point down only"),
-    ("inference/crf.py", "import core.runtime.mxnet_backend", "Code that runs in worker processes imports no engine"),
-    ("inference/crf.py", "import core.runtime.torch_backend", "Code that runs in worker processes imports no engine"),
+    ("inference/crf.py", "import core.engines.mxnet.backend", "Code that runs in worker processes imports no engine"),
+    ("inference/crf.py", "import core.engines.torch.backend", "Code that runs in worker processes imports no engine"),
     ("network/fcn.py", "import mxnet", "One module imports mxnet"),
     ("network/fcn.py", "import torch", "One module imports torch")])
 def test_an_import_that_points_up_is_found(tmp_path, module, line, contract):

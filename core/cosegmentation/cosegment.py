@@ -28,13 +28,13 @@ from core.cosegmentation.results import (
     read_check,
     read_result,
 )
+from core.engines.devices import Device
 from core.errors import UserError
 from core.io.files import list_folder, remove, write_lines, write_text
 from core.io.locks import locked
 from core.io.logs import logger, progress
 from core.network.imagenet_weights import PACKAGE, weights_path
 from core.paths import class_of, folder_lock, stems, web_class
-from core.runtime.devices import Device
 from core.runtime.parallel import ordered_map
 from core.runtime.task_pool import task_pool
 from core.web.corrections import KEEP, REJECT, apply_moves, corrected_names, read_decisions

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 
 from core.config import Config
+from core.engines.devices import Device
+from core.engines.network import Network
 from core.errors import UserError
-from core.inference.networks import Network
 from core.inference.segmenter import prepare
 from core.io.files import write_arrays
 from core.io.images import read_image
@@ -19,7 +20,6 @@ from core.network import efficientnet_lite, fcn, resnet
 from core.network.shapes import ShapeRecorder
 from core.network.snapshots import adopt_recorded, matching, read_parameters
 from core.paths import image_path, stems
-from core.runtime.devices import Device
 
 CHANNELS = 256  # kept of the maps, by a random projection: angles and linear scores survive it
 CELL = 16       # pixels

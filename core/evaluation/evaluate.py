@@ -12,6 +12,7 @@ import numpy as np
 
 from core.config import Config
 from core.data import check_classes
+from core.engines.chooser import resolve_dtype
 from core.errors import UserError
 from core.evaluation.metrics import image_iou, summarise
 from core.evaluation.per_image import examples, image_inputs, is_saved, pack_counts, unpack_counts
@@ -25,7 +26,6 @@ from core.io.locks import locked
 from core.io.logs import logger, progress, versions
 from core.network.snapshots import load_snapshot
 from core.paths import Layout, check_no_true_mask, check_pairs, image_path, mask_path
-from core.runtime.engines import resolve_dtype
 from core.runtime.parallel import ordered_map, process_pool
 
 NO_MASKS = "none"  # stands for the folder of masks where there are none

@@ -11,6 +11,7 @@ from core.classes import BACKGROUND
 from core.config import Config, network_settings
 from core.data import MaskedImages, check_classes
 from core.dataset.samples import label_shares, listed_web_images, read_labels, web_samples
+from core.engines.chooser import resolve_dtype
 from core.errors import UserError
 from core.inference.crf import crf_settings
 from core.inference.options import InferenceOptions
@@ -22,7 +23,6 @@ from core.io.locks import locked
 from core.io.logs import logger, progress
 from core.network.snapshots import load_snapshot
 from core.paths import check_no_true_mask, class_of, folder_lock, mask_path, stems, web_class
-from core.runtime.engines import resolve_dtype
 from core.runtime.parallel import ordered_map, process_pool
 
 

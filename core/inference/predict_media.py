@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from core.classes import BACKGROUND
 from core.config import Config
+from core.engines.devices import Device
 from core.errors import UserError
 from core.inference.media import Medium, Video, is_video, read_picture, video_writer
 from core.inference.options import SegmentationOptions
@@ -30,7 +31,6 @@ from core.io.provenance import StageRecord
 from core.io.resize import shrink
 from core.network.snapshots import Snapshot
 from core.paths import check_no_true_mask, mask_path
-from core.runtime.devices import Device
 from core.runtime.parallel import ordered_map, process_pool
 
 _LONGEST_NAME = 255  # bytes of a file's name

@@ -8,8 +8,9 @@ import numpy as np
 
 from core.config import STRIDE
 from core.dataset.preprocessing import subtract_mean
+from core.engines.devices import Device
+from core.engines.network import Network
 from core.errors import UserError
-from core.inference.networks import Network
 from core.inference.options import InferenceOptions
 from core.inference.postprocess import Scored
 from core.inference.upsampling import combine_scales
@@ -17,7 +18,6 @@ from core.io.images import read_image
 from core.network import fcn
 from core.network.snapshots import Snapshot
 from core.paths import image_path
-from core.runtime.devices import Device
 from core.runtime.hardware import free_memory
 
 _TOGETHER, _PIXELS_TOGETHER = 8, 1 << 22  # images for each device, and their pixels, scored shape by shape

@@ -7,8 +7,8 @@ final model: the same, and from a middle stage of the backbone on a global branc
 Batch norm uses the stored statistics in training too. Layers of ResNet-50 carry the names of He et al.'s Caffe model,
 so snapshots interchange with the published ones.
 
-A new backbone is a module as `resnet` and `efficientnet_lite`, and a line in BACKBONES. A new engine is a class as
-`symbols.SymbolOperations`.
+A new backbone is a module as `resnet` and `efficientnet_lite`, and a line in BACKBONES. What carries the operations out
+is an object of a class as `core.engines.mxnet.operations.SymbolOperations`, ops below.
 """
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 

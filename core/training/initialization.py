@@ -4,14 +4,13 @@ from typing import Optional, Tuple
 import numpy as np
 
 from core.config import Config
+from core.engines.chooser import load
+from core.engines.devices import Device
 from core.errors import UserError
 from core.io.logs import logger
 from core.network import efficientnet_lite, imagenet_weights
 from core.network.fcn import BACKBONES, base_layer_name, is_base_parameter, parameter_shapes
 from core.network.snapshots import Parameters, Parts, adopt_recorded, read_parameters
-from core.runtime.devices import Device
-from core.training.batches import Batch
-from core.training.engines import steps_on
 
 _BASE_SETTINGS = ("stride_on", "mean_rgb")  # what the backbone fits beside its shapes
 
@@ -60,8 +59,8 @@ def from_base_model(config: Config, model: str) -> Tuple[Config, Parts]:
     return config, parts
 
 
-def from_scratch(config: Config, model: str, device: Device, batch: Batch) -> Parts:
-    """Random parameters, and batch norms that store the statistics of a batch.
+def from_scratch(config: Config, model: str, device: Device, data: np.ndarray) -> Parts:
+    """Random parameters, and batch norms that store the statistics of a batch's data.
 
     Returns:
         (args, aux), dicts from parameter name to float32 array.
@@ -69,7 +68,7 @@ def from_scratch(config: Config, model: str, device: Device, batch: Batch) -> Pa
     rng = np.random.default_rng((config.seed, 2))
     arg_shapes, aux_shapes = parameter_shapes(model, config)
     args = {name: _random(rng, name, shape, config) for name, shape in arg_shapes.items()}
-    aux = steps_on(device).batch_statistics(config, model, device, args, batch)
+    aux = load(device.engine, "steps").batch_statistics(config, model, device, args, data)
     return args, {name: aux[name] for name in aux_shapes}
 
 

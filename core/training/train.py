@@ -8,11 +8,11 @@ import numpy as np
 
 from core.config import Config
 from core.dataset.samples import samples_record, training_samples
+from core.engines.devices import Device, explaining_engine_errors
 from core.errors import UserError
 from core.io.locks import locked
 from core.io.logs import logger
 from core.network.snapshots import load_snapshot
-from core.runtime.devices import Device, explaining_engine_errors
 from core.training.batches import BatchLoader
 from core.training.checkpoint import Checkpoint, find_checkpoint, run_record, save_checkpoint, start_file
 from core.training.initialization import from_base_model, from_scratch
@@ -119,7 +119,7 @@ def _start(config, model, *, devices, samples, data, epoch, total):
     else:
         logger.warning("%s is missing: training starts from scratch", layout.base_model)
         batches = BatchLoader(samples, config).batches(0)
-        parameters = from_scratch(config, model, devices[0], next(batches))
+        parameters = from_scratch(config, model, devices[0], next(batches).data)
         batches.close()
     record = run_record(model, config, data=data, start_epoch=epoch, start_file=start_file(config, model, epoch),
                         devices=total)

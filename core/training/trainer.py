@@ -7,12 +7,12 @@ import numpy as np
 
 from core.classes import IGNORE_LABEL
 from core.config import Config
+from core.engines.chooser import load
+from core.engines.devices import Device
 from core.errors import UserError
 from core.io.logs import logger, progress
 from core.network.snapshots import Parts
-from core.runtime.devices import Device
 from core.training.batches import Batch
-from core.training.engines import steps_on
 from core.training.metrics_log import MetricsLog
 
 _LINES_PER_EPOCH = 4
@@ -22,7 +22,7 @@ class Trainer:
     """The epoch loop around an engine's training steps.
 
     Attributes:
-        symbol, parameters, momentum: those of `mxnet_steps.Steps`; symbol is None with torch.
+        symbol, parameters, momentum: those of the engine's `steps.Steps`; symbol is None with torch.
         epoch_size: batches in an epoch.
     """
 
@@ -42,7 +42,7 @@ class Trainer:
         self._metrics = metrics
         self.epoch_size = config.init_epoch_size if model == "init" else config.final_epoch_size
         self._rank = group.rank if group else 0
-        self._steps = steps_on(devices[0]).Steps(
+        self._steps = load(devices[0].engine, "steps").Steps(
             config, model, devices=devices, parameters=parameters, momentum=momentum or {}, group=group,
             first=start_epoch * self.epoch_size, last=(config.max_epoch - 1) * self.epoch_size)
         self.symbol, self.parameters, self.momentum = self._steps.symbol, self._steps.parameters, self._steps.momentum
@@ -63,7 +63,7 @@ class Trainer:
         for _ in steps:
             with meter.waiting_for_data():
                 batch = next(batches)
-            outputs = self._steps.step(batch)
+            outputs = self._steps.step(batch.data, batch.labels, batch.image_labels)
             if waiting:  # one step later, so that the devices never wait for Python
                 self._count(meter, *waiting)
             waiting = batch, outputs

@@ -9,13 +9,13 @@ from typing import Any, Iterator
 import joblib
 
 from core.config import Config
+from core.engines.chooser import choose_engine, load
 from core.errors import UserError
-from core.runtime.engines import backend, choose_engine
 
 
 @contextlib.contextmanager
 def joined_workers(config: Config, gpus: str) -> Iterator[Any]:
-    """Give the `torch_backend.ProcessGroup` of this process, or None where it is alone, as with MXNet it always is.
+    """Give this process's `ProcessGroup` of torch's backend, or None where it is alone, as with MXNet it always is.
 
     Where torch is to compute on several devices, run this script again in a process for each, and end with them.
 
@@ -28,13 +28,15 @@ def joined_workers(config: Config, gpus: str) -> Iterator[Any]:
     engine, _ = choose_engine(gpus, config.engine)
     if engine == "mxnet":
         yield None
-    elif "RANK" in os.environ:
-        with backend(engine).process_group(gpus) as group:
+        return
+    backend = load(engine, "backend")
+    if "RANK" in os.environ:
+        with backend.process_group(gpus) as group:
             yield group
-    elif backend(engine).device_count(gpus) == 1:
+    elif backend.device_count(gpus) == 1:
         yield None
     else:
-        _run_processes(backend(engine).device_count(gpus), backend(engine).torch.multiprocessing)
+        _run_processes(backend.device_count(gpus), backend.torch.multiprocessing)
         sys.exit()
 
 
@@ -50,7 +52,7 @@ def _run_processes(count, multiprocessing):
 
 
 def _run_process(rank, count, port):
-    """Be the process of torchrun with that rank. It must not have imported `torch_backend`, which asks for it."""
+    """Be the process of torchrun with that rank. It must not have imported torch's backend, which asks for it."""
     threads = max(1, joblib.cpu_count(only_physical_cores=True) // count)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count),
                       MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="none",

@@ -28,7 +28,7 @@ from core.io.locks import locked
 from core.network import imagenet_weights
 from core.paths import folder_lock
 
-pytest.importorskip("core.runtime.mxnet_backend")
+pytest.importorskip("core.engines.mxnet.backend")
 pytestmark = pytest.mark.slow
 SETTINGS = {"web_side": 80, "web_rounds": 2, "web_min_score": 0.0}
 
@@ -165,7 +165,7 @@ def test_a_killed_run_resumes_to_the_same_masks(web):
     program = ("import os, signal, sys\n"
                "from core.config import Config\n"
                "from core.cosegmentation.cosegment import cosegment\n"
-               "from core.runtime.devices import Device\n"
+               "from core.engines.devices import Device\n"
                "left = [int(sys.argv[2])]\n"
                "replace = os.replace\n"
                "def last(*paths):\n"

@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.io.files import read_arrays
 from core.io.images import write_image
 
-mx = pytest.importorskip("core.runtime.mxnet_backend").mx
+mx = pytest.importorskip("core.engines.mxnet.backend").mx
 
 
 @pytest.fixture(params=["imagenet", "resnet"])

@@ -11,11 +11,11 @@ import pytest
 from core.config import Config
 from core.dataset.create import create_dataset
 from core.dataset.own_images import OwnImages
+from core.engines.chooser import resolve_devices
 from core.errors import UserError
 from core.inference.estimate_masks import estimate_train_masks
 from core.io.files import read_bytes
 from core.io.images import read_image, read_mask, write_image, write_mask
-from core.runtime.engines import resolve_devices
 
 CLASSES = ("background", "mug", "wooden spoon", "key")
 

@@ -23,13 +23,15 @@ import yaml
 from conftest import CPUS, ROOT, draw_sample, largest_file, run_script
 from PIL import Image
 
+import core.engines.mxnet.network
 import core.evaluation.results
-import core.inference.mxnet_network
 import core.inference.segmenter
 from core.config import Config, make_config
 from core.dataset.create import create_dataset
 from core.dataset.samples import read_labels, voc_samples
 from core.dataset.sbd_masks import read_sbd_mask
+from core.engines.mxnet.backend import mx
+from core.engines.mxnet.steps import training_symbol
 from core.errors import UserError
 from core.evaluation.evaluate import evaluate, evaluation_options
 from core.evaluation.metrics import summarise
@@ -41,9 +43,7 @@ from core.io.images import read_image, read_mask, write_mask
 from core.io.logs import logger, start_log
 from core.network.fcn import parameter_shapes
 from core.network.snapshots import load_snapshot, read_parameters, save_snapshot
-from core.network.symbols import training_symbol
 from core.paths import image_path, mask_path
-from core.runtime.mxnet_backend import mx
 from core.training.batches import BatchLoader
 
 pytestmark = pytest.mark.slow
@@ -315,7 +315,7 @@ def test_an_image_that_exceeds_the_memory_is_named_before_it_is_scored(ready, mo
     layout = ready.layout
     name = read_list(layout.val_list)[0]
     monkeypatch.setattr(core.inference.segmenter, "free_memory", lambda: 10 ** 6)
-    monkeypatch.setattr(core.inference.mxnet_network.Network, "forward", None)
+    monkeypatch.setattr(core.engines.mxnet.network.Network, "forward", None)
     with pytest.raises(UserError, match=name + r".jpg is \d+ x \d+ pixels: at scale 1 that takes about .* are free"):
         evaluate(ready, "init", epoch=1, devices=CPU, options=evaluation_options(ready, "init", epoch=1))
 

@@ -38,9 +38,9 @@ def masks(config):
 
 def write_base_model(config):
     """A ResNet-50 of random weights, with what co-segmentation needs."""
+    from core.engines.mxnet.backend import mx
+    from core.engines.mxnet.operations import SymbolOperations
     from core.network import resnet
-    from core.network.symbols import SymbolOperations
-    from core.runtime.mxnet_backend import mx
     symbol = resnet.cell_maps(SymbolOperations(), config)
     shapes, _, aux = symbol.infer_shape(data=(1, 3, 64, 64))
     values = {"arg:" + name: mx.nd.random.normal(0, 0.1, shape) for name, shape in

@@ -5,20 +5,20 @@ import numpy as np
 import pytest
 import reference
 from conftest import CPUS
-from test_network import random_parameters
+from networks import random_parameters
 
 from core.config import Config
+from core.engines.chooser import resolve_dtype
+from core.engines.devices import Device
+from core.engines.mxnet import backend
+from core.engines.mxnet.backend import mx
+from core.engines.mxnet.network import Network
 from core.errors import UserError
-from core.inference.mxnet_network import Network
 from core.inference.segmenter import Segmenter, branch_scores, prepare
 from core.inference.upsampling import combine_scales, upsampling_matrix
 from core.network.snapshots import Snapshot
 from core.runtime import hardware
-from core.runtime import mxnet_backend as backend
-from core.runtime.devices import Device
-from core.runtime.engines import resolve_dtype
 from core.runtime.hardware import cpu_flags
-from core.runtime.mxnet_backend import mx
 
 SMALL = {"width": 2, "units": (1, 1, 1, 1), "head_channels": 3, "global_channels": 5, "classes": ("bk", "a", "b", "c")}
 

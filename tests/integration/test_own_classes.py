@@ -15,6 +15,7 @@ from conftest import ROOT, TINY
 from core.config import Config
 from core.cosegmentation.contact_sheet import write_sheets
 from core.cosegmentation.results import Result
+from core.engines.chooser import resolve_devices
 from core.errors import UserError
 from core.evaluation.evaluate import evaluate, evaluation_options
 from core.evaluation.submission import check_submission
@@ -25,7 +26,6 @@ from core.io.files import write_lines
 from core.io.images import read_mask, write_image, write_mask
 from core.network.snapshots import load_snapshot
 from core.paths import image_path, mask_path
-from core.runtime.engines import resolve_devices
 from core.training.train import train
 
 pytestmark = pytest.mark.slow

@@ -4,9 +4,13 @@ import dataclasses
 import numpy as np
 import pytest
 from conftest import CPUS
-from test_network import SMALL, bind, random_parameters
+from networks import LIGHT, SMALL, bind, light_parameters
 
 from core.config import Config
+from core.engines.mxnet.backend import mx
+from core.engines.mxnet.network import inference_symbol
+from core.engines.mxnet.operations import SymbolOperations
+from core.engines.mxnet.steps import training_symbol
 from core.errors import UserError
 from core.inference.segmenter import Segmenter
 from core.network import efficientnet_lite, imagenet_weights
@@ -19,24 +23,14 @@ from core.network.fcn import (
     parameter_shapes,
 )
 from core.network.snapshots import Snapshot, load_snapshot, save_snapshot
-from core.network.symbols import SymbolOperations, inference_symbol, training_symbol
-from core.runtime.mxnet_backend import mx
 from core.training.batches import Batch
 from core.training.checkpoint import run_record, start_file
 from core.training.initialization import from_base_model
 from core.training.trainer import Trainer
 
-LIGHT = dict(SMALL, backbone="efficientnet_lite2", head_dilation=2, crop_size=32, batch_size=2, workers=1)
-
 
 def arrays(parts):
     return tuple({name: value.astype(np.float32) for name, value in part.items()} for part in parts)
-
-
-def light_parameters(model, config, rng):
-    """Random parameters of a deep network whose activations stay of one size."""
-    args, aux = random_parameters(model, config, rng)
-    return {name: value * 0.3 if name.endswith("project_bn_gamma") else value for name, value in args.items()}, aux
 
 
 @pytest.mark.parametrize("model", ["init", "final"])

@@ -22,13 +22,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.config import Config, make_config
+from core.engines.mxnet.backend import mx
+from core.engines.mxnet.network import inference_symbol
 from core.errors import UserError
 from core.network import base_model
 from core.network.base_model import convert_base_model
 from core.network.snapshots import read_parameters
-from core.network.symbols import inference_symbol
 from core.network.torch_files import read_torch
-from core.runtime.mxnet_backend import mx
 from core.training.initialization import from_base_model
 
 GOLDEN = os.path.join(ROOT, "tests", "golden")

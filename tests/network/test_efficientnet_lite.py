@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from core.config import Config
+from core.engines.mxnet.backend import mx
+from core.engines.mxnet.network import inference_symbol
+from core.engines.mxnet.operations import SymbolOperations
 from core.errors import UserError
 from core.network import efficientnet_lite as lite
 from core.network import imagenet_weights
 from core.network.fcn import fold_batch_norms
-from core.network.symbols import SymbolOperations, inference_symbol
-from core.runtime.mxnet_backend import mx
 
 # (channels out, kernel, stride, expansion) of the 21 blocks, written out.
 BLOCKS = ([(16, 3, 1, 1)] + [(24, 3, 2, 6)] + 2 * [(24, 3, 1, 6)] + [(48, 5, 2, 6)] + 2 * [(48, 5, 1, 6)]

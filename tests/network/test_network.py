@@ -3,30 +3,12 @@ import json
 import numpy as np
 import pytest
 import reference
+from networks import SMALL, bind, random_parameters
 
 from core.config import Config
+from core.engines.mxnet.network import inference_symbol
+from core.engines.mxnet.steps import training_symbol
 from core.network.fcn import base_layer_name, fold_batch_norms, parameter_shapes
-from core.network.symbols import inference_symbol, training_symbol
-from core.runtime.mxnet_backend import mx
-
-SMALL = {"width": 2, "units": (2, 1, 1, 1), "head_channels": 3, "global_channels": 5, "dropout": 0.0,
-         "classes": ("bk", "a", "b", "c")}
-
-
-def random_parameters(model, config, rng):
-    """Parameters that let no layer die out: (args, aux) of numpy arrays."""
-    args, aux = parameter_shapes(model, config)
-    args = {name: rng.normal(0, np.sqrt(2 / np.prod(shape[1:])) if name.endswith("weight") else 0.3, shape)
-            + name.endswith("gamma") for name, shape in args.items()}
-    aux = {name: rng.uniform(0.5, 1.5, shape) if name.endswith("var") else rng.normal(0, 0.3, shape)
-           for name, shape in aux.items()}
-    return args, aux
-
-
-def bind(symbol, args, aux, grad_req="write", **inputs):
-    values = {name: mx.nd.array(value) for name, value in {**args, **inputs}.items()}
-    grads = {name: mx.nd.zeros(value.shape) for name, value in values.items()}
-    return symbol.bind(mx.cpu(), values, grads, grad_req, {name: mx.nd.array(value) for name, value in aux.items()})
 
 
 def test_a_network_has_one_text_however_many_were_made_before():

@@ -5,9 +5,9 @@ import struct
 import numpy as np
 import pytest
 
+from core.engines.mxnet.backend import mx
 from core.errors import UserError
 from core.network.params_files import read_params, write_params
-from core.runtime.mxnet_backend import mx
 
 TYPES = ("float32", "float64", "float16", "uint8", "int32", "int8", "int64", "bool")
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from core.config import Config, make_config
+from core.engines.mxnet.backend import mx
+from core.engines.mxnet.steps import training_symbol
 from core.errors import UserError
 from core.network import params_files
 from core.network.fcn import parameter_shapes
 from core.network.snapshots import load_snapshot, save_snapshot
-from core.network.symbols import training_symbol
-from core.runtime.mxnet_backend import mx
 
 
 @pytest.fixture

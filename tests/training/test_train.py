@@ -6,48 +6,29 @@ import re
 import numpy as np
 import pytest
 from conftest import CPUS
-from test_network import random_parameters
+from networks import TRAINED as SMALL
+from networks import batch_of, random_parameters, step
 
 from core.config import Config
 from core.dataset.create import create_dataset
 from core.dataset.samples import samples_record, training_samples
+from core.engines.devices import explaining_engine_errors
+from core.engines.mxnet.backend import mx
+from core.engines.mxnet.steps import Steps, training_inputs, training_symbol
 from core.errors import UserError
 from core.io.images import read_image, write_mask
 from core.io.logs import start_log
 from core.network.fcn import parameter_shapes
 from core.network.snapshots import load_snapshot, read_parameters, write_parameters
-from core.network.symbols import training_inputs, training_symbol
-from core.runtime.devices import explaining_engine_errors
-from core.runtime.mxnet_backend import mx
-from core.training.batches import Batch, BatchLoader
+from core.training.batches import BatchLoader
 from core.training.checkpoint import find_checkpoint, save_checkpoint
 from core.training.initialization import from_base_model, from_scratch
-from core.training.mxnet_steps import Steps
 from core.training.train import train
 from core.training.trainer import Trainer
-
-SMALL = {"width": 2, "units": (1, 1, 1, 1), "head_channels": 3, "head_dilation": 2, "global_channels": 5,
-         "dropout": 0.0, "classes": ("bk", "a", "b", "c"), "crop_size": 32, "batch_size": 4, "workers": 1}
 
 
 def arrays(values):
     return {name: mx.nd.array(value) for name, value in values.items()}
-
-
-def batch_of(config, rng):
-    """A batch whose halves have as many valid cells."""
-    labels = rng.integers(0, 4, (4, 16)).astype(np.float32)
-    labels[:, 3] = 255
-    return Batch(["a", "b", "c", "d"], rng.normal(0, 1, (4, 3, 32, 32)).astype(np.float32), labels,
-                 rng.integers(0, 2, (4, 4, 1, 1)).astype(np.float32))
-
-
-def step(config, model, parameters, batch, devices, steps=1):
-    """Parameters after training steps on one batch, as numpy arrays."""
-    config = dataclasses.replace(config, init_epoch_size=steps, final_epoch_size=steps)
-    trainer = Trainer(config, model, devices=devices, parameters=parameters)
-    trainer.train_epoch(1, iter([batch] * steps))
-    return {name: value for part in trainer.parameters() for name, value in part.items()}
 
 
 @pytest.mark.parametrize("model", ["init", "final"])
@@ -113,7 +94,7 @@ def test_from_scratch_the_batch_norms_store_the_statistics_of_a_batch(prepared):
     batches = loader.batches(0)
     batch = next(batches)
     batches.close()
-    args, aux = from_scratch(prepared, "init", CPUS[0], batch)
+    args, aux = from_scratch(prepared, "init", CPUS[0], batch.data)
     assert (set(args), set(aux)) == tuple(map(set, parameter_shapes("init", prepared)))
     assert np.abs(aux["bn_conv1_moving_mean"]).max() > 1
     data = mx.nd.array(batch.data)

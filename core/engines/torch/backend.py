@@ -9,9 +9,9 @@ from typing import Iterator, List, NamedTuple
 import joblib
 import numpy as np
 
+from core.engines.devices import Device, check_numbers, explaining_engine_errors, parse_devices
 from core.errors import UserError
 from core.io.logs import logger
-from core.runtime.devices import Device, check_numbers, explaining_engine_errors, parse_devices
 from core.runtime.hardware import SLOW_BFLOAT16, cpu_flags, has_fast_bfloat16
 
 try:

@@ -8,11 +8,11 @@ import sys
 import pytest
 from conftest import ROOT
 
+from core.engines.chooser import resolve_devices
+from core.engines.devices import Device
+from core.engines.mxnet import gpu_libraries
+from core.engines.mxnet.backend import mx
 from core.errors import UserError
-from core.runtime import gpu_libraries
-from core.runtime.devices import Device
-from core.runtime.engines import resolve_devices
-from core.runtime.mxnet_backend import mx
 
 COMPILER = shutil.which(os.environ.get("CC", "cc")) or shutil.which(os.environ.get("CXX", "c++"))
 DRIVER = """
@@ -50,7 +50,7 @@ def driver(tmp_path):
 
 def python(code, path=(), libraries=""):
     """Output of Python code that runs in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", "from core.runtime.gpu_libraries import *\n" + code],
+    done = subprocess.run([sys.executable, "-c", "from core.engines.mxnet.gpu_libraries import *\n" + code],
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, timeout=100,
                           env=dict(os.environ, PYTHONPATH=os.pathsep.join([ROOT, *map(str, path)]),
                                    LD_LIBRARY_PATH=libraries))
@@ -104,7 +104,7 @@ def test_a_gpu_build_without_driver_is_reported(monkeypatch):
 
 def test_a_driver_that_is_too_old_is_reported_and_a_newer_one_loads_the_libraries(driver):
     code = """
-from core.runtime import gpu_libraries
+from core.engines.mxnet import gpu_libraries
 gpu_libraries.installed_builds = lambda: {"mxnet-cu117"}
 gpu_libraries.load_libraries = lambda: print("loaded")
 try:
@@ -131,7 +131,7 @@ except UserError as error:
 def test_devices_are_checked_before_use(monkeypatch):
     checked = []
     monkeypatch.setattr(mx.context, "num_gpus", lambda: 4)
-    monkeypatch.setattr("core.runtime.mxnet_backend.check_capabilities", checked.append)
+    monkeypatch.setattr("core.engines.mxnet.backend.check_capabilities", checked.append)
     assert resolve_devices("0,2", "mxnet") == [Device("mxnet", "gpu", 0), Device("mxnet", "gpu", 2)]
     assert checked == [[0, 2]]
 

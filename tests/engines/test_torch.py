@@ -12,31 +12,31 @@ import numpy as np
 import pytest
 import yaml
 from conftest import CPUS, ROOT, TINY
-from test_backbones import LIGHT, light_parameters
-from test_network import random_parameters
-from test_train import SMALL, batch_of, step
+from networks import LIGHT, TRAINED, batch_of, light_parameters, random_parameters, step
 
 pytest.importorskip("torch", reason="torch is not installed: pip install -r tests/torch-dependencies.txt")
 
 from core.config import Config  # noqa: E402
 from core.cosegmentation.feature_maps import imagenet_network, network_view  # noqa: E402
 from core.dataset.create import create_dataset  # noqa: E402
+from core.engines.chooser import (
+    load,  # noqa: E402
+    resolve_dtype,  # noqa: E402
+)
+from core.engines.devices import Device  # noqa: E402
+from core.engines.network import Network  # noqa: E402
+from core.engines.torch import backend as torch_backend  # noqa: E402
 from core.errors import UserError  # noqa: E402
-from core.inference.networks import Network  # noqa: E402
 from core.inference.segmenter import Segmenter, branch_scores  # noqa: E402
 from core.io.files import read_json  # noqa: E402
 from core.network import fcn, imagenet_weights, resnet  # noqa: E402
 from core.network.snapshots import Snapshot, load_snapshot  # noqa: E402
-from core.runtime import torch_backend  # noqa: E402
-from core.runtime.devices import Device  # noqa: E402
-from core.runtime.engines import resolve_dtype  # noqa: E402
 from core.training.batches import Batch  # noqa: E402
 from core.training.checkpoint import Checkpoint  # noqa: E402
-from core.training.engines import steps_on  # noqa: E402
 from core.training.train import check_agreement, train  # noqa: E402
 
 TORCH = Device("torch")
-NETWORKS = {"resnet50": (SMALL, random_parameters), "efficientnet_lite2": (LIGHT, light_parameters)}
+NETWORKS = {"resnet50": (TRAINED, random_parameters), "efficientnet_lite2": (LIGHT, light_parameters)}
 
 
 def made(backbone, model, rng, **settings):
@@ -102,9 +102,9 @@ def test_momentum_and_the_decayed_learning_rate_pass_from_one_engine_to_the_othe
     for first, second in ((CPUS[0], CPUS[0]), (CPUS[0], TORCH), (TORCH, CPUS[0])):
         momentum, reached = {}, parameters
         for number, device in enumerate((first, second)):
-            steps = steps_on(device).Steps(config, "init", devices=[device], parameters=reached, momentum=momentum,
-                                           first=number, last=4)
-            steps.step(batch)()
+            steps = load(device.engine, "steps").Steps(config, "init", devices=[device], parameters=reached,
+                                                       momentum=momentum, first=number, last=4)
+            steps.step(batch.data, batch.labels, batch.image_labels)()
             reached, momentum = steps.parameters(), steps.momentum()
         found.append((steps.learning_rate, reached[0], momentum))
     for rate, args, momentum in found[1:]:
@@ -118,7 +118,7 @@ def test_momentum_and_the_decayed_learning_rate_pass_from_one_engine_to_the_othe
 def test_the_statistics_of_a_batch_are_the_same(rng):
     config, parameters = made("resnet50", "init", rng)
     batch = batch_of(config, rng)
-    theirs, mine = (steps_on(device).batch_statistics(config, "init", device, parameters[0], batch)
+    theirs, mine = (load(device.engine, "steps").batch_statistics(config, "init", device, parameters[0], batch.data)
                     for device in (CPUS[0], TORCH))
     assert theirs.keys() == mine.keys()
     for name in theirs:
@@ -313,7 +313,7 @@ def test_processes_wait_for_the_one_that_saves(tmp_path, without_mxnet):
     script = tmp_path / "save.py"
     script.write_text(f"import sys\nsys.path.insert(0, {os.path.abspath(ROOT)!r})\n" """
 import pathlib, time
-from core.runtime.torch_backend import process_group
+from core.engines.torch.backend import process_group
 left = pathlib.Path(__file__).with_name("left")
 with process_group("cpu") as group:
     if not group.rank:

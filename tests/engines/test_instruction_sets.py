@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT
 
 from core.config import MODELS, Config
+from core.engines.mxnet.steps import training_symbol
 from core.network.fcn import BACKBONES
-from core.network.symbols import training_symbol
 from core.runtime.hardware import cpu_flags
 
 _BLOCK = 16  # channels that oneDNN keeps together with AVX-512
@@ -22,11 +22,11 @@ RUN = """
 import sys
 import numpy as np
 from core.config import MODELS, Config
-from core.inference.networks import Network
+from core.engines.network import Network
 from core.network import fcn
-from core.network.symbols import training_inputs, training_symbol
-from core.runtime.devices import Device
-from core.runtime.mxnet_backend import mx
+from core.engines.mxnet.steps import training_inputs, training_symbol
+from core.engines.devices import Device
+from core.engines.mxnet.backend import mx
 
 def parameters(shapes):
     return {name: (rng.random(shape, np.float32) - 0.5) * np.float32((12 / np.prod(shape[1:])) ** 0.5)

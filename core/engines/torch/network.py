@@ -3,9 +3,9 @@ from typing import Any, Callable, Dict, List
 
 import numpy as np
 
-from core.network.torch_operations import TorchOperations
-from core.runtime.devices import Device
-from core.runtime.torch_backend import memory_format, number_format, torch, torch_device
+from core.engines.devices import Device
+from core.engines.torch.backend import memory_format, number_format, torch, torch_device
+from core.engines.torch.operations import TorchOperations
 
 
 class Network:
@@ -13,7 +13,7 @@ class Network:
 
     def __init__(self, build: Callable[[Any], List], args: Dict[str, np.ndarray], device: Device,
                  dtype: str = "float32"):
-        """As `networks.Network`."""
+        """As `core.engines.network.Network`."""
         self._build = build
         self._device = torch_device(device)
         self._dtype = number_format(dtype)
@@ -26,6 +26,6 @@ class Network:
 
     @torch.inference_mode()
     def forward(self, data: np.ndarray) -> Callable[[], List[np.ndarray]]:
-        """As `networks.Network.forward`."""
+        """As `core.engines.network.Network.forward`."""
         outputs = self._build(TorchOperations(self._args, self._tensor(data[None])))
         return lambda: [output[0].float().cpu().numpy() for output in outputs]

@@ -6,13 +6,12 @@ import numpy as np
 
 from core.classes import IGNORE_LABEL
 from core.config import POLY_POWER, Config
+from core.engines.chooser import resolve_dtype
+from core.engines.devices import Device
+from core.engines.torch.backend import memory_format, number_format, torch, torch_device
+from core.engines.torch.operations import TorchOperations
 from core.network import fcn
 from core.network.snapshots import Parts
-from core.network.torch_operations import TorchOperations
-from core.runtime.devices import Device
-from core.runtime.engines import resolve_dtype
-from core.runtime.torch_backend import memory_format, number_format, torch, torch_device
-from core.training.batches import Batch
 
 F = torch.nn.functional
 
@@ -28,7 +27,7 @@ class Steps:
 
     def __init__(self, config: Config, model: str, *, devices: List[Device], parameters: Parts,
                  momentum: Dict[str, np.ndarray], first: int, last: int, group: Any = None):
-        """As `mxnet_steps.Steps`, but for the devices: one."""
+        """As MXNet's, but for the devices: one."""
         device, = devices
         self._config = config
         self._step, self._last = first, last
@@ -48,13 +47,13 @@ class Steps:
         """Start the random choices of dropout from a number."""
         torch.manual_seed(number)
 
-    def step(self, batch: Batch) -> Callable[[], List[np.ndarray]]:
-        """As `mxnet_steps.Steps.step`."""
-        data, labels, image_labels = (torch.from_numpy(values).to(self._device, non_blocking=True)
-                                      for values in (batch.data, batch.labels, batch.image_labels))
+    def step(self, data: np.ndarray, labels: np.ndarray, image_labels: np.ndarray) -> Callable[[], List[np.ndarray]]:
+        """As MXNet's."""
+        inputs = (torch.from_numpy(values).to(self._device, non_blocking=True)
+                  for values in (data, labels, image_labels))
         self._step += 1
         with torch.autocast(self._device.type, self._dtype, self._dtype != torch.float32):
-            loss, outputs = self._wrapped(data, labels, image_labels)
+            loss, outputs = self._wrapped(*inputs)
         self._optimizer.zero_grad()
         self._scaler.scale(loss).backward()
         self._optimizer.learning_rate = self.learning_rate
@@ -93,7 +92,7 @@ class _Network(torch.nn.Module):
 
     def forward(self, data: torch.Tensor, labels: torch.Tensor, image_labels: torch.Tensor
                 ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """(loss, list of the outputs that `Steps.step` promises); the losses are those of `symbols.training_symbol`."""
+        """(loss, list of the outputs that `Steps.step` promises); the losses are those of MXNet's `training_symbol`."""
         ops = TorchOperations({**self.trained, **self.states}, data.contiguous(memory_format=self._format),
                               "stored")
         scores, whole = fcn.scores(ops, self._model, self._config, self._config.dropout)
@@ -138,13 +137,12 @@ class _SGD(torch.optim.Optimizer):
             value += change if momentum is None else momentum.mul_(self._mu).add_(change)
 
 
-def batch_statistics(config: Config, model: str, device: Device, args: Dict[str, np.ndarray], batch: Batch
+def batch_statistics(config: Config, model: str, device: Device, args: Dict[str, np.ndarray], data: np.ndarray
                      ) -> Dict[str, np.ndarray]:
-    """As `mxnet_steps.batch_statistics`."""
+    """As MXNet's."""
     with torch.no_grad():
-        values, data = ({name: torch.from_numpy(value).to(torch_device(device)) for name, value in arrays.items()}
-                        for arrays in (args, {"data": batch.data}))
-        ops = TorchOperations(values, data["data"], "batch")
+        values = {name: torch.from_numpy(value).to(torch_device(device)) for name, value in args.items()}
+        ops = TorchOperations(values, torch.from_numpy(data).to(torch_device(device)), "batch")
         fcn.scores(ops, model, config)
     return _arrays(ops.statistics)
 

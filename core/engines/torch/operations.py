@@ -1,7 +1,7 @@
 """The networks' operations, carried out by torch."""
 from typing import Dict, List, Optional
 
-from core.runtime.torch_backend import torch
+from core.engines.torch.backend import torch
 
 F = torch.nn.functional
 
@@ -20,7 +20,7 @@ class TorchOperations:
         Args:
             values: parameters by name.
             data: the images.
-            norm: as in `symbols.SymbolOperations`. "stored" scales and shifts in the convolutions: the same numbers and
+            norm: as in MXNet's `SymbolOperations`. "stored" scales and shifts in the convolutions: the same numbers and
                 gradients, but for rounding, and several passes over the activations less.
         """
         self._values = values
@@ -33,7 +33,7 @@ class TorchOperations:
 
     def convolution(self, data: torch.Tensor, name: str, channels: int, kernel: int = 1, stride: int = 1,
                     dilation: int = 1, bias: bool = True, depthwise: bool = False, same: bool = False) -> torch.Tensor:
-        """As `symbols.SymbolOperations.convolution`."""
+        """As MXNet's."""
         values = self._values
         return _convolve(data, values[name + "_weight"], values[name + "_bias"] if bias else None, kernel, stride,
                          dilation, depthwise, same)
@@ -41,7 +41,7 @@ class TorchOperations:
     def normalized(self, data: torch.Tensor, name: str, norm: str, channels: int, epsilon: float, bias: bool = False,
                    kernel: int = 1, stride: int = 1, dilation: int = 1, depthwise: bool = False, same: bool = False
                    ) -> torch.Tensor:
-        """As `symbols.SymbolOperations.normalized`."""
+        """As MXNet's."""
         shape = (kernel, stride, dilation, depthwise, same)
         weight = self._values[name + "_weight"]
         shift = self._values[name + "_bias"] if bias or self._norm == "folded" else None

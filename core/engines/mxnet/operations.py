@@ -1,12 +1,7 @@
-"""The networks as MXNet symbols."""
-from typing import Any, Dict, List, Sequence, Tuple
+"""The networks' operations as MXNet symbols."""
+from typing import Any, Dict, Sequence
 
-from core.classes import IGNORE_LABEL
-from core.config import STRIDE, Config
-from core.network import fcn
-from core.runtime.mxnet_backend import mx
-
-Inputs = List[Tuple[str, Tuple[int, ...]]]  # names and shapes
+from core.engines.mxnet.backend import mx
 
 
 class SymbolOperations:
@@ -89,54 +84,3 @@ class SymbolOperations:
 
     def sigmoid(self, scores: mx.sym.Symbol, name: str) -> mx.sym.Symbol:
         return mx.sym.sigmoid(scores, name=name)
-
-
-def training_symbol(model: str, config: Config, device_batch: int, stored_statistics: bool = True) -> mx.sym.Symbol:
-    """Network with its losses.
-
-    Inputs: data (b, 3, h, w) float32, RGB minus the mean; softmax_label (b, h/8 * w/8), class indices or 255; for the
-    final model also g_logistic_label (b, classes, 1, 1), 1 where the class is in the image. Outputs: class
-    probabilities (b, classes, h/8, w/8); final: also those of the image-level labels (b, classes, 1, 1).
-
-    The softmax loss is averaged over the valid cells of a device's batch; the logistic loss over its images and the
-    classes. With rescale_grad = 1 / devices the update is then the same for any number of devices.
-
-    Args:
-        device_batch: images of a batch on one device.
-        stored_statistics: False normalises by the statistics of the batch.
-    """
-    with mx.name.NameManager():  # layers without a name are counted from 0, however many networks were made before
-        scores, global_scores = fcn.scores(SymbolOperations("stored" if stored_statistics else "batch"), model, config,
-                                           config.dropout)
-    outputs = [mx.sym.SoftmaxOutput(scores, name="softmax", multi_output=True, use_ignore=True,
-                                    ignore_label=IGNORE_LABEL, normalization="valid")]
-    if global_scores is not None:
-        # LogisticRegressionOutput itself divides by the number of classes.
-        outputs.append(mx.sym.LogisticRegressionOutput(global_scores, name="g_logistic",
-                                                       grad_scale=1.0 / device_batch))
-    symbol = mx.sym.Group(outputs)
-    variables = symbol.get_internals()
-    for name in symbol.list_arguments():
-        # MXNet's optimizers read these attributes. On their own they let only names in _weight and _gamma decay.
-        for kind, value in zip(("lr", "wd"), fcn.multipliers(model, name)):
-            if value != 1:
-                variables[name]._set_attr(**{f"__{kind}_mult__": str(value)})
-    return symbol
-
-
-def training_inputs(model: str, config: Config, batch_size: int) -> Tuple[Inputs, Inputs]:
-    """(name, shape) pairs of the inputs of `training_symbol`, and of its labels."""
-    crop, cells = config.crop_size, (config.crop_size // STRIDE) ** 2
-    labels: Inputs = [("softmax_label", (batch_size, cells))]
-    if model == "final":
-        labels.append(("g_logistic_label", (batch_size, config.num_classes, 1, 1)))
-    return [("data", (batch_size, 3, crop, crop))], labels
-
-
-def inference_symbol(model: str, config: Config, folded: bool = False) -> mx.sym.Symbol:
-    """Network that maps data (b, 3, h, w) to class probabilities (b, classes, h/8, w/8).
-
-    Args:
-        folded: the network of `fcn.fold_batch_norms`, with biases in place of batch norms.
-    """
-    return fcn.probabilities(SymbolOperations("folded" if folded else "stored"), model, config)

@@ -3,7 +3,8 @@ from typing import Any, Callable, Dict, List
 
 import numpy as np
 
-from core.runtime.devices import Device, explaining_engine_errors
+from core.engines.chooser import load
+from core.engines.devices import Device, explaining_engine_errors
 
 _explaining = explaining_engine_errors("a forward pass of the network",
                                        "leave out the largest of --scales, or shrink the images")
@@ -19,14 +20,9 @@ class Network:
         Args:
             build: function from an engine's operations to the list of the network's outputs.
             args: its parameters, float32; they may have more.
-            dtype: what `engines.resolve_dtype` gives.
+            dtype: what `chooser.resolve_dtype` gives.
         """
-        if device.engine == "torch":
-            from core.inference import torch_network
-            self._network: Any = torch_network.Network(build, args, device, dtype)
-        else:
-            from core.inference import mxnet_network
-            self._network = mxnet_network.Network(build, args, device, dtype)
+        self._network = load(device.engine, "network").Network(build, args, device, dtype)
 
     @_explaining
     def forward(self, data: np.ndarray) -> Callable[[], List[np.ndarray]]:

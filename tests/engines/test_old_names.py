@@ -5,7 +5,7 @@ import sys
 import numpy as np
 from conftest import ROOT
 
-from core.runtime.old_names import old_names
+from core.engines.mxnet.old_names import old_names
 
 
 def output(code):
@@ -40,13 +40,13 @@ def test_mxnet_is_imported_without_a_warning_and_leaves_numpy_as_it_was():
     code = ("import numpy as np, cv2, numba, scipy.stats, sklearn.base, setuptools\n"
             "before = set(vars(np))\n"
             "print('== imports')\n"
-            "from core.runtime import mxnet_backend\n"
+            "from core.engines.mxnet import backend\n"
             "print('== new:', *sorted({'bool', 'float_', 'PINF', 'trapz', 'npv'} & (set(vars(np)) - before)))")
     assert output(code).split("== imports\n")[1].strip() == "== new:"
 
 
 def test_mxnet_keeps_the_names_for_its_own_functions():
-    code = ("from core.runtime.mxnet_backend import mx\n"
+    code = ("from core.engines.mxnet.backend import mx\n"
             "import mxnet.ndarray.numpy._op as op, mxnet.numpy.fallback as fallback\n"
             "print(op._np.bool(1), op._np.PINF, mx.np.trapz(mx.np.ones(3)), op._np.fft.fft([0, 0]).sum())")
     assert output(code).splitlines()[-1] == "True inf 2.0 0j"

@@ -1,15 +1,59 @@
 """Training steps by MXNet, data-parallel over the devices."""
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
 
-from core.config import POLY_POWER, Config
-from core.network.fcn import frozen_parameters
+from core.classes import IGNORE_LABEL
+from core.config import POLY_POWER, STRIDE, Config
+from core.engines.devices import Device
+from core.engines.mxnet.backend import context, mx
+from core.engines.mxnet.operations import SymbolOperations
+from core.network import fcn
 from core.network.snapshots import Parts
-from core.network.symbols import training_inputs, training_symbol
-from core.runtime.devices import Device
-from core.runtime.mxnet_backend import context, mx
-from core.training.batches import Batch
+
+Inputs = List[Tuple[str, Tuple[int, ...]]]  # names and shapes
+
+
+def training_symbol(model: str, config: Config, device_batch: int, stored_statistics: bool = True) -> mx.sym.Symbol:
+    """Network with its losses.
+
+    Inputs: data (b, 3, h, w) float32, RGB minus the mean; softmax_label (b, h/8 * w/8), class indices or 255; for the
+    final model also g_logistic_label (b, classes, 1, 1), 1 where the class is in the image. Outputs: class
+    probabilities (b, classes, h/8, w/8); final: also those of the image-level labels (b, classes, 1, 1).
+
+    The softmax loss is averaged over the valid cells of a device's batch; the logistic loss over its images and the
+    classes. With rescale_grad = 1 / devices the update is then the same for any number of devices.
+
+    Args:
+        device_batch: images of a batch on one device.
+        stored_statistics: False normalises by the statistics of the batch.
+    """
+    with mx.name.NameManager():  # layers without a name are counted from 0, however many networks were made before
+        scores, global_scores = fcn.scores(SymbolOperations("stored" if stored_statistics else "batch"), model, config,
+                                           config.dropout)
+    outputs = [mx.sym.SoftmaxOutput(scores, name="softmax", multi_output=True, use_ignore=True,
+                                    ignore_label=IGNORE_LABEL, normalization="valid")]
+    if global_scores is not None:
+        # LogisticRegressionOutput itself divides by the number of classes.
+        outputs.append(mx.sym.LogisticRegressionOutput(global_scores, name="g_logistic",
+                                                       grad_scale=1.0 / device_batch))
+    symbol = mx.sym.Group(outputs)
+    variables = symbol.get_internals()
+    for name in symbol.list_arguments():
+        # MXNet's optimizers read these attributes. On their own they let only names in _weight and _gamma decay.
+        for kind, value in zip(("lr", "wd"), fcn.multipliers(model, name)):
+            if value != 1:
+                variables[name]._set_attr(**{f"__{kind}_mult__": str(value)})
+    return symbol
+
+
+def training_inputs(model: str, config: Config, batch_size: int) -> Tuple[Inputs, Inputs]:
+    """(name, shape) pairs of the inputs of `training_symbol`, and of its labels."""
+    crop, cells = config.crop_size, (config.crop_size // STRIDE) ** 2
+    labels: Inputs = [("softmax_label", (batch_size, cells))]
+    if model == "final":
+        labels.append(("g_logistic_label", (batch_size, config.num_classes, 1, 1)))
+    return [("data", (batch_size, 3, crop, crop))], labels
 
 
 class Steps:
@@ -34,7 +78,7 @@ class Steps:
         self.symbol = symbol.tojson()
         inputs, labels = training_inputs(model, config, config.batch_size)
         self._module = mx.mod.Module(symbol, [name for name, _ in inputs], [name for name, _ in labels],
-                                     context=self._contexts, fixed_param_names=frozen_parameters(model, config))
+                                     context=self._contexts, fixed_param_names=fcn.frozen_parameters(model, config))
         self._module.bind(inputs, labels)
         self._module.init_params(arg_params=_arrays(parameters[0]), aux_params=_arrays(parameters[1]))
         settings = {"learning_rate": config.learning_rate, "momentum": config.momentum, "wd": config.weight_decay,
@@ -49,17 +93,18 @@ class Steps:
         """Start the random choices of dropout from a number."""
         mx.random.seed(number)
 
-    def step(self, batch: Batch) -> Callable[[], List[np.ndarray]]:
+    def step(self, data: np.ndarray, labels: np.ndarray, image_labels: np.ndarray) -> Callable[[], List[np.ndarray]]:
         """Start a step.
+
+        Args:
+            data, labels, image_labels: those of a `batches.Batch`.
 
         Returns:
             function that waits for it, and gives class probabilities (b, classes, h, w) and, final model, image-level
             ones (b, classes, 1, 1), both before the update.
         """
-        labels = [mx.nd.array(batch.labels)]
-        if self._has_labels:
-            labels.append(mx.nd.array(batch.image_labels))
-        self._module.forward_backward(mx.io.DataBatch([mx.nd.array(batch.data)], labels))
+        targets = [labels, image_labels] if self._has_labels else [labels]
+        self._module.forward_backward(mx.io.DataBatch([mx.nd.array(data)], list(map(mx.nd.array, targets))))
         self._module.update()
         # Copies, for the next step writes over the outputs.
         outputs = [output.copy() for output in self._module.get_outputs()]
@@ -94,7 +139,7 @@ class Steps:
                 updater.states_synced[index * count + number] = True
 
 
-def batch_statistics(config: Config, model: str, device: Device, args: Dict[str, np.ndarray], batch: Batch
+def batch_statistics(config: Config, model: str, device: Device, args: Dict[str, np.ndarray], data: np.ndarray
                      ) -> Dict[str, np.ndarray]:
     """Mean and variance of every batch norm's input over a batch, as auxiliary states of the network."""
     inputs, labels = training_inputs(model, config, config.batch_size)
@@ -102,7 +147,7 @@ def batch_statistics(config: Config, model: str, device: Device, args: Dict[str,
     mx.random.seed(config.seed)
     executor = symbol.simple_bind(context(device), grad_req="write", **dict(inputs + labels))
     executor.copy_params_from(_arrays(args))
-    executor.forward(is_train=True, data=mx.nd.array(batch.data))
+    executor.forward(is_train=True, data=mx.nd.array(data))
     executor.backward()  # it is this that stores the statistics, which MXNet's engine does not know of
     mx.nd.waitall()
     return {name: value.asnumpy() for name, value in executor.aux_dict.items()}

@@ -7,9 +7,9 @@ import types
 import pytest
 from conftest import ROOT
 
+from core.engines import chooser
+from core.engines.chooser import choose_engine
 from core.errors import UserError
-from core.runtime import engines
-from core.runtime.engines import choose_engine
 
 
 @pytest.fixture
@@ -17,14 +17,14 @@ def machine(monkeypatch):
     """A machine by what is set: installed engines, whether MXNet's build serves the GPU, and torch's count of GPUs."""
     machine = types.SimpleNamespace(installed=["mxnet", "torch"], served=False, gpus=0, asked=[])
 
-    def backend(engine):
+    def load(engine, name):
         machine.asked.append(engine)
         return types.SimpleNamespace(gpus=lambda: machine.gpus)
-    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: name in machine.installed or None)
-    monkeypatch.setattr(engines, "serves", lambda numbers: machine.served)
-    monkeypatch.setattr(engines, "has_gpu", lambda: machine.gpus > 0)
-    monkeypatch.setattr(engines, "_other_gpu", lambda: False)
-    monkeypatch.setattr(engines, "backend", backend)
+    monkeypatch.setattr(chooser.importlib.util, "find_spec", lambda name: name in machine.installed or None)
+    monkeypatch.setattr(chooser, "serves", lambda numbers: machine.served)
+    monkeypatch.setattr(chooser, "has_gpu", lambda: machine.gpus > 0)
+    monkeypatch.setattr(chooser, "_other_gpu", lambda: False)
+    monkeypatch.setattr(chooser, "load", load)
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     return machine
 

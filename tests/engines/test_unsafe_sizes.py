@@ -8,13 +8,12 @@ import joblib
 import numpy as np
 import pytest
 from conftest import CPUS, ROOT
-from test_network import random_parameters
+from networks import random_parameters
 
 from core.config import Config
-from core.inference import mxnet_network
+from core.engines.mxnet import network as mxnet_network
+from core.engines.mxnet.network import inference_symbol, unsafe_convolutions
 from core.network import fcn
-from core.network.precision import unsafe_convolutions
-from core.network.symbols import inference_symbol
 from core.runtime.hardware import cpu_flags
 
 SMALL = {"width": 2, "units": (1, 1, 1, 1), "head_channels": 3, "global_channels": 5, "classes": ("bk", "a", "b", "c")}
@@ -71,12 +70,12 @@ def test_a_network_bound_for_an_unsafe_size_computes_in_float32(rng, monkeypatch
 SCORE = """
 import numpy as np
 from core.config import Config
-from core.inference import mxnet_network
+from core.engines.mxnet import network as mxnet_network
 from core.network import fcn
 from core.inference.segmenter import Segmenter
 from core.network.fcn import parameter_shapes
 from core.network.snapshots import Snapshot
-from core.runtime.devices import Device
+from core.engines.devices import Device
 config, rng = Config(units=(1, 1, 1, 1)), np.random.default_rng(0)
 parts = tuple({name: (rng.normal(0, 0.02, shape) + name.endswith(("gamma", "var"))).astype(np.float32)
                for name, shape in shapes.items()} for shapes in parameter_shapes(%r, config))

@@ -1,7 +1,6 @@
 """The one module that imports mxnet, and its devices and number formats.
 
-MXNet 1.9.1, the last release, was written for older numpy and Python: see `core.runtime.old_names`. Only one thread may
-call MXNet.
+MXNet 1.9.1, the last release, was written for older numpy and Python: see `old_names`. Only one thread may call MXNet.
 """
 import ctypes
 import os
@@ -10,12 +9,12 @@ from typing import List, Set
 
 import joblib
 
+from core.engines.devices import Device, check_numbers
+from core.engines.mxnet.gpu_libraries import check_capabilities, has_gpu, prepare_gpu_build
+from core.engines.mxnet.old_names import old_names
 from core.errors import UserError
 from core.io.logs import logger
-from core.runtime.devices import Device, check_numbers
-from core.runtime.gpu_libraries import check_capabilities, has_gpu, prepare_gpu_build
 from core.runtime.hardware import SLOW_BFLOAT16, cpu_flags, has_fast_bfloat16
-from core.runtime.old_names import old_names
 
 os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
 # Each device steps by itself and keeps its momentum where core.training.checkpoint can read it.

@@ -1,13 +1,14 @@
 """Which engine computes, MXNet or torch, and on which devices. Imports neither before it is chosen."""
+import importlib
 import importlib.util
 import os
 import platform
 from typing import Any, List, Tuple
 
+from core.engines.devices import Device, parse_devices
+from core.engines.mxnet.gpu_libraries import has_gpu, serves
 from core.errors import UserError
 from core.io.logs import logger
-from core.runtime.devices import Device, parse_devices
-from core.runtime.gpu_libraries import has_gpu, serves
 
 _INSTALL = {"mxnet": "dependencies.txt", "torch": "dependencies-torch.txt"}
 
@@ -28,7 +29,7 @@ def resolve_devices(text: str, engine: str = "auto") -> List[Device]:
     """
     kind, numbers = parse_devices(text)
     engine, why = choose_engine(text, engine)
-    devices = backend(engine).own_devices(kind, numbers)
+    devices = load(engine, "backend").own_devices(kind, numbers)
     logger.info("device: %s; engine: %s, %s", ", ".join(map(str, devices)), engine, why)
     return devices
 
@@ -50,7 +51,7 @@ def choose_engine(text: str, engine: str = "auto") -> Tuple[str, str]:
         elif len(installed) < 2:
             engine = installed[0] if installed else "mxnet"
             why = "the only one that is installed"
-        elif kind == "gpu" and not serves(numbers) and (has_gpu() or _other_gpu()) and backend("torch").gpus():
+        elif kind == "gpu" and not serves(numbers) and (has_gpu() or _other_gpu()) and load("torch", "backend").gpus():
             engine, why = "torch", "as MXNet's build can't use this GPU"
         else:
             engine, why = "mxnet", "the faster one on CPUs" if kind == "cpu" or not serves(numbers) else "the default"
@@ -65,13 +66,9 @@ def choose_engine(text: str, engine: str = "auto") -> Tuple[str, str]:
     return engine, why
 
 
-def backend(engine: str) -> Any:
-    """The module of an engine: `mxnet_backend` or `torch_backend`."""
-    if engine == "torch":
-        from core.runtime import torch_backend
-        return torch_backend
-    from core.runtime import mxnet_backend
-    return mxnet_backend
+def load(engine: str, name: str) -> Any:
+    """A module of an engine's package: its backend, network or steps."""
+    return importlib.import_module(f"core.engines.{engine}.{name}")
 
 
 def resolve_dtype(text: str, devices: List[Device], fastest: bool = False) -> str:
@@ -87,7 +84,7 @@ def resolve_dtype(text: str, devices: List[Device], fastest: bool = False) -> st
     Raises:
         UserError: the engine can't compute in that type on these devices.
     """
-    return backend(devices[0].engine).resolve_dtype(text, devices, fastest)
+    return load(devices[0].engine, "backend").resolve_dtype(text, devices, fastest)
 
 
 def _other_gpu() -> bool:
