@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Export masks to annotation tools and trainers (COCO, YOLO, labelme, CVAT, PNG), and import corrected web masks.
+"""Export masks to annotation tools and trainers (COCO, YOLO, labelme, PNG), and import corrected web masks.
 
 With corrected masks, training is no longer weakly supervised: see docs/people.md.
 """
@@ -15,8 +15,8 @@ def main() -> None:
     from core.io.logs import start_log
     parser = make_parser(__doc__)
     parser.add_argument("--format", choices=FORMATS, required=True, help="coco: annotations and images; yolo: "
-                        "Ultralytics' segmentation data set; labelme: a JSON file for each image; cvat: an archive "
-                        "for an upload of \"Segmentation mask 1.1\"; png: class indices with VOC's palette")
+                        "Ultralytics' segmentation data set; labelme: a JSON file for each image; png: class "
+                        "indices with VOC's palette")
     parser.add_argument("--masks", choices=SOURCES, default="web", help="masks of the web images, pseudo masks of the "
                         "training images, ground truth of the val images, or results of predict.py (default: "
                         "%(default)s)")

@@ -1,7 +1,8 @@
 """Take masks to annotation tools and other trainers, and corrected web masks back."""
+import contextlib
 import os
 import shutil
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -12,10 +13,10 @@ from core.data import check_classes
 from core.dataset.samples import listed_web_images
 from core.errors import UserError
 from core.io.files import list_folder, read_json, read_list
-from core.io.images import read_image, read_mask, write_mask
+from core.io.images import read_mask, read_size, write_mask
 from core.io.locks import locked
 from core.io.logs import logger, progress
-from core.paths import Layout, check_pairs, image_path, mask_path, stems, web_class
+from core.paths import Layout, check_pairs, folder_lock, image_path, mask_path, stems, web_class
 
 SOURCES = ("web", "pseudo", "val", "predictions")
 
@@ -89,8 +90,6 @@ def export_masks(config: Config, kind: str, pairs: List[Pair], output: str, *, i
     if not pairs:
         raise UserError("there is no mask to export")
     images = _unique_names(pairs)
-    above, name = os.path.split(output)
-    partial = os.path.join(above, f".{name}.partial")
     ignored = pixels = 0
 
     def items() -> Iterator[Item]:
@@ -101,23 +100,31 @@ def export_masks(config: Config, kind: str, pairs: List[Pair], output: str, *, i
             pixels += mask.size
             yield Item(name, pair.image, mask)
 
-    with locked(os.path.join(above, f".{name}.lock"), f"an export into {output}"):
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            os.makedirs(partial)
-            write(kind, progress(items(), len(images), "export"), partial, config.classes, ignore=ignore,
-                  polygons=polygons)
-            if os.path.isdir(output):
-                os.rmdir(output)
-            os.rename(partial, output)
-        except OSError as error:
-            raise UserError(f"{output} can't be written: {error.strerror or error}") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with _partial(output, f"an export into {output}") as partial:
+        write(kind, progress(items(), len(images), "export"), partial, config.classes, ignore=ignore, polygons=polygons)
+        if os.path.isdir(output):
+            os.rmdir(output)
+        os.rename(partial, output)
     logger.info("%d images with masks are in %s", len(images), output)
     if ignored and ignore is None and kind != "png":
         logger.warning("%.1f %% of the pixels are 255 (uncertain) and were exported as background: --ignore-label NAME "
                        "exports them as a class of that name", 100 * ignored / pixels)
+
+
+@contextlib.contextmanager
+def _partial(folder: str, work: str) -> Iterator[str]:
+    """Give an empty folder beside `folder`, which one process fills; what is left in it at the end is removed."""
+    above, name = os.path.split(folder)
+    partial = os.path.join(above, f".{name}.partial")
+    with locked(folder_lock(folder), work):
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            os.makedirs(partial)
+            yield partial
+        except OSError as error:
+            raise UserError(f"{folder} can't be written: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _unique_names(pairs: List[Pair]) -> Dict[str, Pair]:
@@ -135,7 +142,8 @@ def _unique_names(pairs: List[Pair]) -> Dict[str, Pair]:
 def import_masks(config: Config, kind: str, path: str, *, ignore: Optional[str] = None) -> List[str]:
     """Store corrected masks of web images; training uses them in place of the automatic ones.
 
-    All are checked before the first is written. Masks that equal the present ones, with their uncertain pixels or with
+    All are checked before the first is stored. What the file doesn't speak of stays as it is, and an image is empty
+    only where the file says so of it. Masks that equal the present ones, with their uncertain pixels or with
     background in place of these, as exported, do not count as corrected.
 
     Args:
@@ -151,32 +159,52 @@ def import_masks(config: Config, kind: str, path: str, *, ignore: Optional[str] 
     layout = config.layout
     known = stems(layout.web_images, ".jpg")
     check_classes(config, {web_class(name, config.num_classes) for name in known})
-    changed: Dict[str, np.ndarray] = {}
-    found: Set[str] = set()
-    for name, mask in read(kind, path, config.classes, ignore):
-        if name in found:
+    seen: Set[str] = set()
+
+    def check(name: str, size: Tuple[int, ...]) -> None:
+        image = image_path(layout.web_images, name)
+        if name in seen:
             raise UserError(f"{path} holds two masks of {name}: remove one of them")
-        found.add(name)
         if name not in known:
-            raise UserError(f"{path}: {name} is not a web image: {image_path(layout.web_images, name)} is missing")
-        size = read_image(image_path(layout.web_images, name)).shape[:2]
-        if mask.shape != size:
-            raise UserError(f"{path}: the mask of {name} is {mask.shape[1]} x {mask.shape[0]} pixels, its image "
-                            f"{size[1]} x {size[0]}")
-        own = web_class(name, config.num_classes)
-        others = sorted(set(np.unique(mask).tolist()) - {0, own, IGNORE_LABEL})
-        if others:
-            raise UserError(f"{path}: the mask of {name} shows {config.classes[others[0]]}; web images show their own "
-                            f"class, {config.classes[own]}, only. Mark other objects as background")
-        if not _unchanged(layout.web_mask(name), mask, config.num_classes):
-            changed[name] = mask
-    if not found:
-        raise UserError(f"{path} holds no masks")
-    for name, mask in changed.items():
-        write_mask(mask_path(layout.web_corrected, name), mask)
+            raise UserError(f"{path}: {name} is not a web image: {image} is missing")
+        expected = read_size(image)
+        if size != expected:
+            raise UserError(f"{path}: the mask of {name} is {size[1]} x {size[0]} pixels, its image "
+                            f"{expected[1]} x {expected[0]}")
+        seen.add(name)
+
+    changed: List[str] = []
+    empty: List[str] = []
+    with _partial(layout.web_corrected, "an import of masks") as partial:
+        for name, mask in read(kind, path, config.classes, ignore, check):
+            if _unchanged(layout.web_mask(name), mask, config.num_classes):
+                continue
+            _check_labels(f"{path}: the mask of {name}", mask, web_class(name, config.num_classes), config.classes)
+            write_mask(mask_path(partial, name), mask)
+            changed.append(name)
+            empty += [] if mask.any() else [name]
+        if not seen:
+            raise UserError(f"{path} holds no masks")
+        os.makedirs(layout.web_corrected, exist_ok=True)
+        for name in changed:
+            os.replace(mask_path(partial, name), mask_path(layout.web_corrected, name))
     logger.info("%d of %d masks differ from the present ones and are in %s now; training uses them",
-                len(changed), len(found), layout.web_corrected)
+                len(changed), len(seen), layout.web_corrected)
+    if empty:
+        logger.warning("%d of them show nothing, as %s says: %s", len(empty), path,
+                       ", ".join(empty[:5]) + (", ..." if empty[5:] else ""))
     return sorted(changed)
+
+
+def _check_labels(what: str, mask: np.ndarray, label: int, classes: Sequence[str]) -> None:
+    """Raise UserError if a mask of a web image of class `label` shows another one, or only pixels to ignore."""
+    shown = set(np.unique(mask).tolist()) - {BACKGROUND, label}
+    others = sorted(shown - {IGNORE_LABEL})
+    if others:
+        raise UserError(f"{what} shows {classes[others[0]]}; web images show their own class, {classes[label]}, only. "
+                        "Mark other objects as background")
+    if shown and not (mask == label).any():
+        raise UserError(f"{what} holds uncertain pixels, {IGNORE_LABEL}, and none of {classes[label]}, {label}")
 
 
 def _unchanged(path, mask, num_classes):

@@ -1,28 +1,43 @@
-"""Masks in the formats of annotation tools and trainers: COCO, YOLO, labelme, CVAT and palette PNGs.
+"""Masks in the formats of annotation tools and trainers: COCO, YOLO, labelme and palette PNGs.
 
 `write` makes a folder that a tool opens as it is, images included; `read` takes what a tool saved. Classes are matched
-by name, so their order may differ.
+by name, so their order may differ. Images are taken one after the other, so that any number of them fits into memory.
 """
 import base64
-import io
+import codecs
+import contextlib
+import json
 import os
-import zipfile
+import zlib
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+import ijson
 import numpy as np
 import yaml
-from PIL import Image
 
-from core.annotation.geometry import components, from_counts, from_polygon, to_counts, to_polygon
-from core.classes import BACKGROUND, IGNORE_LABEL, voc_palette
+from core.annotation.geometry import Region, check_points, components, from_counts, from_polygon, to_counts, to_polygon
+from core.classes import BACKGROUND, IGNORE_LABEL
 from core.errors import UserError
 from core.io.files import read_bytes, read_json, read_text, read_yaml, walk, write_bytes, write_json, write_lines
-from core.io.images import encode_image, encode_mask, read_image, read_mask
+from core.io.images import (
+    MOST_PIXELS,
+    PICTURES,
+    decode_labels,
+    encode_image,
+    encode_mask,
+    image_size,
+    is_upright_jpeg,
+    read_image,
+    read_mask,
+)
+from core.io.logs import logger
 
-FORMATS = ("coco", "yolo", "labelme", "cvat", "png")
+FORMATS = ("coco", "yolo", "labelme", "png")
 _LABELME_VERSION = "5.4.1"
 _COCO_FILE = os.path.join("annotations", "instances_default.json")
-_ORIENTATION = 0x0112  # EXIF
+_LONGEST_SIDE = 65535  # pixels, of a JPEG
+
+Check = Callable[[str, Tuple[int, ...]], None]  # of the name and the (h, w) of an image; raises UserError
 
 
 class Item(NamedTuple):
@@ -35,12 +50,6 @@ class Item(NamedTuple):
     mask: np.ndarray
 
 
-class Region(NamedTuple):
-    """One connected region of a class; `pixels` is (h, w) bool."""
-    label: int
-    pixels: np.ndarray
-
-
 def write(kind: str, items: Iterable[Item], folder: str, classes: Sequence[str], *, ignore: Optional[str] = None,
           polygons: bool = False) -> None:
     """Write masks and images below an empty folder.
@@ -50,385 +59,322 @@ def write(kind: str, items: Iterable[Item], folder: str, classes: Sequence[str],
         classes: names, background first.
         ignore: name of a class for the pixels of 255; None exports them as background, or as 255 in palette PNGs.
         polygons: COCO regions as polygons rather than run lengths.
+
+    Raises:
+        UserError: `ignore` is one of the classes, or an image is damaged.
     """
-    names = dict(enumerate(classes))
-    if ignore is not None:
-        names[IGNORE_LABEL] = ignore
-    writer = _WRITERS[kind](folder, names, polygons)
-    for item in items:
-        writer.add(item)
-    writer.finish()
+    labels = _labels(classes, ignore)
+    names = {label: name for name, label in labels.items() if label != BACKGROUND}
+    if kind == "coco":
+        _write_coco(items, folder, names, polygons)
+    elif kind == "yolo":
+        _write_yolo(items, folder, names)
+    elif kind == "labelme":
+        _write_labelme(items, folder, names)
+    else:
+        _write_png(items, folder, {BACKGROUND: classes[BACKGROUND], **names})
 
 
-def read(kind: str, path: str, classes: Sequence[str], ignore: Optional[str] = None
+def read(kind: str, path: str, classes: Sequence[str], ignore: Optional[str] = None, check: Check = lambda *_: None
          ) -> Iterator[Tuple[str, np.ndarray]]:
-    """Masks that a tool saved.
+    """Masks that a tool saved, of the images that it says something of.
 
     Args:
         kind: one of FORMATS.
         path: file or folder that the tool wrote.
         classes: names, background first; every region's class must be one of them.
         ignore: name of the class that stands for 255.
+        check: gets name and size of each image, before anything is drawn.
 
     Yields:
         (name of the image without folder and ending, (h, w) uint8 mask).
 
     Raises:
-        UserError: the path holds nothing of this format, or names an unknown class; the file is named.
+        UserError: the path holds nothing of this format, names an unknown class, has an id twice, or holds a number
+            that can't be; the file is named.
     """
-    labels = {name: index for index, name in enumerate(classes)}
-    if ignore is not None:
-        labels[ignore] = IGNORE_LABEL
-    return _READERS[kind](path, labels)
+    return _READERS[kind](path, _labels(classes, ignore), check)
 
 
-def regions(mask: np.ndarray, names: Dict[int, str]) -> List[Region]:
-    """Connected regions of every class in `names` but the background."""
-    return [Region(label, part) for label in np.unique(mask).tolist() if label in names and label != BACKGROUND
-            for part in components(mask == label)]
+def _labels(classes, ignore):
+    """Labels of the class names; 255 is that of `ignore`."""
+    if ignore in classes:
+        raise UserError(f"--ignore-label {ignore} is one of the classes: choose a name that is none")
+    return {**{name: index for index, name in enumerate(classes)}, **({} if ignore is None else {ignore: IGNORE_LABEL})}
 
 
-class _Writer:
-    """Base of the writers.
-
-    Attributes:
-        names: dict from label to class name; 255 is among them if it is to be exported.
-    """
-    images = "images"
-
-    def __init__(self, folder: str, names: Dict[int, str], polygons: bool):
-        self.folder = folder
-        self.names = names
-        self.polygons = polygons
-
-    def place(self, *parts: str) -> str:
-        return os.path.join(self.folder, *parts)
-
-    def add(self, item: Item) -> None:
-        write_bytes(self.place(self.images, item.name + ".jpg"), _upright_jpeg(item.image))
-        self.annotate(item)
-
-    def annotate(self, item: Item) -> None:
-        raise NotImplementedError
-
-    def finish(self) -> None:
-        """Write what belongs to all images together."""
+def _regions(mask, names):
+    """Label and `Region` of each connected region of the labels in `names`."""
+    return ((label, region) for label in np.unique(mask).tolist() if label in names
+            for region in components(mask == label))
 
 
-class _Coco(_Writer):
+def _with_images(items, folder):
+    """Copy the images of items, as they pass, as JPEGs."""
+    for item in items:
+        write_bytes(os.path.join(folder, item.name + ".jpg"), _upright_jpeg(item.image))
+        yield item
+
+
+def _upright_jpeg(path: str) -> bytes:
+    """The picture as a JPEG that every tool shows as its mask lies; its own bytes where they already are one."""
+    content = read_bytes(path)
+    return content if is_upright_jpeg(content) else encode_image(read_image(path), ".jpg")
+
+
+def _write_coco(items, folder, names, polygons):
     """COCO's object detection format (https://cocodataset.org/#format-data), an annotation for each region."""
-
-    def __init__(self, *args: Any):
-        super().__init__(*args)
-        self._images: List[dict] = []
-        self._annotations: List[dict] = []
-
-    def annotate(self, item: Item) -> None:
-        height, width = item.mask.shape
-        image_id = len(self._images) + 1
-        self._images.append({"id": image_id, "file_name": item.name + ".jpg", "width": width, "height": height})
-        for label, pixels in regions(item.mask, self.names):
-            rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
-            left, top = int(columns[0]), int(rows[0])
-            self._annotations.append({
-                "id": len(self._annotations) + 1, "image_id": image_id, "category_id": label, "iscrowd": 0,
-                "area": int(pixels.sum()),
-                "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
-                "segmentation": ([to_polygon(pixels).ravel().tolist()] if self.polygons
-                                 else {"size": [height, width], "counts": to_counts(pixels)})})
-
-    def finish(self) -> None:
-        write_json(self.place(_COCO_FILE), {
-            "images": self._images, "annotations": self._annotations,
-            "categories": [{"id": label, "name": name, "supercategory": ""} for label, name in self.names.items()
-                           if label != BACKGROUND]})
+    path = os.path.join(folder, _COCO_FILE)
+    os.makedirs(os.path.dirname(path))
+    images: List[str] = []
+    count = 0
+    with open(path, "w", encoding="utf-8") as file:
+        file.write('{"annotations": [')
+        for number, item in enumerate(_with_images(items, os.path.join(folder, "images")), 1):
+            height, width = item.mask.shape
+            images.append(json.dumps({"id": number, "file_name": item.name + ".jpg", "width": width, "height": height}))
+            for label, region in _regions(item.mask, names):
+                rows, columns = region.pixels.shape
+                row = {"id": count + 1, "image_id": number, "category_id": label, "iscrowd": 0,
+                       "area": int(region.pixels.sum()), "bbox": [region.left, region.top, columns, rows],
+                       "segmentation": ([to_polygon(region).ravel().tolist()] if polygons else
+                                        {"size": [height, width], "counts": to_counts(region, (height, width))})}
+                file.write(("," if count else "") + "\n" + json.dumps(row))
+                count += 1
+        categories = [{"id": label, "name": name, "supercategory": ""} for label, name in names.items()]
+        file.write('],\n"images": [\n' + ",\n".join(images) + f'],\n"categories": {json.dumps(categories)}}}\n')
 
 
-class _Yolo(_Writer):
+def _write_yolo(items, folder, names):
     """Ultralytics' segmentation data set: data.yaml, images/train/<name>.jpg and labels/train/<name>.txt."""
-    images = os.path.join("images", "train")
-
-    def annotate(self, item: Item) -> None:
+    numbers = {label: number for number, label in enumerate(names)}
+    for item in _with_images(items, os.path.join(folder, "images", "train")):
         size = np.array(item.mask.shape[::-1])
-        numbers = {label: number for number, label in enumerate(self._labels())}
-        write_lines(self.place("labels", "train", item.name + ".txt"), [
-            " ".join([str(numbers[label])] + [f"{value:.6f}" for value in (to_polygon(pixels) / size).ravel()])
-            for label, pixels in regions(item.mask, self.names)])
-
-    def _labels(self):
-        return [label for label in self.names if label != BACKGROUND]
-
-    def finish(self) -> None:
-        write_bytes(self.place("data.yaml"), yaml.safe_dump({
-            "train": "images/train", "val": "images/train",
-            "names": {number: self.names[label] for number, label in enumerate(self._labels())},
-        }, sort_keys=False, allow_unicode=True).encode("utf-8"))
+        write_lines(os.path.join(folder, "labels", "train", item.name + ".txt"), [
+            " ".join([str(numbers[label]), *(f"{value:.6f}" for value in (to_polygon(region) / size).ravel())])
+            for label, region in _regions(item.mask, names)])
+    write_bytes(os.path.join(folder, "data.yaml"), yaml.safe_dump({
+        "train": "images/train", "val": "images/train", "names": dict(enumerate(names.values()))},
+        sort_keys=False, allow_unicode=True).encode("utf-8"))
 
 
-class _Labelme(_Writer):
+def _write_labelme(items, folder, names):
     """<name>.json beside <name>.jpg, a polygon for each region."""
-    images = ""
-
-    def annotate(self, item: Item) -> None:
+    for item in _with_images(items, folder):
         height, width = item.mask.shape
-        write_json(self.place(item.name + ".json"), {
+        write_json(os.path.join(folder, item.name + ".json"), {
             "version": _LABELME_VERSION, "flags": {},
-            "shapes": [{"label": self.names[label], "points": to_polygon(pixels).tolist(), "group_id": None,
+            "shapes": [{"label": names[label], "points": to_polygon(region).tolist(), "group_id": None,
                         "description": "", "shape_type": "polygon", "flags": {}, "mask": None}
-                       for label, pixels in regions(item.mask, self.names)],
+                       for label, region in _regions(item.mask, names)],
             "imagePath": item.name + ".jpg", "imageData": None, "imageHeight": height, "imageWidth": width})
 
 
-class _Png(_Writer):
+def _write_png(items, folder, names):
     """masks/<name>.png with VOC's palette, class indices and 255; classes.txt names the indices."""
-
-    def annotate(self, item: Item) -> None:
-        write_bytes(self.place("masks", item.name + ".png"), encode_mask(item.mask))
-
-    def finish(self) -> None:
-        write_lines(self.place("classes.txt"), [f"{label} {name}" for label, name in self.names.items()])
+    for item in _with_images(items, os.path.join(folder, "images")):
+        write_bytes(os.path.join(folder, "masks", item.name + ".png"), encode_mask(item.mask))
+    write_lines(os.path.join(folder, "classes.txt"), [f"{label} {name}" for label, name in names.items()])
 
 
-class _Cvat(_Writer):
-    """annotations.zip, CVAT's "Segmentation mask 1.1", for a task with the pictures of images/."""
-
-    def __init__(self, *args: Any):
-        super().__init__(*args)
-        os.makedirs(self.folder, exist_ok=True)
-        self._archive = zipfile.ZipFile(self.place("annotations.zip"), "w", zipfile.ZIP_DEFLATED)
-        self._list: List[str] = []
-
-    def annotate(self, item: Item) -> None:
-        mask = np.where(np.isin(item.mask, list(self.names)), item.mask, BACKGROUND).astype(np.uint8)
-        objects = np.zeros_like(mask)
-        for number, region in enumerate(regions(mask, self.names), 1):
-            objects[region.pixels] = min(number, 254)
-        for part, content in (("SegmentationClass", mask), ("SegmentationObject", objects)):
-            self._archive.writestr(f"{part}/{item.name}.png", encode_mask(content))
-        self._list.append(item.name)
-
-    def finish(self) -> None:
-        palette = voc_palette()
-        self._archive.writestr("labelmap.txt", "# label:color_rgb:parts:actions\n" + "".join(
-            "{}:{},{},{}::\n".format("background" if label == BACKGROUND else name, *palette[label])
-            for label, name in self.names.items()))
-        self._archive.writestr("ImageSets/Segmentation/default.txt", "".join(name + "\n" for name in self._list))
-        self._archive.close()
-
-
-_WRITERS: Dict[str, Callable] = {"coco": _Coco, "yolo": _Yolo, "labelme": _Labelme, "cvat": _Cvat, "png": _Png}
+@contextlib.contextmanager
+def _reading(file: str, expected: str) -> Iterator[None]:
+    """Turn whatever goes wrong with a file that is not as expected into a UserError that names it."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{'there is no ' if isinstance(error, KeyError) else ''}{error}".split())
+        raise UserError(f"{file}: {expected} is expected ({reason or type(error).__name__})") from error
 
 
 class _Canvas:
     """A mask that regions are drawn on, the later ones over the earlier.
 
     Args:
+        file: what is read, for messages.
+        path: of the image, in the notation of any system.
+        size: (h, w) of the image according to the file.
         labels: dict from class name to label.
-        place: what is read, for messages.
     """
 
-    def __init__(self, size: Tuple[int, ...], labels: Dict[str, int], place: str):
+    def __init__(self, file: str, path: str, size: Tuple[Any, ...], labels: Dict[str, int], check: Check):
+        if any(type(side) is not int or not 1 <= side <= _LONGEST_SIDE for side in size) or np.prod(size) > MOST_PIXELS:
+            raise UserError(f"{file}: {path} can't be {size[1]!r} x {size[0]!r} pixels")
+        self.name = os.path.splitext(path.replace("\\", "/").rpartition("/")[2])[0]
+        check(self.name, size)
         self.mask = np.zeros(size, np.uint8)
         self._labels = labels
-        self._place = place
+        self._file = file
 
-    def add(self, name: str, region: np.ndarray) -> None:
-        if region.shape != self.mask.shape:
-            raise UserError(f"{self._place}: a region of {name!r} is for another image size than "
-                            f"{self.mask.shape[1]} x {self.mask.shape[0]}")
-        self.mask[region] = label_of(name, self._labels, self._place)
+    def draw(self, name: str, region: Region) -> None:
+        height, width = region.pixels.shape
+        label = _label_of(name, self._labels, self._file)
+        self.mask[region.top:region.top + height, region.left:region.left + width][region.pixels] = label
 
 
-def label_of(name: str, labels: Dict[str, int], place: str) -> int:
-    """Label of a class name.
-
-    Raises:
-        UserError: there is no such class.
-    """
+def _label_of(name, labels, file):
     if name not in labels:
-        raise UserError(f"{place}: there is no class {name!r}; the classes are {', '.join(labels)}. Rename it in the "
+        raise UserError(f"{file}: there is no class {name!r}; the classes are {', '.join(labels)}. Rename it in the "
                         "tool, or pass --ignore-label if it marks pixels to ignore")
     return labels[name]
 
 
-def _read_coco(path, labels):
+def _read_coco(path, labels, check):
     if os.path.isdir(path):
         path = os.path.join(path, _COCO_FILE)
-    with _malformed(path, "COCO JSON with images, annotations and categories"):
-        content = read_json(path)
-        categories = {row["id"]: row["name"] for row in content["categories"]}
-        regions_of: Dict[int, List[dict]] = {row["id"]: [] for row in content["images"]}
-        for row in content["annotations"]:
-            regions_of[row["image_id"]].append(row)
-        for image in content["images"]:
-            size = image["height"], image["width"]
-            canvas = _Canvas(size, labels, f"{path}, {image['file_name']}")
-            for row in regions_of[image["id"]]:
-                canvas.add(categories[row["category_id"]], _coco_region(row["segmentation"], size))
-            yield _stem(image["file_name"]), canvas.mask
+    with _reading(path, "COCO JSON with images, annotations and categories"):
+        categories = _by_id(path, "categories", lambda row: row["name"])
+        images = _by_id(path, "images", lambda row: (row["file_name"], (row["height"], row["width"])))
+        if not images or not categories:
+            raise ValueError("it has no images, or no categories")
+        drawn: Dict[Any, List[Tuple[str, bytes]]] = {}  # compressed, as the images' annotations may come in any order
+        for row in _rows(path, "annotations"):
+            if row["image_id"] not in images or row["category_id"] not in categories:
+                raise ValueError(f"annotation {row.get('id')} has image_id {row['image_id']!r} and category_id "
+                                 f"{row['category_id']!r}, and one of these is not in the file")
+            shape = zlib.compress(json.dumps(row["segmentation"]).encode("ascii"))
+            drawn.setdefault(row["image_id"], []).append((categories[row["category_id"]], shape))
+    for number, shapes in drawn.items():
+        file_name, size = images[number]
+        with _reading(f"{path}, image {file_name}", "polygons or run lengths of its size"):
+            canvas = _Canvas(path, file_name, size, labels, check)
+            for name, shape in shapes:
+                for region in _coco_regions(json.loads(zlib.decompress(shape)), size):
+                    canvas.draw(name, region)
+        yield canvas.name, canvas.mask
+    _say_untouched(path, len(images) - len(drawn), "without a region")
 
 
-def _coco_region(segmentation, size):
+def _rows(path, name):
+    """The rows of a list in a JSON file, one after the other."""
+    with open(path, "rb") as file:
+        if file.read(3) != codecs.BOM_UTF8:
+            file.seek(0)
+        yield from ijson.items(file, name + ".item", use_float=True)
+
+
+def _by_id(path, name, value_of):
+    found: Dict[Any, Any] = {}
+    for row in _rows(path, name):
+        if row["id"] in found:
+            raise ValueError(f"two of {name} have the id {row['id']!r}")
+        found[row["id"]] = value_of(row)
+    return found
+
+
+def _coco_regions(segmentation, size):
     if isinstance(segmentation, dict):
-        return from_counts(segmentation["counts"], tuple(segmentation["size"]))
+        if list(segmentation["size"]) != list(size):
+            raise ValueError(f"an annotation is for another image size than {size[1]} x {size[0]}")
+        return [from_counts(segmentation["counts"], size)]
     if not segmentation:
         raise ValueError("an annotation is a box without segmentation; draw a polygon or a mask")
-    region = np.zeros(size, bool)
-    for ring in segmentation:
-        region |= from_polygon(np.reshape(ring, (-1, 2)), size)
-    return region
+    return [from_polygon(ring, size) for ring in segmentation]
 
 
-def _read_yolo(path, labels):
-    settings = os.path.join(path, "data.yaml")
-    with _malformed(settings, "a data.yaml with the names of the classes"):
+def _read_yolo(path, labels, check):
+    settings, folder = os.path.join(path, "data.yaml"), os.path.join(path, "labels")
+    with _reading(settings, "a data.yaml with the names of the classes"):
         names = read_yaml(settings)["names"]
-        names = dict(enumerate(names)) if isinstance(names, list) else names
-    if not os.path.isdir(os.path.join(path, "labels")):  # a single file may be missing: the image shows nothing
-        raise UserError(f"{os.path.join(path, 'labels')} is missing: the polygons are expected there")
-    for place, image in _pictures(os.path.join(path, "images")):
-        relative = os.path.relpath(place, os.path.join(path, "images"))
-        file = os.path.join(path, "labels", os.path.splitext(relative)[0] + ".txt")
-        canvas = _Canvas(image, labels, file)
-        with _malformed(file, "lines of a class number and the points of a polygon"):
-            for line in read_text(file).splitlines() if os.path.exists(file) else ():
-                number, *values = line.split()
-                if len(values) % 2 or len(values) < 6:
-                    raise ValueError("a line is not a polygon of at least three points")
-                points = np.reshape(np.array(values, float), (-1, 2)) * image[::-1]
-                canvas.add(names[int(number)], from_polygon(points, image))
-        yield _stem(relative), canvas.mask
+        names = dict(enumerate(names)) if isinstance(names, list) else dict(names)
+    pictures = _pictures(os.path.join(path, "images"))
+    files = {os.path.splitext(name)[0]: file for name, file in _files(folder, (".txt",))
+             if os.path.basename(name) != "classes.txt"}  # some tools list the classes there
+    strange = [file for name, file in files.items() if name not in pictures]
+    if strange or not files:
+        raise UserError(f"{strange[0] if strange else folder} " + (
+            f"and {len(strange) - 1} more fit no picture of images/" if strange else "has no label files")
+            + ": labels/train/NAME.txt is expected for images/train/NAME.jpg")
+    for name, file in files.items():
+        with _reading(file, "lines of a class number and the points of a polygon, relative to the picture's size"):
+            size = image_size(read_bytes(pictures[name]))[::-1]
+            canvas = _Canvas(file, pictures[name], size, labels, check)
+            for line in read_text(file).splitlines():
+                number, *values = line.split() or ("",)
+                if number:
+                    points = np.array(values, float).reshape(-1, 2) * size[::-1]
+                    canvas.draw(names[int(number)], from_polygon(points, size))
+        yield canvas.name, canvas.mask
+    _say_untouched(path, len(pictures) - len(files), "without a label file")
 
 
-def _read_labelme(path, labels):
-    files = [path] if path.endswith(".json") else [
-        os.path.join(place, name) for place, names in walk(path) for name in names if name.endswith(".json")]
+def _pictures(folder):
+    """Paths of the pictures in and below a folder, by their names below it without the ending."""
+    return {os.path.splitext(name)[0]: file for name, file in _files(folder, PICTURES)}
+
+
+def _read_labelme(path, labels, check):
+    files = [path] if os.path.isfile(path) else [file for _, file in _files(path, (".json",))]
     for file in files:
-        with _malformed(file, "labelme's JSON with shapes, imageHeight and imageWidth"):
+        with _reading(file, "labelme's JSON with imagePath, imageHeight, imageWidth and shapes"):
             content = read_json(file)
-            canvas = _Canvas((content["imageHeight"], content["imageWidth"]), labels, file)
+            size = content["imageHeight"], content["imageWidth"]
+            canvas = _Canvas(file, content["imagePath"], size, labels, check)
             for shape in content["shapes"]:
-                canvas.add(shape["label"], _labelme_region(shape, canvas.mask.shape, file))
-        yield _stem(content["imagePath"].replace("\\", "/")), canvas.mask
+                canvas.draw(shape["label"], _labelme_region(shape, size))
+        yield canvas.name, canvas.mask
 
 
-def _labelme_region(shape, size, file):
-    points = np.array(shape["points"], float)
+def _labelme_region(shape, size):
     kind = shape.get("shape_type") or "polygon"
+    if kind not in ("polygon", "rectangle", "circle", "mask"):
+        raise ValueError(f"a {kind} of class {shape['label']!r} has no area; draw a polygon, a rectangle, a circle or "
+                         "a mask")
+    points = check_points(shape["points"], size)
     if kind == "polygon":
         return from_polygon(points, size)
+    if len(points) != 2:
+        raise ValueError(f"a {kind} has two points")
+    (left, top), (right, bottom) = points
     if kind == "rectangle":
-        (left, top), (right, bottom) = points.min(0), points.max(0)
         return from_polygon([(left, top), (right, top), (right, bottom), (left, bottom)], size)
     if kind == "circle":
-        rows, columns = np.mgrid[:size[0], :size[1]] + 0.5
-        radius = np.hypot(*(points[1] - points[0]))
-        return np.hypot(columns - points[0, 0], rows - points[0, 1]) <= radius
-    if kind == "mask":
-        region = np.zeros(size, bool)
-        left, top = np.floor(points.min(0)).astype(int)
-        with Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=("PNG",)) as image:
-            part = np.array(image.convert("1"))
-        target = region[top:top + part.shape[0], left:left + part.shape[1]]
-        target[:] = part[:target.shape[0], :target.shape[1]]
-        return region
-    raise UserError(f"{file}: a {kind} of class {shape['label']!r} has no area; draw a polygon, a rectangle, a circle "
-                    "or a mask")
+        half = np.hypot(right - left, bottom - top) ** 2 - (np.arange(size[0]) + 0.5 - top) ** 2
+        half = np.where(half < 0, -1, np.sqrt(np.maximum(half, 0)))  # of the circle's width in each row
+        return Region(0, 0, np.abs(np.arange(size[1]) + 0.5 - left) <= half[:, None])
+    content = base64.b64decode(shape["mask"])
+    width, height = image_size(content)
+    left, top = np.floor(points.min(0)).astype(int).tolist()
+    if width > size[1] or height > size[0]:
+        raise ValueError(f"a bitmap of {width} x {height} pixels is larger than the picture")
+    pixels = decode_labels(content) != 0
+    pixels = pixels[max(0, -top):max(0, size[0] - top), max(0, -left):max(0, size[1] - left)]
+    return Region(max(0, top), max(0, left), pixels)
 
 
-def _read_cvat(path, labels):
-    if os.path.isdir(path):
-        path = os.path.join(path, "annotations.zip")
-    with _malformed(path, 'an archive of CVAT\'s "Segmentation mask 1.1"'):
-        with zipfile.ZipFile(io.BytesIO(read_bytes(path))) as archive:
-            colours = {}
-            for line in archive.read("labelmap.txt").decode("utf-8").splitlines():
-                if line.strip() and not line.startswith("#"):
-                    name, colour = line.split(":")[:2]
-                    colours[tuple(int(value) for value in colour.split(","))] = name
-            for member in sorted(archive.namelist()):
-                if member.startswith("SegmentationClass/") and member.endswith(".png"):
-                    yield _stem(member), _from_colours(archive.read(member), colours, labels, f"{path}, {member}")
-
-
-def _from_colours(content, colours, labels, place):
-    with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-        pixels = np.array(image.convert("RGB")).astype(np.uint32)
-    codes = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
-    canvas = _Canvas(codes.shape, labels, place)
-    for code in np.unique(codes).tolist():
-        colour = code >> 16, code >> 8 & 255, code & 255
-        if colour not in colours:
-            raise UserError(f"{place}: the colour {colour} is not in labelmap.txt")
-        if colours[colour] != "background":
-            canvas.add(colours[colour], codes == code)
-    return canvas.mask
-
-
-def _read_png(path, labels):
+def _read_png(path, labels, check):
     folder = os.path.join(path, "masks") if os.path.isdir(os.path.join(path, "masks")) else path
     listed = os.path.join(path, "classes.txt")
     table = {label: label for label in labels.values()}
     if os.path.exists(listed):
-        with _malformed(listed, "lines of an index and the name of its class"):
+        with _reading(listed, "lines of an index and the name of its class"):
             rows = [line.partition(" ") for line in read_text(listed).splitlines()]
-            table = {int(index): label_of(name, labels, listed) for index, _, name in rows if int(index) != BACKGROUND}
+            table = {int(index): _label_of(name, labels, listed) for index, _, name in rows if int(index) != BACKGROUND}
     table.update({BACKGROUND: BACKGROUND, IGNORE_LABEL: IGNORE_LABEL})
-    for place, names in walk(folder):
-        for name in names:
-            if name.endswith(".png"):
-                file = os.path.join(place, name)
-                yield _stem(name), _relabelled(file, read_mask(file, len(labels)), table)
+    known = max(set(table) - {IGNORE_LABEL}) + 1
+    for name, file in _files(folder, (".png",)):
+        mask = read_mask(file, known)
+        name = os.path.splitext(os.path.basename(name))[0]
+        check(name, mask.shape)
+        relabelled = np.zeros_like(mask)
+        for label in np.unique(mask).tolist():
+            if label not in table:
+                raise UserError(f"{file} has label {label}, which {listed} does not name")
+            relabelled[mask == label] = table[label]
+        yield name, relabelled
 
 
-def _relabelled(path, mask, table):
-    """The mask with each label replaced by that of the same class here."""
-    relabelled = np.zeros_like(mask)
-    for label in np.unique(mask).tolist():
-        if label not in table:
-            raise UserError(f"{path} has label {label}, which stands for no class; "
-                            f"{', '.join(map(str, sorted(table)))} do")
-        relabelled[mask == label] = table[label]
-    return relabelled
+_READERS = {"coco": _read_coco, "yolo": _read_yolo, "labelme": _read_labelme, "png": _read_png}
 
 
-_READERS = {"coco": _read_coco, "yolo": _read_yolo, "labelme": _read_labelme, "cvat": _read_cvat, "png": _read_png}
+def _files(folder, endings):
+    """(path below the folder, path) of the files in and below it whose names end in one of the endings."""
+    return [(os.path.relpath(os.path.join(above, name), folder), os.path.join(above, name))
+            for above, names in walk(folder) for name in names if os.path.splitext(name)[1].lower() in endings]
 
 
-class _malformed:
-    """Turns what goes wrong with a file that is not as expected into a UserError that names it."""
-
-    def __init__(self, path: str, expected: str):
-        self._path = path
-        self._expected = expected
-
-    def __enter__(self) -> "_malformed":
-        return self
-
-    def __exit__(self, kind: Any, error: Optional[BaseException], trace: Any) -> None:
-        known = KeyError, IndexError, TypeError, ValueError, AttributeError, OSError, zipfile.BadZipFile
-        if isinstance(error, known) and not isinstance(error, UserError):
-            raise UserError(f"{self._path}: {self._expected} is expected ({type(error).__name__}: {error})") from error
-
-
-def _pictures(folder):
-    """(path, (h, w)) of the pictures in and below a folder."""
-    for place, names in walk(folder):
-        for name in names:
-            path = os.path.join(place, name)
-            with _malformed(path, "a picture"), Image.open(path) as image:
-                size = image.size[::-1]
-            yield path, size
-
-
-def _upright_jpeg(path: str) -> bytes:
-    """The picture as a JPEG that every tool shows as its mask lies; its own bytes where they already are one."""
-    content = read_bytes(path)
-    with _malformed(path, "a picture"), Image.open(io.BytesIO(content)) as image:
-        if image.format == "JPEG" and image.mode in ("L", "RGB") and image.getexif().get(_ORIENTATION, 1) == 1:
-            return content
-    return encode_image(read_image(path), ".jpg")
-
-
-def _stem(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0]
+def _say_untouched(path, count, what):
+    if count:
+        logger.info("%s: %d images %s keep their masks, as they are", path, count, what)

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import io
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -42,7 +43,7 @@ _TURNS: Dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF orientation: h
     2: lambda image: image[:, ::-1], 3: lambda image: image[::-1, ::-1], 4: lambda image: image[::-1],
     5: lambda image: image.swapaxes(0, 1), 6: lambda image: np.rot90(image, -1),
     7: lambda image: image[::-1, ::-1].swapaxes(0, 1), 8: np.rot90}
-_MOST_PIXELS = 1 << 28  # decoded, as RGB, 0.8 GB
+MOST_PIXELS = 1 << 28  # decoded, as RGB, 0.8 GB
 _HARMLESS_PIXELS = 1 << 24  # a small file may hold so many, as of one colour
 _PIXELS_PER_BYTE = {"JPEG": 512}  # a block of 8 x 8 takes a bit or more
 _PNG_PIXELS_PER_BYTE = 8 * 1032  # deflate's best ratio, with pixels of one bit
@@ -130,13 +131,32 @@ def read_image(path: str, on_damage: Callable[[str, str], None] = report_damage)
 
 
 def image_size(content: bytes) -> Tuple[int, int]:
-    """Width and height that an image file's header gives, before it is turned.
+    """Width and height that an image file's header gives, as an image viewer shows it.
 
     Raises:
         DecodingError: it is no picture of a format that is read here.
     """
     with _opened(content, _FORMATS) as image:
-        return image.size
+        return image.size[::-1] if (_orientation(image, content) or 1) > 4 else image.size
+
+
+def read_size(path: str) -> Tuple[int, int]:
+    """(h, w) of an image file as `read_image` gives it, by its header.
+
+    Raises:
+        UserError: the file is missing, or no picture.
+    """
+    try:
+        return image_size(read_bytes(path))[::-1]
+    except DecodingError as error:
+        raise UserError(f"{path} can't be decoded: {error}") from error
+
+
+def is_upright_jpeg(content: bytes) -> bool:
+    """Whether every program shows an image file as it is decoded here: a grey or RGB JPEG that isn't turned."""
+    with contextlib.suppress(DecodingError), _opened(content, _FORMATS) as image:
+        return image.format == "JPEG" and image.mode in ("L", "RGB") and _orientation(image, content) in (None, 1)
+    return False
 
 
 def decode_image(content: bytes) -> Decoded:
@@ -169,23 +189,36 @@ def read_mask(path: str, num_classes: int, size: Optional[Tuple[int, ...]] = Non
     Raises:
         UserError: the file is missing or damaged, is a colour picture, has another size, or a label out of range.
     """
-    content = read_bytes(path)
     try:
-        with _opened(content, ("PNG",)) as image:
-            _check_size(image, content)
-            raw_mode = image.tile[0][3] if image.tile else image.mode
-            if image.mode not in ("P", "L", "1"):
-                raise UserError(f"{path} is a picture of mode {image.mode}; a mask is a palette or 8-bit greyscale PNG "
-                                f"of class indices")
-            palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3) if image.mode == "P" else None
-            mask = _upright(np.array(image).astype(np.uint8), image, content)  # the samples of mode 1: 0 and 1
+        mask, palette = _decode_png(read_bytes(path))
     except DecodingError as error:
         raise UserError(f"{path} can't be decoded: {error}") from error
-    mask //= _GREY_STEPS.get(raw_mode, 1)
     if palette is not None:
         check_palette(path, palette, mask, num_classes)
     check_mask(path, mask, num_classes, size)
     return mask
+
+
+def decode_labels(content: bytes) -> np.ndarray:
+    """(h, w) uint8 samples of the content of a palette or greyscale PNG: indices, and of 2 or 4 bits their levels.
+
+    Raises:
+        DecodingError: it is damaged, or another picture.
+    """
+    return _decode_png(content)[0]
+
+
+def _decode_png(content):
+    with _opened(content, ("PNG",)) as image:
+        _check_size(image, content)
+        raw_mode = image.tile[0][3] if image.tile else image.mode
+        if image.mode not in ("P", "L", "1"):
+            raise DecodingError(f"it is a picture of mode {image.mode}; a mask is a palette or 8-bit greyscale PNG of "
+                                "class indices")
+        palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3) if image.mode == "P" else None
+        mask = _upright(np.array(image).astype(np.uint8), image, content)  # the samples of mode 1: 0 and 1
+    mask //= _GREY_STEPS.get(raw_mode, 1)
+    return mask, palette
 
 
 def check_mask(path: str, mask: np.ndarray, num_classes: int, size: Optional[Tuple[int, ...]] = None) -> None:
@@ -245,8 +278,8 @@ def _check_size(image: Image.Image, content: bytes) -> None:
     ratio = _PIXELS_PER_BYTE.get(image.format, _PNG_PIXELS_PER_BYTE)
     if pixels > _HARMLESS_PIXELS and pixels > ratio * len(content):
         raise DecodingError(f"the file is damaged: {width} x {height} pixels can't come out of {len(content)} bytes")
-    if pixels > _MOST_PIXELS:
-        raise DecodingError(f"{width} x {height} are too many pixels, at most {_MOST_PIXELS // 10 ** 6} million are "
+    if pixels > MOST_PIXELS:
+        raise DecodingError(f"{width} x {height} are too many pixels, at most {MOST_PIXELS // 10 ** 6} million are "
                             "read: scale it down, or cut it into parts")
 
 
@@ -322,14 +355,22 @@ def _by_opencv(content: bytes, damage: Optional[str] = None) -> np.ndarray:
 
 
 def _upright(pixels: np.ndarray, image: Image.Image, content: bytes) -> np.ndarray:
-    """Turn an array (h, w, ...) as the file's EXIF orientation says; damaged EXIF data says nothing."""
-    orientation = None
+    return turned(pixels, _orientation(image, content))
+
+
+def _orientation(image: Image.Image, content: bytes) -> Optional[int]:
+    """What the file's EXIF data says; damaged data says nothing."""
     with contextlib.suppress(Exception):
+        if image.format == "PNG":  # which Pillow decodes whole before it looks for EXIF data
+            if not re.search(b"(?i)exif", content):
+                return None
+            _check_size(image, content)
         exif = image.getexif()
         if image.format == "JPEG2000" and _JP2_EXIF in content:
             exif.load(content[content.index(_JP2_EXIF) + len(_JP2_EXIF):])
         orientation = exif.get(_ORIENTATION)
-    return turned(pixels, orientation)
+        return orientation if orientation in _TURNS else None
+    return None
 
 
 def turned(pixels: np.ndarray, orientation: Optional[int]) -> np.ndarray:

@@ -7,11 +7,13 @@ import pytest
 from conftest import largest_file, run_script
 
 from core.annotation.export import export_masks, find_pairs, import_masks
+from core.annotation.formats import FORMATS
 from core.config import Config
 from core.data import record_classes
 from core.errors import UserError
 from core.io.files import write_json, write_lines
 from core.io.images import read_mask, write_image, write_mask
+from core.io.logs import logger
 from core.paths import image_path, mask_path
 from core.web.corrections import add_decision, corrected_names
 
@@ -19,9 +21,10 @@ CLASSES = ("background", "mug", "spoon")
 
 
 @pytest.fixture
-def config(tmp_path, rng):
-    """Four web images, three of them on the list."""
-    config = Config(root=str(tmp_path), classes=CLASSES)
+def config(tmp_path, monkeypatch, rng):
+    """Four web images in the working folder, three of them on the list."""
+    monkeypatch.chdir(tmp_path)
+    config = Config(classes=CLASSES)
     layout = config.layout
     names = ["1_000001", "1_000002", "2_000001", "2_000002"]
     for name in names:
@@ -100,11 +103,47 @@ def test_images_that_would_get_one_name_are_refused(config, tmp_path):
     assert sorted(os.listdir(str(tmp_path / "out" / "masks"))) == ["a_b.png", "c.png"]
 
 
-def test_an_archive_that_fills_the_disk_is_reported_and_leaves_nothing_behind(config, tmp_path, rng):
-    label = rng.bytes(9000).hex()  # deflate leaves half of it, more than an image has
-    with largest_file(8000), pytest.raises(UserError, match="out can't be written: File too large"):
-        export_masks(config, "cvat", find_pairs(config, "web"), str(tmp_path / "out"), ignore=label)
+@pytest.mark.parametrize("kind", FORMATS)
+def test_an_export_that_fills_the_disk_is_reported_and_leaves_nothing_behind(config, tmp_path, kind):
+    label = "unsure" * 2000
+    with largest_file(8000), pytest.raises(UserError, match="can't be written: File too large"):
+        export_masks(config, kind, find_pairs(config, "web"), str(tmp_path / "out"), ignore=label)
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out.partial"))
+
+
+def test_what_a_file_does_not_speak_of_stays_as_it_is(config, tmp_path, caplog):
+    """As where one of the images of a task was annotated; an image is empty only where the file says so of it."""
+    caplog.set_level("INFO", logger.name)
+    logger.propagate = True
+    for kind in ("coco", "yolo", "labelme"):
+        export_masks(config, kind, find_pairs(config, "web"), str(tmp_path / kind))
+    path = tmp_path / "coco" / "annotations" / "instances_default.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = content["annotations"][1:]
+    path.write_text(json.dumps(content))
+    (tmp_path / "yolo" / "labels" / "train" / "1_000001.txt").unlink()
+    for kind in ("coco", "yolo"):
+        assert import_masks(config, kind, str(tmp_path / kind)) == []
+        assert "1 images without a " in caplog.text and "keep their masks" in caplog.text
+        caplog.clear()
+    path = tmp_path / "labelme" / "1_000001.json"
+    path.write_text(json.dumps(dict(json.loads(path.read_text()), shapes=[])))
+    assert import_masks(config, "labelme", str(tmp_path / "labelme")) == ["1_000001"]
+    assert not read_mask(mask_path(config.layout.web_corrected, "1_000001"), 3).any()
+    assert "1 of them show nothing" in caplog.text and "labelme says: 1_000001" in caplog.text
+    content["annotations"] = []
+    (tmp_path / "empty.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="empty.json holds no masks"):
+        import_masks(config, "coco", str(tmp_path / "empty.json"))
+
+
+def test_a_mask_of_black_and_white_is_refused(config, tmp_path):
+    """As editors save it: 255 means uncertain, and the object would be gone."""
+    export_masks(config, "png", find_pairs(config, "web"), str(tmp_path / "out"))
+    path = mask_path(str(tmp_path / "out" / "masks"), "1_000002")
+    write_mask(path, np.where(read_mask(path, 3), 255, 0))
+    with pytest.raises(UserError, match="1_000002 holds uncertain pixels, 255, and none of mug, 1"):
+        import_masks(config, "png", str(tmp_path / "out"))
 
 
 def test_an_export_appears_whole_or_not_at_all(config, tmp_path):
@@ -125,10 +164,10 @@ def test_the_script_exports_and_imports(tmp_path, config):
     path = tmp_path / "outputs" / "web_coco" / "annotations" / "instances_default.json"
     content = json.loads(path.read_text())
     assert len(content["images"]) == 3 and len(content["annotations"]) == 3
-    content["annotations"] = content["annotations"][1:]
+    content["annotations"][0].update(segmentation=[[9, 6, 20, 6, 20, 14, 9, 14]])
     path.write_text(json.dumps(content))
     report = run_script(tmp_path, "export_masks.py", *flags, "--import", str(path))
     assert "1 of 3 masks differ" in report, "background in place of uncertain pixels is no correction"
     assert corrected_names(config.layout) == ["1_000001"]
-    assert not read_mask(mask_path(config.layout.web_corrected, "1_000001"), 3).any()
+    assert read_mask(mask_path(config.layout.web_corrected, "1_000001"), 3).sum() == 88
     run_script(tmp_path, "export_masks.py", *flags, "--masks", "val", "--import", str(path), status=2)

@@ -126,7 +126,7 @@ def damage(sample, what):
     if what == "RGB mask":
         path = voc(sample, "SegmentationClass", "2012_000005.png")
         Image.open(path).convert("RGB").save(path)
-        return "2012_000005.png is a picture of mode RGB"
+        return "2012_000005.png can't be decoded: it is a picture of mode RGB"
     if what == "other size":
         write_mask(voc(sample, "SegmentationClass", "2012_000005.png"), np.zeros((9, 9), np.uint8))
         return "2012_000005.png is 9 x 9 pixels"

@@ -355,7 +355,7 @@ ESTIMATE = ("est_voc_train_masks.py", "--gpu", "cpu", "--epoch", "2", "--overwri
 
 @pytest.mark.parametrize("spoil, command, message", [
     (break_image, EVAL, "2012_000008.jpg can't be decoded"),
-    (break_mask, EVAL, "2012_000008.png is a picture of mode RGB"),
+    (break_mask, EVAL, "2012_000008.png can't be decoded: it is a picture of mode RGB"),
     (label_21, EVAL, "2012_000008.png has label 21"),
     (lambda copy: (copy / "dataset" / "val_list.txt").write_text("\n"), EVAL, "val_list.txt is empty"),
     (lambda copy: (copy / "dataset" / "val_masks" / "2012_000008.png").unlink(), EVAL, "2012_000008.png is missing"),

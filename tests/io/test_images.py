@@ -72,7 +72,7 @@ def test_a_mask_of_another_size_is_named(tmp_path):
 @pytest.mark.parametrize("mode", ["RGB", "I;16", "LA", "RGBA"])
 def test_a_picture_in_place_of_a_mask_is_named(tmp_path, mode):
     Image.new(mode, (5, 5)).save(str(tmp_path / "a.png"))
-    with pytest.raises(UserError, match="a.png is a picture of mode"):
+    with pytest.raises(UserError, match="a.png can't be decoded: it is a picture of mode"):
         read_mask(str(tmp_path / "a.png"), 21)
 
 
