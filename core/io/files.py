@@ -20,6 +20,15 @@ _NAME_KEPT = 40  # characters of a file's name in that of its temporary file: na
 
 
 @contextlib.contextmanager
+def naming_errors(path: str, what: str) -> Iterator[None]:
+    """Turn the system's errors in the block into a UserError that names `path`, says `what`, and the reason."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} {what}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
 def replacing(path: str) -> Iterator[str]:
     """Give a temporary name beside `path`; move it to `path` when the block ends well, else remove it.
 
@@ -30,11 +39,10 @@ def replacing(path: str) -> Iterator[str]:
     # Not the process id, which is the same in every container that writes to the folder.
     temporary = os.path.join(folder, f".{name[:_NAME_KEPT]}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        os.makedirs(folder, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path} can't be written: {error.strerror or error}") from error
+        with naming_errors(path, "can't be written"):
+            os.makedirs(folder, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)
@@ -43,10 +51,10 @@ def replacing(path: str) -> Iterator[str]:
 def remove_leftovers(*folders: str) -> None:
     """Remove what killed processes left half-written in folders, and below them, that only this process writes to."""
     for folder in folders:
-        for place, _, names in os.walk(folder):
+        for below, _, names in os.walk(folder):
             for name in names:
                 if re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp(\.mp4)?", name):
-                    remove(os.path.join(place, name), missing_ok=True)
+                    remove(os.path.join(below, name), missing_ok=True)
 
 
 def write_bytes(path: str, content: bytes) -> None:
@@ -94,12 +102,9 @@ def remove(path: str, missing_ok: bool = False) -> None:
     Raises:
         UserError: it is none, or its folder can't be written to.
     """
-    try:
+    accepted = (FileNotFoundError,) if missing_ok else ()
+    with naming_errors(path, "can't be removed"), contextlib.suppress(*accepted):
         os.remove(path)
-    except OSError as error:
-        if missing_ok and isinstance(error, FileNotFoundError):
-            return
-        raise UserError(f"{path} can't be removed: {error.strerror or error}") from error
 
 
 def list_folder(path: str) -> List[str]:
@@ -108,10 +113,8 @@ def list_folder(path: str) -> List[str]:
     Raises:
         UserError: it can't be read.
     """
-    try:
+    with naming_errors(path, "can't be read"):
         return sorted(os.listdir(path)) if os.path.isdir(path) else []
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
 
 
 def find_path(path: str) -> Optional[str]:
@@ -150,13 +153,13 @@ def walk(folder: str, leave_out: Iterable[str] = ()) -> Iterator[Tuple[str, List
         raise UserError(f"{error.filename} can't be read: {error.strerror}") from error
 
     entered = set(leave_out)
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        if os.path.realpath(place) in entered and place != folder:
+    for below, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        if os.path.realpath(below) in entered and below != folder:
             folders.clear()
             continue
-        entered.add(os.path.realpath(place))
+        entered.add(os.path.realpath(below))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield place, sorted(name for name in names if not name.startswith("."))
+        yield below, sorted(name for name in names if not name.startswith("."))
 
 
 def read_bytes(path: str) -> bytes:
@@ -165,11 +168,8 @@ def read_bytes(path: str) -> bytes:
     Raises:
         UserError: there is no such file, or it can't be read.
     """
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
+    with naming_errors(path, "can't be read"), open(path, "rb") as file:
+        return file.read()
 
 
 def file_digest(path: str) -> str:
@@ -179,12 +179,9 @@ def file_digest(path: str) -> str:
         UserError: as `read_bytes`.
     """
     digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
+    with naming_errors(path, "can't be read"), open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
     return digest.hexdigest()
 
 

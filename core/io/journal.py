@@ -4,7 +4,7 @@ import os
 from typing import Any, Iterable, List, Optional
 
 from core.errors import UserError
-from core.io.files import read_bytes, write_bytes
+from core.io.files import naming_errors, read_bytes, write_bytes
 
 
 class Journal:
@@ -43,10 +43,8 @@ class Journal:
         content = "".join(json.dumps(row) + "\n" for row in rows).encode()
         if not os.path.exists(self._path) or read_bytes(self._path) != content:
             write_bytes(self._path, content)
-        try:
+        with naming_errors(self._path, "can't be written"):
             self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
-        except OSError as error:
-            raise UserError(f"{self._path} can't be written: {error.strerror or error}") from error
         return self
 
     def append(self, row: Any) -> None:
@@ -57,12 +55,13 @@ class Journal:
         """
         assert self._file is not None
         content, size = json.dumps(row).encode() + b"\n", os.fstat(self._file).st_size
-        try:
-            while content:  # a disk that is nearly full takes a part, and refuses only the next
-                content = content[os.write(self._file, content):]
-        except OSError as error:
-            os.ftruncate(self._file, size)
-            raise UserError(f"{self._path} can't be written: {error.strerror or error}") from error
+        with naming_errors(self._path, "can't be written"):
+            try:
+                while content:  # a disk that is nearly full takes a part, and refuses only the next
+                    content = content[os.write(self._file, content):]
+            except OSError:
+                os.ftruncate(self._file, size)
+                raise
 
     def close(self) -> None:
         if self._file is not None:

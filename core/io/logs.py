@@ -10,7 +10,8 @@ from typing import Any, Iterable, Iterator, Optional, TypeVar
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from core.errors import UserError, printable
+from core.errors import printable
+from core.io.files import naming_errors
 
 logger = logging.getLogger("segmentation")
 _Item = TypeVar("_Item")
@@ -18,24 +19,6 @@ _LINE_EVERY = 30  # seconds between progress lines where there is no terminal
 _PACKAGES = ("mxnet", "mxnet-cu117", "mxnet-cu112", "torch", "numpy", "opencv-python-headless", "pillow",
              "simplejpeg", "scipy", "scikit-learn", "distributed", "numba", "requests", "urllib3", "ImageHash",
              "icrawler")
-
-
-class _LosesNoRun(logging.Handler):
-    """A log handler: what can't be written to, as on a full disk, is reported once and then left out."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
-        logger.removeHandler(self)
-        error = sys.exc_info()[1]
-        name, reason = getattr(self, "baseFilename", "standard output"), getattr(error, "strerror", None) or error
-        print(f"{name} can't be written: {reason}; continuing without it", file=sys.stderr)
-
-
-class _LogFile(_LosesNoRun, logging.FileHandler):
-    pass
-
-
-class _Console(_LosesNoRun, logging.StreamHandler):
-    pass
 
 
 class _OneLine(logging.Formatter):
@@ -55,17 +38,14 @@ def start_log(path: str, config: Any) -> None:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    try:
+    with naming_errors(path, "can't be written"):
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        file_handler = _LogFile(path, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} can't be written: {error.strerror}") from error
-    # File names that are not UTF-8; the stream is None only where it is opened later.
-    file_handler.stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        file_handler = logging.FileHandler(path, encoding="utf-8")
+    file_handler.stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names that are not UTF-8
     file_handler.setFormatter(_OneLine("%(asctime)s %(message)s"))
     if hasattr(sys.stdout, "reconfigure"):  # file names that the console's encoding lacks
         sys.stdout.reconfigure(errors="backslashreplace")
-    console = _Console(sys.stdout)
+    console = logging.StreamHandler(sys.stdout)
     console.setFormatter(_OneLine("%(asctime)s %(message)s", "%H:%M:%S"))
     console.setLevel(logging.INFO)
     logger.setLevel(logging.DEBUG)

@@ -7,7 +7,7 @@ import time
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Set
 
 from core.errors import UserError
-from core.io.files import file_digest, read_json, remove, write_text
+from core.io.files import file_digest, naming_errors, read_json, remove, write_text
 from core.io.journal import Journal
 
 _UNCHANGED = 2.0  # seconds after its last change from which on any further change shows in a file's times
@@ -185,10 +185,8 @@ def file_state(path: str) -> List[int]:
     Raises:
         UserError: there is no such file.
     """
-    try:
+    with naming_errors(path, "can't be read"):
         found = os.stat(path)
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 

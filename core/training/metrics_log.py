@@ -3,8 +3,7 @@ import csv
 import os
 from typing import Optional
 
-from core.errors import UserError
-from core.io.files import read_bytes, write_text
+from core.io.files import naming_errors, read_bytes, write_text
 
 COLUMNS = ("epoch", "batch", "loss", "accuracy", "label_loss", "lr", "images_per_second")
 
@@ -34,11 +33,8 @@ class MetricsLog:
             UserError: the file can't be written.
         """
         row = ["" if values[name] is None else f"{values[name]:.6g}" for name in COLUMNS]
-        try:
-            with open(self._path, "a", encoding="utf-8", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerow(row)
-        except OSError as error:
-            raise UserError(f"{self._path} can't be written: {error.strerror}") from error
+        with naming_errors(self._path, "can't be written"), open(self._path, "a", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerow(row)
 
 
 def _is_row(line: str) -> bool:

@@ -336,6 +336,9 @@ WRONG = {
     "key twice": (lambda folder: edit(folder, '{"a": ["mug"], "a": ["key"]}', "l.json"), "the key 'a' appears twice"),
     "same id": (lambda folder: duplicate(folder, "photos/c.jpg", "photos/sub_b.jpg") or edit(
         folder, "image,labels\nsub/b,mug\nsub_b,mug\n"), "have the same id, sub_b"),
+    "long id": (lambda folder: os.renames(str(folder / "photos" / "sub" / "b.png"), str(
+        folder / "photos" / ("d" * 200) / ("e" * 100 + ".png"))) or edit(
+            folder, "image,labels\na,mug\n%s/%s,key\n" % ("d" * 200, "e" * 100)), "is too long for the names"),
     "two endings": (lambda folder: duplicate(folder, "photos/c.jpg", "photos/a.png") or edit(
         folder, "image,labels\na,mug\n"), "which one is meant?"),
     "truncated": (truncate, "c.jpg can't be decoded"),
