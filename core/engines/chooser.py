@@ -27,9 +27,9 @@ def resolve_devices(text: str, engine: str = "auto") -> List[Device]:
     Raises:
         UserError: the text is none of these, names a GPU that this machine lacks, or the engine is not installed.
     """
-    kind, numbers = parse_devices(text)
+    device_type, numbers = parse_devices(text)
     engine, why = choose_engine(text, engine)
-    devices = load(engine, "backend").own_devices(kind, numbers)
+    devices = load(engine, "backend").process_devices(device_type, numbers)
     logger.info("device: %s; engine: %s, %s", ", ".join(map(str, devices)), engine, why)
     return devices
 
@@ -42,7 +42,8 @@ def choose_engine(text: str, engine: str = "auto") -> Tuple[str, str]:
     Raises:
         UserError: as `resolve_devices`.
     """
-    kind, numbers = parse_devices(text)
+    device_type, numbers = parse_devices(text)
+    mxnet_serves = device_type == "gpu" and serves(numbers)
     installed = [name for name in _INSTALL if importlib.util.find_spec(name)]
     started = "TORCHELASTIC_RUN_ID" in os.environ
     if engine == "auto":
@@ -51,10 +52,12 @@ def choose_engine(text: str, engine: str = "auto") -> Tuple[str, str]:
         elif len(installed) < 2:
             engine = installed[0] if installed else "mxnet"
             why = "the only one that is installed"
-        elif kind == "gpu" and not serves(numbers) and (has_gpu() or _other_gpu()) and load("torch", "backend").gpus():
+        elif mxnet_serves:
+            engine, why = "mxnet", "the default"
+        elif device_type == "gpu" and (has_gpu() or _other_gpu()) and load("torch", "backend").gpus():
             engine, why = "torch", "as MXNet's build can't use this GPU"
         else:
-            engine, why = "mxnet", "the faster one on CPUs" if kind == "cpu" or not serves(numbers) else "the default"
+            engine, why = "mxnet", "the faster one on CPUs"
     else:
         why = "as set"
     if engine not in installed:

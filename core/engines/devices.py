@@ -9,13 +9,13 @@ from core.io.logs import logger
 
 
 class Device(NamedTuple):
-    """A device as an engine sees it: engine "mxnet" or "torch", kind "cpu", "gpu" or "mps" (Apple's GPU)."""
+    """A device as an engine sees it: engine "mxnet" or "torch", type "cpu", "gpu" or "mps" (Apple's GPU)."""
     engine: str
-    kind: str = "cpu"
+    type: str = "cpu"
     number: int = 0
 
     def __str__(self) -> str:
-        return f"{'torch ' if self.engine == 'torch' else ''}{self.kind}({self.number})"
+        return f"{'torch ' if self.engine == 'torch' else ''}{self.type}({self.number})"
 
 
 def parse_devices(text: str) -> Tuple[str, List[int]]:

@@ -36,7 +36,7 @@ class Segmenter:
             dtype: what `engines.resolve_dtype` gives; scores are float32 in any case.
         """
         self._config = snapshot.config
-        self._on_cpu = any(device.kind == "cpu" for device in devices)
+        self._on_cpu = any(device.type == "cpu" for device in devices)
         args = fcn.fold_batch_norms(*snapshot.parameters)
         self._networks = [Network(lambda ops: [fcn.probabilities(ops, snapshot.model, snapshot.config)], args,
                                   device, dtype) for device in devices]

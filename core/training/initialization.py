@@ -12,8 +12,6 @@ from core.network import efficientnet_lite, imagenet_weights
 from core.network.fcn import BACKBONES, base_layer_name, is_base_parameter, parameter_shapes
 from core.network.snapshots import Parameters, Parts, adopt_recorded, read_parameters
 
-_BASE_SETTINGS = ("stride_on", "mean_rgb")  # what the backbone fits beside its shapes
-
 
 def base_file(config: Config) -> Optional[str]:
     """Path of the parameters that the backbone starts from: the setting `base_model`; unless that is set,
@@ -40,7 +38,7 @@ def from_base_model(config: Config, model: str) -> Tuple[Config, Parts]:
     path = base_file(config)
     found = (_imagenet_parameters() if path is None or path == imagenet_weights.weights_path()
              else read_parameters(path))
-    config = adopt_recorded(config, str(path), {name: found.settings[name] for name in _BASE_SETTINGS
+    config = adopt_recorded(config, str(path), {name: found.settings[name] for name in ("stride_on", "mean_rgb")
                                                 if name in found.settings})
     parts = {}, {}
     for part, base, shapes in zip(parts, (found.args, found.aux), parameter_shapes(model, config)):

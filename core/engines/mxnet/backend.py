@@ -57,16 +57,16 @@ except OSError as error:  # a library that MXNet's own one needs
 
 
 def context(device: Device) -> mx.Context:
-    return mx.gpu(device.number) if device.kind == "gpu" else mx.cpu(device.number)
+    return mx.gpu(device.number) if device.type == "gpu" else mx.cpu(device.number)
 
 
-def own_devices(kind: str, numbers: List[int]) -> List[Device]:
+def process_devices(device_type: str, numbers: List[int]) -> List[Device]:
     """Devices of this process, as `engines.resolve_devices` gives them.
 
     Args:
-        kind: "cpu" or "gpu".
+        device_type: "cpu" or "gpu".
     """
-    if kind == "cpu":
+    if device_type == "cpu":
         return [Device("mxnet", "cpu", number) for number in numbers]
     available = _gpus()
     if not available:
@@ -81,7 +81,7 @@ def own_devices(kind: str, numbers: List[int]) -> List[Device]:
 
 def resolve_dtype(text: str, devices: List[Device], fastest: bool = False) -> str:
     """As `engines.resolve_dtype`."""
-    on_cpu, fast = any(device.kind == "cpu" for device in devices), has_fast_bfloat16(_HAS_AMX)
+    on_cpu, fast = any(device.type == "cpu" for device in devices), has_fast_bfloat16(_HAS_AMX)
     if text == "tf32":
         raise UserError("--dtype tf32 is for --engine torch; choose float32 or another type")
     if text == "float16" and on_cpu:

@@ -32,33 +32,33 @@ def gpus() -> int:
     return torch.cuda.device_count() or int(_has_mps())
 
 
-def own_devices(kind: str, numbers: List[int]) -> List[Device]:
+def process_devices(device_type: str, numbers: List[int]) -> List[Device]:
     """Devices of this process, as `engines.resolve_devices` gives them.
 
     A process that torchrun started has one: that of its number among `numbers`, or counted from a single one.
 
     Args:
-        kind: "cpu" or "gpu".
+        device_type: "cpu" or "gpu".
     """
     available = gpus()
-    if kind == "gpu" and not available:
+    if device_type == "gpu" and not available:
         logger.info("no usable GPU for this build of torch: using the CPU")
-        kind, numbers = "cpu", [0]
+        device_type, numbers = "cpu", [0]
     if _LOCAL_SIZE > 1 and len(numbers) not in (1, _LOCAL_SIZE):
         raise UserError(f"torchrun started {_LOCAL_SIZE} processes here, and {len(numbers)} devices are named: one for "
                         "each is expected")
     if _LOCAL_SIZE > 1:
         numbers = [numbers[0] + _LOCAL_RANK if len(numbers) == 1 else numbers[_LOCAL_RANK]]
-    if kind == "cpu":
+    if device_type == "cpu":
         return [Device("torch", "cpu", number) for number in numbers]
     check_numbers(numbers, available)
     return [Device("torch", "gpu" if torch.cuda.is_available() else "mps", number) for number in numbers]
 
 
 def device_count(text: str) -> int:
-    """Number of devices of a device flag, as `own_devices` would give them."""
-    kind, numbers = parse_devices(text)
-    return len(numbers) if kind == "cpu" or gpus() else 1
+    """Number of devices of a device flag, as `process_devices` would give them."""
+    device_type, numbers = parse_devices(text)
+    return len(numbers) if device_type == "cpu" or gpus() else 1
 
 
 class ProcessGroup(NamedTuple):
@@ -88,8 +88,8 @@ def process_group(text: str) -> Iterator[ProcessGroup]:
     Raises:
         UserError: a variable is missing or wrong, or the processes can't meet.
     """
-    device = own_devices(*parse_devices(text))[0]
-    if device.kind == "gpu":
+    device = process_devices(*parse_devices(text))[0]
+    if device.type == "gpu":
         torch.cuda.set_device(device.number)
     missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
@@ -97,7 +97,7 @@ def process_group(text: str) -> Iterator[ProcessGroup]:
                         "torchrun")
     try:
         socket.getaddrinfo(os.environ["MASTER_ADDR"], None)  # torch would ask for minutes
-        torch.distributed.init_process_group("nccl" if device.kind == "gpu" else "gloo")
+        torch.distributed.init_process_group("nccl" if device.type == "gpu" else "gloo")
     except (OSError, RuntimeError, ValueError) as error:
         variables = " ".join(f"{name}={os.environ[name]}" for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR",
                                                                        "MASTER_PORT"))
@@ -121,7 +121,7 @@ def _leave(status):
 
 
 def torch_device(device: Device) -> torch.device:
-    return torch.device("cuda", device.number) if device.kind == "gpu" else torch.device(device.kind)
+    return torch.device("cuda", device.number) if device.type == "gpu" else torch.device(device.type)
 
 
 def number_format(dtype: str) -> torch.dtype:
@@ -138,7 +138,7 @@ def memory_format(device: torch.device, dtype: torch.dtype) -> torch.memory_form
 
 def resolve_dtype(text: str, devices: List[Device], fastest: bool = False) -> str:
     """As `engines.resolve_dtype`."""
-    on_cpu, fast = any(device.kind == "cpu" for device in devices), has_fast_bfloat16("amx_bf16" in cpu_flags())
+    on_cpu, fast = any(device.type == "cpu" for device in devices), has_fast_bfloat16("amx_bf16" in cpu_flags())
     if text in ("float16", "tf32") and on_cpu:
         raise UserError(f"--dtype {text} is for GPUs; on a CPU choose float32 or bfloat16")
     if text == "auto":

@@ -39,7 +39,7 @@ class Steps:
         if group:
             warnings.filterwarnings("ignore", "Grad strides do not match")  # of 1 x 1 kernels, where they don't matter
             self._wrapped = torch.nn.parallel.DistributedDataParallel(
-                self._network, [self._device] if device.kind == "gpu" else None, gradient_as_bucket_view=True)
+                self._network, [self._device] if device.type == "gpu" else None, gradient_as_bucket_view=True)
         self._optimizer = _SGD(self._network, config, model, momentum)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=dtype == "float16")
 
