@@ -66,6 +66,31 @@ def largest_file(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
+@pytest.fixture(scope="session")
+def shared_server():
+    from web_server import WebServer
+    server = WebServer()
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def server(shared_server, monkeypatch):
+    """A web server that misbehaves, asked again without waiting."""
+    monkeypatch.setattr("core.web.downloader._BACK_OFF", 0.01)
+    for seen in ("hits", "times", "agents", "asked", "files"):
+        getattr(shared_server, seen).clear()
+    shared_server.streamed = 0
+    return shared_server
+
+
+@pytest.fixture
+def web_config(tmp_path):
+    """Settings with which the local server answers fast."""
+    from fetching import SETTINGS
+    return Config(root=str(tmp_path), **SETTINGS)
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)

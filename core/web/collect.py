@@ -5,7 +5,7 @@ import functools
 import hashlib
 import os
 import urllib.parse
-from typing import Any, Callable, Container, Dict, Generator, Iterable, Iterator, Optional, Tuple, TypeVar
+from typing import Any, Container, Dict, List, Optional, Tuple
 
 from core.classes import BACKGROUND
 from core.config import Config
@@ -19,14 +19,11 @@ from core.runtime.parallel import ordered_map
 from core.web.cleaning import decode
 from core.web.corrections import naming
 from core.web.downloader import Downloader, Failed, Rejected
-from core.web.duplicates import Fingerprint, HashIndex, both_hashes
-from core.web.manifest import Manifest, reasons
-from core.web.sources import Candidate
+from core.web.duplicates import Fingerprint, HashIndex, fingerprints
+from core.web.manifest import Manifest, file_name, reasons
+from core.web.sources import Candidate, Source
 
 _QUALITY = 95  # of the stored JPEGs
-
-Source = Callable[[int], Iterable[Candidate]]
-_T = TypeVar("_T")
 
 
 def fetch_web_images(config: Config, source: Source, downloader: Downloader, *, retry: Container[str] = ()) -> int:
@@ -60,17 +57,11 @@ def fetch_web_images(config: Config, source: Source, downloader: Downloader, *, 
             wanted = config.web_images_per_class - manifest.counts[class_index]
             if class_index != BACKGROUND and wanted > 0:
                 kept = _keep(config, class_index, source, downloader, pool, manifest, index)
-                for _ in progress(_first(wanted, kept), wanted, f"images of {name}"):
+                for _ in progress(kept, wanted, f"images of {name}"):
                     pass
+        manifest.save()
         _report(config, manifest)
         return sum(manifest.counts.values())
-
-
-def _first(count: int, items: Generator[_T, None, None]) -> Iterator[_T]:
-    """The first `count` items; no further one is asked for, which would start more downloads."""
-    with contextlib.closing(items):
-        for _, item in zip(range(count), items):
-            yield item
 
 
 def _keep(config, class_index, source, downloader, pool, manifest, index):
@@ -79,42 +70,48 @@ def _keep(config, class_index, source, downloader, pool, manifest, index):
     class_name = config.classes[class_index]
     fresh = (candidate for candidate in source(class_index) if manifest.is_new(class_name, candidate.url))
     with contextlib.closing(ordered_map(process, fresh, pool, 2 * config.web_threads)) as processed:
-        for candidate, (result, jpeg, fingerprints) in processed:
-            near = next(index.matches(fingerprints, config.web_hash_distance), None) if jpeg else None
-            if near is not None:
-                result.update(status="rejected", reason=f"near duplicate of {near}")
-            row = {"status": result.pop("status"), "class": class_name}
-            row.update((name, value) for name, value in candidate._asdict().items() if name != "class_index" and value)
-            if row["status"] == "kept":
-                row["name"] = manifest.free_name(class_index)
-                write_bytes(manifest.pending(row["name"]), jpeg)  # type: ignore[arg-type]  # kept images have one
-            row.update(result)
+        for _, (row, jpeg, views) in processed:
+            if jpeg and not manifest.reject_placeholder(row):
+                near = next(index.matches(views, config.web_hash_distance), None)
+                if near is None:
+                    row["name"] = manifest.free_name(class_index)
+                    write_bytes(manifest.pending(row["name"]), jpeg)
+                else:
+                    row.update(status="rejected", reason=f"near duplicate of {near}")
             manifest.append(row)
             if row["status"] == "kept":
-                index.add(row["name"], manifest.fingerprint(row))
+                index.add(row["name"], *manifest.hash_and_path(row))
                 yield row["name"]
+                if manifest.counts[class_index] >= config.web_images_per_class:
+                    return  # the next candidate would start another download
 
 
 def _process(candidate: Candidate, config: Config, downloader: Downloader
-             ) -> Tuple[Dict[str, Any], Optional[bytes], Tuple[Fingerprint, ...]]:
+             ) -> Tuple[Dict[str, Any], Optional[bytes], List[Fingerprint]]:
     """Get and prepare one image.
 
     Returns:
-        dict of the status and what is known of the image; content of the JPEG, or None; fingerprints, or none.
+        row of the manifest, but for its name; content of the JPEG, or None; fingerprints, or none.
     """
-    row: Dict[str, Any] = {}
+    row: Dict[str, Any] = {"status": "kept", "class": config.classes[candidate.class_index]}
+    row.update((name, value) for name, value in candidate._asdict().items() if name != "class_index" and value)
     try:
-        content = _read_local(candidate.url, config) if candidate.source == "folder" else downloader.get(candidate.url)
+        if candidate.source == "folder":
+            content = _read_local(candidate.url, config)
+        else:
+            content, address = downloader.get(candidate.url)
+            if file_name(address) != file_name(candidate.url):
+                row["redirect"] = address
         row.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
         image = decode(content, config, row)
     except Rejected as error:
         row.update(status="failed" if isinstance(error, Failed) else "rejected", reason=str(error))
-        return row, None, ()
-    fingerprints = both_hashes(image)
+        return row, None, []
+    views = fingerprints(image)
     jpeg = encode_image(image, ".jpg", _QUALITY)
-    row.update(status="kept", size=[image.shape[1], image.shape[0]], file_sha256=hashlib.sha256(jpeg).hexdigest(),
-               phash=fingerprints[0].code.tobytes().hex())
-    return row, jpeg, fingerprints
+    row.update(size=[image.shape[1], image.shape[0]], file_sha256=hashlib.sha256(jpeg).hexdigest(),
+               phash=views[0].code.tobytes().hex())
+    return row, jpeg, views
 
 
 def _read_local(url: str, config: Config) -> bytes:
@@ -132,26 +129,26 @@ def _index(manifest: Manifest, layout: Layout, pool: concurrent.futures.Executor
     """Index of the evaluation images and of the kept ones that are no copies of them; the copies are rejected."""
     kept = HashIndex()
     for row in manifest.kept():
-        kept.add(row["name"], manifest.fingerprint(row))
+        kept.add(row["name"], *manifest.hash_and_path(row))
     index = HashIndex()
     copies = {}
     names = _evaluation_images(layout)
     fingerprinted = ordered_map(_fingerprint_file, names.values(), pool, 16)
-    for name, (path, fingerprints) in zip(names, progress(fingerprinted, len(names), "evaluation images")):
-        index.add(name, Fingerprint(fingerprints[0].code, path))
-        copies.update((near, f"near duplicate of {name}") for near in kept.matches(fingerprints, distance))
+    for name, (path, views) in zip(names, progress(fingerprinted, len(names), "evaluation images")):
+        index.add(name, views[0].code, path)
+        copies.update((near, f"near duplicate of {name}") for near in kept.matches(views, distance))
     for name, reason in copies.items():
         manifest.reject(name, reason)
     if copies:
         logger.warning("%d kept images were copies of evaluation images and have been removed, such as %s (%s): run "
                        "create_web_masks.py again", len(copies), *next(iter(copies.items())))
     for row in manifest.kept():
-        index.add(row["name"], manifest.fingerprint(row))
+        index.add(row["name"], *manifest.hash_and_path(row))
     return index
 
 
-def _fingerprint_file(path: str) -> Tuple[Fingerprint, Fingerprint]:
-    return both_hashes(read_image(path))
+def _fingerprint_file(path: str) -> List[Fingerprint]:
+    return fingerprints(read_image(path))
 
 
 def _evaluation_images(layout: Layout) -> Dict[str, str]:

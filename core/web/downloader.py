@@ -1,25 +1,25 @@
 """Downloads that can't hang, overload a host, or fill the memory."""
 import contextlib
-import http.client
-import socket
+import ipaddress
+import queue
 import threading
 import time
-from typing import Any, Callable, Mapping, Optional
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Set
 from urllib.parse import urljoin, urlsplit
 
 import requests
-import requests.adapters
 import urllib3
-from urllib3.util.retry import Retry
+from requests.adapters import HTTPAdapter
 
 from core.config import Config
 
-_CHUNK = 1 << 16  # bytes
+_CHUNK = 1 << 14  # bytes
 _REDIRECTS = 5
 _BACK_OFF = 1  # seconds before the first new attempt; doubled for each further one
 _BUSY = (429, 503)  # the whole host wants a pause
 _PASSING = _BUSY + (408, 425, 500, 502, 504)
-_SILENT = 20  # downloads from a host that got no answer, one after the other, after which it is left alone
+_FAILURES = 20  # of a host in a row, after which it is left alone
+_STAND_INS = ipaddress.ip_network("198.18.0.0/15")  # of VPN clients for public addresses
 
 
 class Rejected(Exception):
@@ -30,25 +30,18 @@ class Failed(Rejected):
     """What was asked for did not arrive; another time it may."""
 
 
-class _Passing(Exception):
-    """An attempt failed and the next may not.
-
-    Args:
-        pause: seconds that the server asks to wait.
-        busy: the whole host is, not this address alone.
-        silent: there was no answer at all.
-    """
-
-    def __init__(self, reason: str, pause: float = 0, busy: bool = False, silent: bool = False):
-        super().__init__(reason)
-        self.pause, self.busy, self.silent = pause, busy, silent
+class Answer(NamedTuple):
+    """Content of an address, and the address that redirects led to."""
+    content: bytes
+    url: str
 
 
 class Downloader:
     """HTTP client for many addresses, used from several threads at once.
 
-    Every download ends within `web_total_time` seconds (looking up a host's name excepted), holds at most `web_bytes`
-    bytes, and starts at least 1 / `web_rate` seconds after the one before from the same host.
+    Every download ends within `web_total_time` seconds, holds at most `web_bytes` bytes, and starts at least
+    1 / `web_rate` seconds after the one before from the same host. Private networks are asked only where an address
+    itself names one: no public name and no redirect of one leads there.
 
     Args:
         config: Config; its settings web_* apply.
@@ -59,25 +52,22 @@ class Downloader:
         self._session = requests.Session()
         self._session.headers.update({"User-Agent": config.web_user_agent, "Accept": "image/*, */*;q=0.5",
                                       "Accept-Encoding": "identity"})
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _Adapter(self._watch, pool_maxsize=config.web_threads))
+        self._private = HTTPAdapter(pool_maxsize=config.web_threads)
+        self._public = _PublicAdapter(pool_maxsize=config.web_threads)
         self._lock = threading.Lock()
-        self._turns = {}  # host: time from which on it may be asked
-        self._silent = {}  # host: downloads in a row that got no answer
-        self._deadline = threading.local()
-        self._sockets = {}  # thread: (socket that it waits for, deadline)
+        self._turns: Dict[str, float] = {}  # host: time from which on it may be asked
+        self._failures: Dict[str, int] = {}  # host: downloads in a row that failed
+        self._waiting: Set[queue.SimpleQueue] = set()
         self._closed = threading.Event()
-        threading.Thread(target=self._enforce_deadlines, daemon=True).start()
 
     def close(self) -> None:
         """End all downloads now; they raise Failed."""
         self._closed.set()
-        for connection, _ in list(self._sockets.values()):
-            _shut_down(connection)
-        self._session.close()
+        for answers in list(self._waiting):
+            answers.put(Failed("stopped"))
 
-    def get(self, url: str, headers: Optional[Mapping[str, str]] = None) -> bytes:  # type: ignore[return]  # the last try returns or raises
-        """Content of an http or https address, as bytes.
+    def get(self, url: str, headers: Optional[Mapping[str, str]] = None) -> Answer:
+        """Answer of an http or https address.
 
         Args:
             headers: dict of those that differ from the image downloads', or None.
@@ -86,88 +76,98 @@ class Downloader:
             Rejected: no such address, not http(s), too large, or the server refuses.
             Failed: no answer, too slow, or cut off, each time it was tried.
         """
-        config = self._config
         host = _host(url)
-        if self._silent.get(host, 0) >= _SILENT:
-            raise Failed(f"no answer: {host} gave none {_SILENT} times in a row")
-        self._wait_for_turn(host)
-        deadline = time.monotonic() + config.web_total_time
-        for attempt in range(config.web_retries + 1):
-            if attempt:
-                self._wait_for_turn(host)
-                self._check_time(deadline)
-            try:
-                return self._get_once(url, deadline, headers)
-            except _Passing as error:
-                pause = max(_BACK_OFF * 2 ** attempt, error.pause)
-                if attempt == config.web_retries or time.monotonic() + pause > deadline:
-                    if error.silent:
-                        self._silent[host] = self._silent.get(host, 0) + 1
-                    raise Failed(str(error)) from error
-                if error.busy:
-                    self._hold(host, pause)
-                self._sleep(pause)
+        if self._failures.get(host, 0) >= _FAILURES:
+            raise Failed(f"left alone: {host} failed {_FAILURES} times in a row")
+        answers: queue.SimpleQueue = queue.SimpleQueue()
+        self._waiting.add(answers)
+        try:
+            self._wait_for_turn(host)
+            deadline = time.monotonic() + self._config.web_total_time
+            # No timeout of a socket ends the look-up of a host, or what comes byte by byte: the thread of such a
+            # download is left behind.
+            threading.Thread(target=self._download, args=(url, headers, deadline, answers), daemon=True).start()
+            answer = answers.get(timeout=self._config.web_total_time)
+        except queue.Empty:
+            answer = self._late()
+        finally:
+            self._waiting.discard(answers)
+        self._failures[host] = self._failures.get(host, 0) + 1 if isinstance(answer, Failed) else 0
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-    def _get_once(self, url, deadline, headers):
-        for hop in range(_REDIRECTS + 1):
-            host = _host(url)
-            if hop:
-                self._wait_for_turn(host)
-                self._check_time(deadline)
-            self._deadline.time = deadline
+    def _download(self, url, headers, deadline, answers):
+        try:
+            answers.put(self._try(url, headers, deadline))
+        except Exception as error:
+            answers.put(error)
+
+    def _try(self, url, headers, deadline):
+        """Answer of an address, which is asked again after failures that may pass.
+
+        With urllib3's own retries, a server would decide how long to sleep and how much of a refusal to read.
+        """
+        host = _host(url)
+        for attempt in range(self._config.web_retries + 1):
+            pause = _BACK_OFF * 2 ** attempt
             try:
-                with contextlib.closing(self._send(url, headers)) as response:
-                    self._silent[host] = 0
-                    target = self._session.get_redirect_target(response)
-                    if target is None:
-                        return self._body(response, deadline)
-                    url = urljoin(url, target)
-            except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError,
-                    ValueError) as error:
-                self._check_time(deadline)
-                if isinstance(error, ValueError):  # requests and urllib3 derive their errors for bad addresses from it
-                    raise Rejected(f"not an address: {url!r} ({error})") from error
-                raise _Passing(_in_short(error), silent=isinstance(error, requests.RequestException)) from error
-            finally:
-                self._sockets.pop(threading.get_ident(), None)
+                with self._follow(url, headers, deadline) as response:
+                    if response.status_code == 200:
+                        return Answer(self._body(response, deadline), response.url)
+                    reason = f"HTTP {response.status_code}"
+                    if response.status_code not in _PASSING:
+                        raise Rejected(reason)
+                    with contextlib.suppress(urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
+                        pause = max(pause, urllib3.Retry().get_retry_after(response.raw) or 0)
+                    if response.status_code in _BUSY:
+                        with self._lock:
+                            self._turns[host] = max(self._turns[host], time.monotonic() + pause)
+            except ValueError as error:  # requests and urllib3 derive their errors for bad addresses from it
+                raise Rejected(f"not an address: {url!r} ({error})") from error
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            if attempt == self._config.web_retries or time.monotonic() + pause > deadline:
+                break
+            self._sleep(pause)
+            self._wait_for_turn(host)
+        raise Failed(reason)
+
+    def _follow(self, url, headers, deadline):
+        """The response that redirects lead to; Session.get would read the bodies of redirects, of any size."""
+        adapter = self._private if _is_private(_host(url)) else self._public
+        for _ in range(_REDIRECTS + 1):
+            self._check_time(deadline)
+            request: Any = self._session.prepare_request(requests.Request("GET", url, headers))
+            settings = self._session.merge_environment_settings(request.url, {}, True, None, None)
+            response = adapter.send(request, timeout=self._config.web_timeout, **settings)
+            target = self._session.get_redirect_target(response)
+            if target is None:
+                return response
+            response.close()
+            url = urljoin(url, target)
+            self._wait_for_turn(_host(url))
         raise Rejected(f"more than {_REDIRECTS} redirects")
 
-    def _send(self, url, headers):
-        """Session.get without its redirects, for which it would read a body of any size."""
-        request = self._session.prepare_request(requests.Request("GET", url, headers))
-        address = request.url or url  # in normal form
-        settings = self._session.merge_environment_settings(address, {}, True, None, None)
-        return self._session.get_adapter(address).send(request, timeout=self._config.web_timeout, **settings)
-
     def _body(self, response, deadline):
-        status = response.status_code
-        if status in _PASSING:
-            raise _Passing(f"HTTP {status}", _retry_after(response), status in _BUSY)
-        if status != 200:
-            raise Rejected(f"HTTP {status}")
         limit = self._config.web_bytes
         length = response.headers.get("Content-Length", "")
-        length = int(length) if length.isdigit() else None
-        if length is not None and length > limit:
+        if length.isdigit() and int(length) > limit:
             raise Rejected(f"too large: {length} bytes")
         content = bytearray()
-        while True:
-            chunk = response.raw.read(_CHUNK, decode_content=False)
-            self._check_time(deadline)  # also the end of a connection that was shut down looks like the end of a file
-            if not chunk:
-                break
+        for chunk in response.iter_content(_CHUNK):  # decompressed: some servers compress though identity was asked for
+            self._check_time(deadline)
             content += chunk
             if len(content) > limit:
                 raise Rejected(f"too large: more than {limit} bytes")
-        if length is not None and len(content) < length and "Transfer-Encoding" not in response.headers:
-            raise _Passing(f"cut off: {len(content)} of {length} bytes came")
         return bytes(content)
 
     def _check_time(self, deadline):
-        if self._closed.is_set():
-            raise Failed("stopped")
-        if time.monotonic() >= deadline:
-            raise Failed(f"took more than {self._config.web_total_time:g} s")
+        if self._closed.is_set() or time.monotonic() >= deadline:
+            raise self._late()
+
+    def _late(self):
+        return Failed(f"took more than {self._config.web_total_time:g} s")
 
     def _wait_for_turn(self, host):
         with self._lock:
@@ -176,87 +176,47 @@ class Downloader:
             self._turns[host] = turn + 1 / self._config.web_rate
         self._sleep(turn - now)
 
-    def _hold(self, host, pause):
-        with self._lock:
-            self._turns[host] = max(self._turns.get(host, 0), time.monotonic() + pause)
-
     def _sleep(self, seconds):
         if self._closed.wait(seconds):
             raise Failed("stopped")
 
-    def _watch(self, connection):
-        self._sockets[threading.get_ident()] = connection, self._deadline.time
-        if self._closed.is_set():
-            _shut_down(connection)
 
-    def _enforce_deadlines(self):
-        """A socket's timeout bounds the time between two bytes only, so a slow drip, of headers too, is ended here."""
-        while not self._closed.wait(0.2):
-            now = time.monotonic()
-            for connection, deadline in list(self._sockets.values()):
-                if now > deadline:
-                    _shut_down(connection)
+class _PublicConnection:
+    """Mixin of a connection that is closed, before anything is asked, where it leads to a private network."""
+
+    sock: Any
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        address = self.sock.getpeername()[0].split("%")[0]
+        if _is_private(address):
+            self.sock.close()
+            raise Rejected(f"it leads to {address}, an address of a private network")
 
 
-class _Adapter(requests.adapters.HTTPAdapter):
-    """Shows each connection's socket to `watch` before it waits for the answer."""
+class _PublicAdapter(HTTPAdapter):
+    """Connects to public hosts only. Where a proxy connects to is the proxy's matter."""
 
-    def __init__(self, watch: Callable[[Any], None], **flags: Any):
-        self._watch = watch
-        super().__init__(**flags)
-
-    def init_poolmanager(self, *args: Any, **flags: Any) -> None:
+    def init_poolmanager(self, *args, **flags):
         super().init_poolmanager(*args, **flags)
-        self._show(self.poolmanager)
-
-    def proxy_manager_for(self, proxy: str, **flags: Any) -> Any:
-        known = proxy in self.proxy_manager
-        manager = super().proxy_manager_for(proxy, **flags)
-        if not known:
-            self._show(manager)
-        return manager
-
-    def _show(self, manager):
-        manager.pool_classes_by_scheme = {
-            scheme: _watched(pool, self._watch) for scheme, pool in manager.pool_classes_by_scheme.items()}
+        pools: Any = self.poolmanager.pool_classes_by_scheme
+        self.poolmanager.pool_classes_by_scheme = {
+            scheme: type("Pool", (pool,), {"ConnectionCls": type("Link", (_PublicConnection, pool.ConnectionCls), {})})
+            for scheme, pool in pools.items()}
 
 
-def _watched(pool, watch):
-    class Connection(pool.ConnectionCls):  # type: ignore[name-defined]
-        def getresponse(self, *args, **flags):
-            watch(self.sock)
-            return super().getresponse(*args, **flags)
-    return type("Watched" + pool.__name__, (pool,), {"ConnectionCls": Connection})
-
-
-def _shut_down(connection):
-    with contextlib.suppress(OSError):
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # SSL's own would wait for the other side
-
-
-def _host(url):
+def _is_private(host: str) -> bool:
+    """Whether a host is written as one of a private network or of this machine: by its number or without a dot."""
     try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return "." not in host
+    return address.is_private and address not in _STAND_INS
+
+
+def _host(url: str) -> str:
+    with contextlib.suppress(ValueError):
         parts = urlsplit(url)
-        host, scheme = parts.hostname, parts.scheme
-    except ValueError as error:
-        raise Rejected(f"not an address: {url!r} ({error})") from error
-    if scheme.lower() not in ("http", "https") or not host:
-        raise Rejected(f"neither http nor https: {url!r}")
-    return host
-
-
-def _retry_after(response):
-    with contextlib.suppress(urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
-        header = response.headers.get("Retry-After")
-        return Retry().parse_retry_after(header) if header else 0
-    return 0
-
-
-def _in_short(error):
-    """The innermost reason, which says most: requests and urllib3 wrap errors in errors."""
-    while True:
-        inner = getattr(error, "reason", None) or next((arg for arg in error.args if isinstance(arg, Exception)), None)
-        if not isinstance(inner, Exception):
-            reason = " ".join(str(error).split())[:200]
-            return f"{type(error).__name__}: {reason}"
-        error = inner
+        if parts.scheme.lower() in ("http", "https") and parts.hostname:
+            return parts.hostname
+    raise Rejected(f"neither http nor https: {url!r}")

@@ -6,7 +6,8 @@ import collections
 import contextlib
 import os
 import re
-from typing import Any, Container, Counter, Dict, Iterable, List
+from typing import Any, Container, Counter, DefaultDict, Dict, Iterable, List, Tuple
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from core.io.journal import Journal
 from core.io.logs import logger
 from core.paths import Layout, class_of, image_path, stems
 from core.web.corrections import MOVE, last_numbers, read_decisions
-from core.web.duplicates import HASH_BYTES, Fingerprint
+from core.web.duplicates import HASH_BYTES
 
 
 class Manifest:
@@ -60,6 +61,9 @@ class Manifest:
                 self._check_class(row, config)
                 self.counts[class_of(name)] += 1
         self._decided = {(row["class"], row["url"]) for row in self.rows}
+        self._alike: DefaultDict[str, List[Dict[str, Any]]] = collections.defaultdict(list)
+        for row in self.rows:
+            self._alike[_origin(row)].append(row)
         self._last = last_numbers(layout)
         others = files - {row["name"] for row in self.rows if "name" in row} - {made.new_name for made in moves}
         if others:
@@ -96,10 +100,10 @@ class Manifest:
         """Rows of the kept images."""
         return [row for row in self.rows if row["status"] == "kept"]
 
-    def fingerprint(self, row: Dict[str, Any]) -> Fingerprint:
-        """Fingerprint of the kept image of a row."""
+    def hash_and_path(self, row: Dict[str, Any]) -> Tuple[np.ndarray, str]:
+        """Perceptual hash, (32,) uint8, and path of the kept image of a row."""
         path = image_path(self.folder, self._moved.get(row["name"], row["name"]))
-        return Fingerprint(np.frombuffer(bytes.fromhex(row["phash"]), np.uint8), path)
+        return np.frombuffer(bytes.fromhex(row["phash"]), np.uint8), path
 
     def reject(self, name: str, reason: str) -> None:
         """Reject a kept image: delete its file now, so that a kill leaves none, and change its status on `save`."""
@@ -112,11 +116,26 @@ class Manifest:
 
     def save(self) -> "Manifest":
         """Write the rows if they changed, and get ready to append; returns self."""
+        self._journal.close()
         self._journal.open(self.rows)
         return self
 
     def close(self) -> None:
         self._journal.close()
+
+    def reject_placeholder(self, row: Dict[str, Any]) -> bool:
+        """Whether a download is what a host shows for several photos, deleted ones for example; rejects it and them.
+
+        Two addresses with other file names were redirected to it, or three of one host brought the very same bytes.
+        """
+        earlier = [other for other in self._alike[_origin(row)] if file_name(other["url"]) != file_name(row["url"])]
+        if len({file_name(other["url"]) for other in earlier}) < (1 if "redirect" in row else 2):
+            return False
+        row.update(status="rejected", reason=f"placeholder: the same came from {earlier[0]['url']}")
+        for other in earlier:
+            if other["status"] == "kept":
+                self.reject(other["name"], f"placeholder: the same came from {row['url']}")
+        return True
 
     def is_new(self, class_name: str, url: str) -> bool:
         """Whether an address was not asked for before; from now on it was."""
@@ -146,11 +165,25 @@ class Manifest:
         """
         self._journal.append(row)
         self.rows.append(row)
+        self._alike[_origin(row)].append(row)
         if row["status"] == "kept":
             self._finish(row["name"])
             class_index, number = map(int, row["name"].split("_"))
             self._last[class_index] = number
             self.counts[class_index] += 1
+
+
+def _origin(row: Dict[str, Any]) -> str:
+    """What downloads of one and the same picture have in common; files, and what did not come, have nothing."""
+    if "redirect" in row:
+        return row["redirect"]
+    host = urlsplit(row["url"]).hostname if "sha256" in row else None
+    return f"{host} {row['sha256']}" if host else row["url"]
+
+
+def file_name(url: str) -> str:
+    """What tells the photos of a host apart: the end of their addresses."""
+    return unquote(url.rsplit("/", 1)[-1])
 
 
 def reasons(rows: Iterable[Dict[str, Any]], class_name: str) -> Counter[str]:

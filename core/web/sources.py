@@ -10,9 +10,8 @@ import logging
 import os
 import pathlib
 import queue
-import types
 import unicodedata
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 from urllib.parse import quote, urlencode, urljoin
 
 from core.classes import BACKGROUND
@@ -20,7 +19,7 @@ from core.config import Config
 from core.errors import UserError
 from core.io.files import list_folder, parse_json, read_lines, read_yaml, walk
 from core.io.logs import logger
-from core.web.downloader import Rejected
+from core.web.downloader import Answer, Rejected
 
 
 class Candidate(NamedTuple):
@@ -39,7 +38,7 @@ class Candidate(NamedTuple):
     licence: Optional[str] = None
 
 
-Source = Callable[[int], Iterator[Candidate]]
+Source = Callable[[int], Iterable[Candidate]]
 
 LICENCES = ("noncommercial", "commercial", "noncommercial,modify", "commercial,modify")
 ENGINES = {"bing": "BingImageCrawler", "baidu": "BaiduImageCrawler"}
@@ -132,12 +131,12 @@ def url_source(config: Config, path: str) -> Source:
     return lambda class_index: iter(listed[class_index])
 
 
-def flickr_source(config: Config, queries: Mapping[int, Sequence[str]], get: Callable[[str], bytes], key: str,
+def flickr_source(config: Config, queries: Mapping[int, Sequence[str]], get: Callable[[str], Answer], key: str,
                   licence: Optional[str] = None, base: str = FLICKR) -> Source:
     """Photos that Flickr finds for the queries, most relevant first, in the smallest size that is large enough.
 
     Args:
-        get: function from an address to its content; raises Rejected.
+        get: function from an address to its Answer; raises Rejected.
         licence: one of LICENCES, or None for any.
 
     Raises:
@@ -147,7 +146,7 @@ def flickr_source(config: Config, queries: Mapping[int, Sequence[str]], get: Cal
         """What `read` finds in the answer."""
         values.update(method="flickr." + method, api_key=key, format="json", nojsoncallback=1)
         try:
-            answer = json.loads(get(base + "?" + urlencode(sorted(values.items()))))
+            answer = json.loads(get(base + "?" + urlencode(sorted(values.items()))).content)
             if answer["stat"] == "ok":
                 return read(answer)
             reason = f"{answer.get('message')} (code {answer.get('code')})"
@@ -205,14 +204,14 @@ def _flickr_size(photo, longest_side):
     return min(sizes)[2] if sizes else None
 
 
-def search_source(queries: Mapping[int, Sequence[str]], get: Callable[[str, Mapping[str, str]], bytes], engine: str,
+def search_source(queries: Mapping[int, Sequence[str]], get: Callable[[str, Mapping[str, str]], Answer], engine: str,
                   licence: Optional[str] = None) -> Source:
     """Up to 1,000 addresses that a search engine shows for each query; icrawler knows its pages.
 
     A page is asked for when the addresses of those before it are used up, so a class that is full asks for no more.
 
     Args:
-        get: function from an address and headers to its content; raises Rejected.
+        get: function from an address and headers to its Answer; raises Rejected.
         engine: key of ENGINES.
         licence: one of LICENCES, or None for any; Bing only.
 
@@ -242,7 +241,7 @@ def _shown(crawler, get, engine, query, filters):
     while barren < 2 and not crawler.feeder.out_queue.empty():
         page = crawler.feeder.out_queue.get()
         try:
-            content = get(page, dict(crawler.session.headers, Referer=urljoin(page, "/")))
+            answer = get(page, dict(crawler.session.headers, Referer=urljoin(page, "/")))
         except Rejected as error:
             if not seen:
                 raise UserError(f"{engine} can't be queried for {query!r}: {error}; check the network, or use your own "
@@ -251,7 +250,7 @@ def _shown(crawler, get, engine, query, filters):
             return
         shown = []
         try:
-            shown.extend(task["file_url"] for task in crawler.parser.parse(types.SimpleNamespace(content=content)))
+            shown.extend(task["file_url"] for task in crawler.parser.parse(answer))
         except Exception as error:  # the engine answers with something other than the parser expects
             reason = f"{type(error).__name__}: {error}"
         fresh = [url for url in dict.fromkeys(shown) if url not in seen]

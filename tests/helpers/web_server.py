@@ -22,6 +22,19 @@ def picture(seed, width=160, height=120):
     return np.clip(sum(layers)[..., None] + rng.uniform(90, 160, 3), 0, 255).astype(np.uint8)
 
 
+def cut_out(seed, background=255, outline_seed=0, even=False):
+    """(320, 320, 3) uint8 RGB: an object of the outline `outline_seed` and its seed's texture on a plain background."""
+    angle = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    rng = np.random.default_rng(outline_seed)
+    radius = 110 * (1 + 0.25 * np.sin(2 * angle + rng.uniform(0, 6)) + 0.2 * np.sin(3 * angle + rng.uniform(0, 6)))
+    points = np.stack([160 + radius * np.cos(angle), 160 + 0.6 * radius * np.sin(angle)], 1).astype(np.int32)
+    mask = cv2.fillPoly(np.zeros((320, 320), np.uint8), [points], 1)
+    texture = cv2.GaussianBlur(np.random.default_rng(seed).integers(0, 255, (320, 320, 3), np.uint8), (0, 0), 8)
+    texture = np.clip((texture.astype(float) - 127) * 8 + 100, 0, 200).astype(np.uint8)
+    texture = np.full_like(texture, 60) if even else texture
+    return np.where(mask[..., None] > 0, texture, np.uint8(background))
+
+
 def encoded(image, kind="JPEG", **flags):
     buffer = io.BytesIO()
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
@@ -69,6 +82,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def file(self, rest, hit):
         self.send(content=self.server.files[rest], Content_Type="application/octet-stream")
 
+    def gzip(self, rest, hit):
+        self.send(content=self.server.files[rest], Content_Encoding="gzip")
+
     def flaky(self, rest, hit):
         self.ok(rest, hit) if hit > 2 else self.send(500)
 
@@ -99,6 +115,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def to(self, rest, hit):
         self.send(302, Location=self.path.split("?", 1)[1])
+
+    def gone(self, rest, hit):
+        """/gone/<id>: a deleted photo"""
+        self.send(302, Location="/ok/99")
 
     def loop(self, rest, hit):
         self.send(302, Location=self.path)
