@@ -15,7 +15,7 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from core.classes import IGNORE_LABEL, voc_palette
 from core.errors import UserError
@@ -30,23 +30,20 @@ except ImportError:
 
 PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2",
             ".gif", ".avif")
+MOST_PIXELS = 1 << 28  # decoded, as RGB, 0.8 GB
+_HARMLESS_PIXELS = 1 << 24  # of a file of any size, as of one colour
+_PIXELS_PER_BYTE = 8 * 1032  # deflate's best ratio, with pixels of one bit
 
 # Pillow knows more formats. Some of them start programs (EPS), others are no pictures that people have.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 _PALETTE = voc_palette().ravel().tolist()
-_PNG_START = b"\x89PNG\r\n\x1a\n"
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow spreads the levels of PNGs of 2 and 4 bits over 0..255
 _ORIENTATION = 0x0112  # tag of EXIF and TIFF
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
-_JP2_EXIF = b"JpgTiffExif->JP2"  # id of the box that holds the EXIF data of a JPEG 2000 file
 _TURNS: Dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF orientation: how to get the upright picture
     2: lambda image: image[:, ::-1], 3: lambda image: image[::-1, ::-1], 4: lambda image: image[::-1],
     5: lambda image: image.swapaxes(0, 1), 6: lambda image: np.rot90(image, -1),
     7: lambda image: image[::-1, ::-1].swapaxes(0, 1), 8: np.rot90}
-MOST_PIXELS = 1 << 28  # decoded, as RGB, 0.8 GB
-_HARMLESS_PIXELS = 1 << 24  # a small file may hold so many, as of one colour
-_PIXELS_PER_BYTE = {"JPEG": 512}  # a block of 8 x 8 takes a bit or more
-_PNG_PIXELS_PER_BYTE = 8 * 1032  # deflate's best ratio, with pixels of one bit
 
 # Pillow's warnings name no file; what is wrong with a picture is found out here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -137,7 +134,7 @@ def image_size(content: bytes) -> Tuple[int, int]:
         DecodingError: it is no picture of a format that is read here.
     """
     with _opened(content, _FORMATS) as image:
-        return image.size[::-1] if (_orientation(image, content) or 1) > 4 else image.size
+        return image.size[::-1] if _orientation(image, content) in (5, 6, 7, 8) else image.size
 
 
 def read_size(path: str) -> Tuple[int, int]:
@@ -155,7 +152,7 @@ def read_size(path: str) -> Tuple[int, int]:
 def is_upright_jpeg(content: bytes) -> bool:
     """Whether every program shows an image file as it is decoded here: a grey or RGB JPEG that isn't turned."""
     with contextlib.suppress(DecodingError), _opened(content, _FORMATS) as image:
-        return image.format == "JPEG" and image.mode in ("L", "RGB") and _orientation(image, content) in (None, 1)
+        return image.format == "JPEG" and image.mode in ("L", "RGB") and _orientation(image, content) not in _TURNS
     return False
 
 
@@ -171,9 +168,8 @@ def decode_image(content: bytes) -> Decoded:
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
             pixels, damage = _decode_jpeg(content)
         else:
-            damage = _jpeg_damage(content) if image.format in ("JPEG", "MPO") else None
-            pixels = _to_rgb(image, content)
-        return Decoded(_upright(pixels, image, content), damage)
+            pixels, damage = _to_rgb(image, content), None
+        return Decoded(turned(pixels, _orientation(image, content)), damage)
 
 
 def read_mask(path: str, num_classes: int, size: Optional[Tuple[int, ...]] = None) -> np.ndarray:
@@ -216,7 +212,7 @@ def _decode_png(content):
             raise DecodingError(f"it is a picture of mode {image.mode}; a mask is a palette or 8-bit greyscale PNG of "
                                 "class indices")
         palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3) if image.mode == "P" else None
-        mask = _upright(np.array(image).astype(np.uint8), image, content)  # the samples of mode 1: 0 and 1
+        mask = turned(np.array(image).astype(np.uint8), _orientation(image, content))  # the samples of mode 1: 0 and 1
     mask //= _GREY_STEPS.get(raw_mode, 1)
     return mask, palette
 
@@ -241,22 +237,16 @@ def check_mask(path: str, mask: np.ndarray, num_classes: int, size: Optional[Tup
 @contextlib.contextmanager
 def _opened(content: bytes, formats: Tuple[str, ...]) -> Iterator[Image.Image]:
     """Pillow's view of an image file. Whatever its decoders raise within the block becomes a DecodingError."""
-    if content.startswith(_PNG_START):
-        content = _without_damaged_notes(content)
     try:
         with Image.open(io.BytesIO(content), formats=_known(formats)) as image:
+            if image.format == "PNG":
+                _check_png(content)
             yield image
-    except (UserError, DecodingError):
+    except DecodingError:
         raise
     except UnidentifiedImageError as error:  # its own text names a BytesIO
-        if formats == ("PNG",):
-            reason = "the file is damaged, or not a PNG"
-        elif content.startswith((b"II", b"MM")):
-            reason = "the file is damaged, or a TIFF of pixels that are not whole numbers of 8 or 16 bits"
-        else:
-            reason = ("the file is damaged, truncated, or not a picture of a format that is read here (JPEG, PNG, "
-                      "TIFF, WebP, GIF, BMP, PNM, JPEG 2000, AVIF)")
-        raise DecodingError(reason if content else "it is empty") from error
+        raise DecodingError("it is empty" if not content else "the file is damaged, truncated, or not a picture of a "
+                            f"format that is read here ({', '.join(formats)}, of 8 or 16 bits)") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise DecodingError(f"the file is damaged or truncated ({error or type(error).__name__})") from error
 
@@ -269,18 +259,22 @@ def _known(formats: Tuple[str, ...]) -> List[str]:
 
 
 def _check_size(image: Image.Image, content: bytes) -> None:
-    """Raise DecodingError if a header gives more pixels than memory should be filled with.
-
-    Headers cost nothing: files of 500 bytes give 30000 x 30000 pixels.
-    """
+    """Raise DecodingError if a header gives more pixels than memory should hold, or than the file can."""
     width, height = image.size
-    pixels = width * height
-    ratio = _PIXELS_PER_BYTE.get(image.format, _PNG_PIXELS_PER_BYTE)
-    if pixels > _HARMLESS_PIXELS and pixels > ratio * len(content):
-        raise DecodingError(f"the file is damaged: {width} x {height} pixels can't come out of {len(content)} bytes")
-    if pixels > MOST_PIXELS:
-        raise DecodingError(f"{width} x {height} are too many pixels, at most {MOST_PIXELS // 10 ** 6} million are "
-                            "read: scale it down, or cut it into parts")
+    if width * height > max(_HARMLESS_PIXELS, min(MOST_PIXELS, _PIXELS_PER_BYTE * len(content))):
+        raise DecodingError(f"{width} x {height} pixels are too many for {len(content)} bytes, or more than "
+                            f"{MOST_PIXELS // 10 ** 6} million: the file is damaged, or too large to be read")
+
+
+def _check_png(content: bytes) -> None:
+    """Raise DecodingError if a chunk of a PNG file is damaged: Pillow doesn't look at the checksums of the pixels."""
+    start, kind = 8, b""
+    while start + 12 <= len(content) and kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", content, start)
+        end = start + 8 + length
+        if end + 4 <= len(content) and zlib.crc32(content[start + 4:end]) != struct.unpack_from(">I", content, end)[0]:
+            raise DecodingError(f"the file is damaged (checksum of a chunk {kind!r})")
+        start = end + 4
 
 
 def _decode_jpeg(content: bytes) -> Decoded:
@@ -291,71 +285,34 @@ def _decode_jpeg(content: bytes) -> Decoded:
             return Decoded(simplejpeg.decode_jpeg(content, "RGB"), None)
         except ValueError as error:
             damage = str(error)
-    return Decoded(_by_opencv(content, damage), damage)
-
-
-def _jpeg_damage(content: bytes) -> Optional[str]:
-    """What libjpeg complains about in a CMYK JPEG file."""
-    try:
-        if simplejpeg:
-            simplejpeg.decode_jpeg(content, "CMYK")
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _to_rgb(image: Image.Image, content: bytes) -> np.ndarray:
-    """(h, w, 3) uint8 RGB of a picture of any of Pillow's modes, unturned."""
-    if image.mode == "F" or image.format == "TIFF" and (
-            image.mode == "I" or set(image.tag_v2.get(_SAMPLE_FORMAT, ())) - {1, 4}):
-        raise DecodingError("its pixels are floating-point, signed or 32-bit numbers, whose range is not known: "
-                            "convert it to 8 or 16 bits")
-    if _misread_by_pillow(image, content):
-        if image.mode not in ("L", "RGB") and not image.mode.startswith("I;16"):
-            raise DecodingError(f"pixels of mode {image.mode} with 16 bits are not read here: convert it to 8 bits")
-        return _by_opencv(content)
-    image.load()
-    transparency = image.info.get("transparency")
-    if image.mode.startswith("I"):
-        values, bits = np.asarray(image).astype(np.int32), 16
-        if image.format == "TIFF":
-            bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0]  # may be 12
-            if image.tag_v2.get(_PHOTOMETRIC) == 0:  # white is zero
-                values = (1 << bits) - 1 - values
-        grey = np.clip(values >> bits - 8, 0, 255).astype(np.uint8)
-        if isinstance(transparency, int):
-            grey[values == transparency] = 255
-        return np.repeat(grey[:, :, None], 3, 2)
-    if image.mode == "LAB":
-        lab, rgb = (ImageCms.createProfile(space) for space in ("LAB", "sRGB"))
-        return np.array(ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB"))
-    if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or transparency is not None:
-        image = image.convert("RGBA") if image.mode != "La" else image.convert("LA").convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
-
-
-def _misread_by_pillow(image: Image.Image, content: bytes) -> bool:
-    """Whether Pillow decodes to garbage what OpenCV decodes right."""
-    if image.format == "JPEG2000":  # rounding overflows; the number of bits is in the SIZ marker segment
-        return not image.mode.startswith("I") and content[content.index(b"\xff\x4f\xff\x51") + 42] & 127 > 7
-    return image.format == "TIFF" and image.tag_v2.get(_PLANAR) == 2 and (
-        image.tag_v2.get(_PHOTOMETRIC) == 0 or bool(set(image.tag_v2.get(_BITS_PER_SAMPLE, ())) - {8}))
-
-
-def _by_opencv(content: bytes, damage: Optional[str] = None) -> np.ndarray:
-    """(h, w, 3) uint8 RGB, unturned; transparency is left out."""
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         image, damage = None, error.err
     if image is None:
         raise DecodingError("the file is damaged or truncated" + (f" ({damage})" if damage else ""))
-    return image
+    return Decoded(image, damage)
 
 
-def _upright(pixels: np.ndarray, image: Image.Image, content: bytes) -> np.ndarray:
-    return turned(pixels, _orientation(image, content))
+def _to_rgb(image: Image.Image, content: bytes) -> np.ndarray:
+    """(h, w, 3) uint8 RGB of a picture of any of Pillow's modes, unturned."""
+    tags = image.tag_v2 if image.format == "TIFF" else {}
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]  # may be 12
+    if image.mode == "F" or tags and (image.mode == "I" or set(tags.get(_SAMPLE_FORMAT, ())) - {1, 4}):
+        raise DecodingError("its pixels are floating-point, signed or 32-bit numbers, whose range is not known: "
+                            "convert it to 8 or 16 bits")
+    # What Pillow decodes to garbage. The number of bits of a JPEG 2000 picture is in its SIZ marker segment.
+    if (tags.get(_PHOTOMETRIC) == 0) + (tags.get(_PLANAR) == 2) + (bits > 8) > 1 or image.format == "JPEG2000" and (
+            not image.mode.startswith("I") and content[content.index(b"\xff\x4f\xff\x51") + 42] & 127 > 7):
+        raise DecodingError("its pixels are stored in a way that is not read here: convert it to RGB of 8 bits")
+    image.load()
+    if image.mode.startswith("I"):
+        grey = np.clip(np.asarray(image).astype(np.int32) >> bits - 8, 0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, 2)
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
 
 
 def _orientation(image: Image.Image, content: bytes) -> Optional[int]:
@@ -365,36 +322,10 @@ def _orientation(image: Image.Image, content: bytes) -> Optional[int]:
             if not re.search(b"(?i)exif", content):
                 return None
             _check_size(image, content)
-        exif = image.getexif()
-        if image.format == "JPEG2000" and _JP2_EXIF in content:
-            exif.load(content[content.index(_JP2_EXIF) + len(_JP2_EXIF):])
-        orientation = exif.get(_ORIENTATION)
-        return orientation if orientation in _TURNS else None
+        return image.getexif().get(_ORIENTATION)
     return None
 
 
 def turned(pixels: np.ndarray, orientation: Optional[int]) -> np.ndarray:
     """The upright form of an array (h, w, ...) that was stored with an EXIF orientation, 1..8."""
     return np.ascontiguousarray(_TURNS[orientation](pixels)) if orientation in _TURNS else pixels
-
-
-def _without_damaged_notes(content: bytes) -> bytes:
-    """A PNG file without the damaged ones of its chunks that no decoder needs, as EXIF data, on which Pillow gives up.
-
-    Raises:
-        DecodingError: a chunk of the picture itself is damaged.
-    """
-    parts, start = [_PNG_START], len(_PNG_START)
-    while start + 12 <= len(content):
-        length, kind = struct.unpack_from(">I4s", content, start)
-        end = start + 12 + length
-        if end > len(content):
-            break
-        if zlib.crc32(content[start + 4:end - 4]) == struct.unpack_from(">I", content, end - 4)[0]:
-            parts.append(content[start:end])
-        elif not kind[0] & 32:  # an upper-case letter: needed
-            raise DecodingError(f"the file is damaged (checksum of a chunk {kind!r})")
-        start = end
-        if kind == b"IEND":  # what follows is not of the picture
-            break
-    return b"".join(parts + [content[start:]])

@@ -2,14 +2,13 @@ import itertools
 import os
 import resource
 import struct
-import zlib
 
 import cv2
 import numpy as np
 import PIL
 import pytest
 from picture_files import claiming, encoded, tiff
-from PIL import Image, ImageCms, features
+from PIL import Image, features
 
 import core.io.images
 from core.classes import voc_palette
@@ -106,9 +105,6 @@ def pillow_pictures():
         yield mode, clear, np.where(CLEAR[:, :, None], 255, opaque)
     yield "CMYK", image.convert("CMYK"), COLOURS
     yield "YCbCr", image.convert("YCbCr"), COLOURS
-    lab = ImageCms.profileToProfile(image, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"),
-                                    outputMode="LAB")
-    yield "LAB", lab, COLOURS
     yield "I;16", Image.fromarray(GREY.astype(np.uint16) * 257), GREYS
     yield "I;16B", Image.frombytes("I;16B", (50, 40), (GREY.astype(">u2") * 257).tobytes()), GREYS
 
@@ -117,7 +113,7 @@ def pillow_pictures():
     ("PNG", "RGB L 1 P RGBA LA I;16", {}), ("JPEG", "RGB L CMYK YCbCr", {"quality": 95, "subsampling": 0}),
     ("JPEG", "RGB L", {"quality": 95, "progressive": True}), ("WEBP", "RGB RGBA", {"lossless": True}),
     ("BMP", "RGB L 1 P", {}), ("GIF", "L 1 P", {}), ("PPM", "RGB L 1", {}), ("JPEG2000", "RGB L RGBA LA I;16", {}),
-    ("TIFF", "RGB L 1 P RGBA LA CMYK LAB I;16 I;16B", {}),
+    ("TIFF", "RGB L 1 P RGBA LA CMYK I;16 I;16B", {}),
     pytest.param("TIFF", "YCbCr", {}, marks=pytest.mark.skipif(
         int(PIL.__version__.split(".")[0]) < 11, reason="Pillow 10 can't read what it writes, and says so")),
     ("TIFF", "RGB L P CMYK I;16", {"compression": "tiff_lzw"}), ("TIFF", "RGB L", {"compression": "jpeg"}),
@@ -137,12 +133,12 @@ def test_avif_is_read_and_turned():
     assert difference(encoded(COLOURS, "AVIF", quality=95, exif=exif), np.rot90(COLOURS, -1)) < 4
 
 
-@pytest.mark.parametrize("ending", [".png", ".tif", ".jp2", ".ppm", ".bmp", ".webp"])
+@pytest.mark.parametrize("ending", [".png", ".tif", ".ppm", ".bmp", ".webp"])
 def test_every_depth_of_opencvs_writers_is_read_right_or_refused(ending):
     seen = 0
     for (dtype, scale), channels in itertools.product(((np.uint8, 1), (np.uint16, 257), (np.float32, 1 / 255),
                                                        (np.float64, 1 / 255)), (1, 3, 4)):
-        if dtype is not np.uint8 and ending in (".bmp", ".webp") or dtype is not np.uint16 and ending == ".jp2" or \
+        if dtype is not np.uint8 and ending in (".bmp", ".webp") or \
                 dtype in (np.float32, np.float64) and ending != ".tif" or channels != 3 and ending == ".ppm":
             continue  # OpenCV would write something else
         image = {1: GREY, 3: COLOURS[..., ::-1], 4: np.dstack([COLOURS[..., ::-1], np.full(GREY.shape, 255)])}[channels]
@@ -152,7 +148,7 @@ def test_every_depth_of_opencvs_writers_is_read_right_or_refused(ending):
             assert difference(content.tobytes(), GREYS if channels == 1 else COLOURS) < 3, (dtype, channels)
             seen += 1
         except DecodingError:
-            assert dtype in (np.float32, np.float64) or ending == ".jp2" and channels == 4
+            assert dtype in (np.float32, np.float64)
     assert seen
 
 
@@ -175,7 +171,9 @@ def test_tiffs_of_other_programs_are_read_right_or_refused(byte_order, planar):
             except DecodingError:
                 pass
     assert all(depth in ("uint8", "uint16") for _, depth in read)
-    assert read >= {(name, "uint8") for name in kinds if name != "five bands"} | {("grey", "uint16"), ("rgb", "uint16")}
+    refused = {"five bands", "white is zero"} if planar else {"five bands"}
+    assert read >= {(name, "uint8") for name in set(kinds) - refused}
+    assert planar or read >= {("grey", "uint16"), ("rgb", "uint16")}
 
 
 def test_twelve_bits_are_scaled_to_eight():
@@ -190,22 +188,17 @@ def test_twelve_bits_are_scaled_to_eight():
 @pytest.mark.parametrize("pixels", [GREY[..., None], COLOURS])
 def test_floating_point_pixels_are_refused_by_name(tmp_path, pixels, scale):
     (tmp_path / "a.tif").write_bytes(tiff((pixels * scale).astype(np.float32)))
-    with pytest.raises(UserError, match="a.tif can't be decoded: .*(whole numbers|floating-point)"):
+    with pytest.raises(UserError, match="a.tif can't be decoded: .*(of 8 or 16 bits|floating-point)"):
         read_image(str(tmp_path / "a.tif"))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "JPEG2000"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_container_is_turned_as_its_orientation_says(kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     if kind == "TIFF":
         content = encoded(COLOURS, kind, tiffinfo={0x0112: orientation})
-    elif kind == "JPEG2000":
-        if not features.check("jpg_2000"):
-            pytest.skip("Pillow without JPEG 2000")
-        box = b"JpgTiffExif->JP2" + exif.tobytes()[6:]
-        content = encoded(COLOURS, kind) + struct.pack(">I4s", 8 + len(box), b"uuid") + box
     else:
         flags = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}.get(kind, {})
         content = encoded(COLOURS, kind, exif=exif, **flags)
@@ -219,7 +212,7 @@ def test_exif_data_with_any_damaged_byte_cost_no_picture():
     exif = Image.Exif()
     exif[0x0112], exif[0x010f] = 6, "A maker of cameras"
     exif.get_ifd(0x8769)[0x829a] = 0.01
-    for kind in ("JPEG", "PNG", "WEBP"):
+    for kind in ("JPEG", "WEBP"):
         content = encoded(COLOURS, kind, exif=exif)
         block = exif.tobytes()[6:]
         start = content.index(block)
@@ -242,7 +235,7 @@ def test_jpegs_are_decoded_to_the_bits_of_opencv_by_either_library(monkeypatch):
             assert (decode_image(content).image == expected).all()
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_with_a_hole_is_reported_by_name_once(tmp_path, caplog, mode, progressive):
     pytest.importorskip("simplejpeg")
@@ -289,16 +282,10 @@ def test_a_header_that_claims_too_many_pixels_takes_no_memory(kind):
     if kind == "JPEG2000" and not features.check("jpg_2000"):
         pytest.skip("Pillow without JPEG 2000")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(DecodingError, match="pixels can't come out of [0-9]+ bytes"):
+    with pytest.raises(DecodingError, match="pixels are too many for [0-9]+ bytes"):
         decode_image(claiming(kind, 30000, 30000))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
     assert min(image_size(claiming(kind, 30000, 30000))) > 16000
-
-
-def test_pictures_larger_than_memory_should_hold_are_refused_however_large_their_files():
-    content = claiming("PPM", 30000, 30000)
-    with pytest.raises(DecodingError, match="30000 x 30000 are too many pixels"):
-        decode_image(content + bytes(30000 * 30000 // 8256))
 
 
 def test_a_large_picture_of_one_colour_is_no_damage():
@@ -331,13 +318,6 @@ def test_transparent_colours_of_a_palette_or_of_grey_are_white():
         flags = {"lossless": True} if kind == "WEBP" else {}
         image.info["transparency"] = 3
         assert difference(encoded(image, kind, transparency=3, **flags), expected) == 0
-    wide = Image.fromarray(GREY.astype(np.uint16) * 257)
-    value = int(GREY[0, 0])
-    content = encoded(wide, "PNG")
-    data = b"tRNS" + struct.pack(">H", value * 257)
-    place = content.index(b"IDAT") - 4
-    content = content[:place] + struct.pack(">I", 2) + data + struct.pack(">I", zlib.crc32(data)) + content[place:]
-    assert difference(content, np.where(GREYS == value, 255, GREYS)) == 0
 
 
 def test_a_mask_is_turned_as_its_image_would_be(tmp_path):
