@@ -75,8 +75,11 @@ class Config:
     web_user_agent: str = _setting("fetch_web_images/1.0 (research)", "User-Agent of downloads; some sites want a "
                                    "contact address in it")
 
-    web_side: int = _setting(288, "longest side at which web images are co-segmented, pixels; the network that "
-                             "compares them sees twice as many", at_least=64, at_most=512, group="Masks of web images")
+    cosegmented_images: str = _setting("web", "images that create_web_masks.py segments together: web; or web+train, "
+                                       "the training images too, once for each of their image-level labels",
+                                       choices=("web", "web+train"), group="Masks of web images")
+    web_side: int = _setting(288, "longest side at which images are co-segmented, pixels; the network that compares "
+                             "them sees twice as many", at_least=64, at_most=512)
     web_rounds: int = _setting(4, "rounds in which the classifiers of cells learn from their own labels", at_least=0,
                                at_most=10)
     web_sample_images: int = _setting(100, "images of each class that the classifiers of cells learn from", at_least=1,

@@ -37,6 +37,7 @@ class Layout:
         self.web_report = path("dataset", "web_report.csv")
         self.web_sheets = path("dataset", "web_sheets")
         self.web_cache = path("cache", "web_masks")
+        self.train_cache = path("cache", "train_cosegmentation")
         self.web_decisions = path("dataset", "web_decisions.csv")
         self.web_corrected = path("dataset", "web_corrected")
         self.web_estimated = path("dataset", "web_estimated")

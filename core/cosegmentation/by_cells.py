@@ -1,42 +1,40 @@
 """Co-segmentation, cell by cell of a trained network's maps.
 
-1. The network's maps of every image (`feature_maps`, in the main process).
-2. All classes together: regressions of cells (`cell_classifier`), first of the images' classes, then in rounds of
-   foreground and background, by the labels that the round before found in a bounded sample of images.
-3. Every image alone: the last round's regression, a random walk (`cells`) and a dense CRF.
+1. All classes together: regressions of cells (`cell_classifier`), first of the images' classes, then in rounds of
+   foreground and background, by the labels that the round before gave to a bounded sample of images.
+2. Every image alone: the last round's regression, a random walk (`cells`) and a dense CRF.
+
+An image's maps (`feature_maps`) are made in the main process when it is its turn, and removed when nothing needs them
+any more.
 """
+import collections
 import dataclasses
 import functools
+import hashlib
 import os
-from typing import Any, Callable, Dict, List, Tuple
+import shutil
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import cv2
 import numpy as np
 import scipy.special
 from threadpoolctl import threadpool_limits
 
+from core.classes import BACKGROUND
 from core.config import Config
-from core.cosegmentation.cell_classifier import Models, Moments, fold_of, scores
+from core.cosegmentation.cell_classifier import Models, Moments, fold_of, predict
 from core.cosegmentation.cells import Cells, relative, unit
-from core.cosegmentation.noise_filter import fit_check, likeness, other_classes
-from core.cosegmentation.results import (
-    Result,
-    cache_file,
-    cache_folder,
-    check_path,
-    finish_image,
-    read_check,
-    read_once,
-    sample_names,
-    write_result,
-)
+from core.cosegmentation.items import Item, model_path, noise_filter_path
+from core.cosegmentation.noise_filter import NoiseFilter, fit_noise_filter, likeness, other_classes
+from core.cosegmentation.results import Result, finish_web_image, results_folder, write_result
+from core.dataset.train_posteriors import Posteriors, write_posteriors
 from core.errors import UserError
 from core.inference.crf import refine
-from core.io.files import read_array, read_arrays, write_array, write_arrays
+from core.io.files import read_array, read_arrays, remove, write_array, write_arrays
 from core.io.images import read_image
 from core.io.logs import logger, progress
 from core.io.resize import shrink
-from core.paths import Layout, class_of, image_path, stems
+from core.paths import Layout, stems
 
 _START_SHARE = 0.2  # of the first labels in those of each round
 _FOREGROUND = 0.5   # labels above are foreground, to the regression
@@ -46,49 +44,59 @@ _CRF: Dict[str, Any] = {"crf_gaussian_sxy": 2.0, "crf_gaussian_compat": 3.0, "cr
                         "crf_bilateral_compat": 4.0}
 _CRF_REACH = 0.12   # crf_bilateral_sxy, as a share of the longest side
 
+Describe = Callable[[np.ndarray], Dict[str, np.ndarray]]
 
-def cosegment_cells(layout: Layout, config: Config, names: List[str], run: Callable) -> None:
-    """Write the mask and the result of every image that has none, from its maps.
+
+def cosegment_cells(config: Config, items: Sequence[Item], describe: Describe, run: Callable) -> None:
+    """Segment every image that has not been segmented: write masks and results of web images, posteriors of training
+    images.
 
     Args:
-        run: function of (work, names, title) that does the work for every name.
+        describe: function from an image, (h, w, 3) uint8 RGB, to the arrays of its maps, see `feature_maps`.
+        run: function of (work, items, count, title) that does the work for every item.
     """
-    mapped = stems(cache_folder(layout, "maps"), ".npz")
-    sound = [name for name in names if name in mapped]
-    for name in (name for name in names if name not in mapped):
-        try:
-            read_image(image_path(layout.web_images, name))
-        except UserError as error:
-            write_result(layout, Result(name, False, 0.0, 0.0, f"unreadable: {error}"))
-    if sound:
-        _learn(layout, config, sound, config.web_rounds, run)
-    done = stems(cache_folder(layout, "results"), ".json") & stems(layout.web_masks, ".png")
-    run(functools.partial(segment, config=config), [name for name in sound if name not in done], "masks")
+    layout = config.layout
+    _learn(config, items, describe, run)
+    masked = stems(results_folder(layout), ".json") & stems(layout.web_masks, ".png")
+    judged = stems(layout.train_posteriors, ".npz")
+    rest = [item for item in items if item.name not in (masked if item.web else judged)]
+    run(functools.partial(segment, config=config), _with_maps(layout, rest, describe), len(rest), "masks")
+    for folder in {item.folder for item in items}:
+        for entry in os.scandir(folder) if os.path.isdir(folder) else ():
+            if entry.name == "maps" or entry.name.startswith("labels"):
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
-def label(name: str, config: Config, rounds: int) -> None:
-    """Step 2 for an image of the sample: writes the mean of its cells' features times labels, (c + 1,) float32, after
-    the given number of rounds."""
+def label(item: Item, config: Config, rounds: int) -> None:
+    """Step 1 for an image of the sample: writes the mean of its cells' features times labels, (c + 1,) float32, after
+    some rounds."""
     layout = config.layout
     with threadpool_limits(1):
-        cells = _read_cells(layout, name)
-        labels, _ = _labels_after(layout, cells, name, rounds)
-        write_array(_label_path(layout, name, rounds), _labelled(cells, labels))
+        cells = _read_cells(item)
+        labels, _ = _labels_after(layout, cells, item, rounds)
+        write_array(item.labels_file(rounds), _labelled(cells, labels))
 
 
-def segment(name: str, config: Config) -> None:
-    """Step 3 for one image: writes its mask and its result. O(1) in the number of images."""
+def segment(item: Item, config: Config) -> None:
+    """Step 2 for one image: writes its mask and its result, or its posteriors. O(1) in the number of images."""
     layout = config.layout
-    image = read_image(image_path(layout.web_images, name))
+    image = read_image(item.image)
+    noise_filter, fold, centre = read_noise_filter(layout), fold_of(item.name), _models(layout, 0).centre
     with threadpool_limits(1):
-        cells = _read_cells(layout, name)
-        labels, found = _labels_after(layout, cells, name, config.web_rounds)
-        posterior, score = refined(image, found.reshape(cells.size), config)
-        check, fold, index = read_check(layout), fold_of(name), class_of(name)
-        centre = _models(layout, 0).centre
-        likely = likeness(check, fold, _foreground(_labelled(cells, labels), centre), index)
-        also = other_classes(check, fold, unit(cells.around(centre)), index)
-    finish_image(layout, config, name, posterior, score, likely, also)
+        cells, judged = _read_cells(item), []
+        for index in item.classes:
+            labels, learned = _labels_after(layout, cells, item._replace(classes=(index,)), config.web_rounds)
+            posterior, score = refined(image, learned.reshape(cells.size), config)
+            judged.append((posterior, score, likeness(noise_filter, fold, _descriptor(_labelled(cells, labels), centre),
+                                                      index)))
+        also = other_classes(noise_filter, fold, unit(cells.around(centre)), item.classes[0]) if item.web else []
+    if item.web:
+        posterior = cv2.resize(judged[0][0], image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        finish_web_image(layout, config, item.name, posterior, *judged[0][1:], also)
+    else:
+        foreground, scores, likenesses = map(np.array, zip(*judged))
+        write_posteriors(layout.train_posteriors, item.name, Posteriors(item.classes, foreground, scores, likenesses))
+    remove(item.maps_file(), missing_ok=True)
 
 
 def refined(image: np.ndarray, labels: np.ndarray, config: Config) -> Tuple[np.ndarray, float]:
@@ -99,7 +107,7 @@ def refined(image: np.ndarray, labels: np.ndarray, config: Config) -> Tuple[np.n
         image: (h, w, 3) uint8 RGB. labels: (h', w') in [0, 1].
 
     Returns:
-        (h, w) float32 in [0, 1], and the Jaccard index of the two foregrounds.
+        (h'', w'') float32 in [0, 1], and the Jaccard index of the two foregrounds.
     """
     small = np.ascontiguousarray(shrink(image, config.web_side))
     odds = _SLOPE * (cv2.resize(labels.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_LINEAR) - _EVEN)
@@ -107,54 +115,107 @@ def refined(image: np.ndarray, labels: np.ndarray, config: Config) -> Tuple[np.n
     crf = dataclasses.replace(config, **_CRF, crf_bilateral_sxy=_CRF_REACH * max(small.shape))
     posterior = refine(unary, small, crf)[1]
     first, second = odds > 0, posterior > 0.5
-    agreement = float((first & second).sum() / max((first | second).sum(), 1))
-    return cv2.resize(posterior, image.shape[1::-1], interpolation=cv2.INTER_LINEAR), agreement
+    return posterior, float((first & second).sum() / max((first | second).sum(), 1))
 
 
-def _learn(layout, config, names, rounds, run):
-    """Step 2: fit and store each round's models, unless they are there.
+def _learn(config, items, describe, run):
+    """Step 1: fit and store each round's models and the noise filter, unless they are there.
 
     Reads the maps of at most `web_sample_images` of a class, one image at a time; keeps (c + 1)^2 numbers for each
     class and fold.
     """
-    sampled, moments = sample_names(names, config.web_sample_images), None
+    layout, rounds = config.layout, config.web_rounds
+    missing = [number for number in range(rounds + 1) if not os.path.exists(model_path(layout, number))]
+    if not missing and os.path.exists(noise_filter_path(layout)):
+        return
+    sample = _draw_sample(config, items, describe)
+    if not sample:
+        return
+    classes, folds = [item.classes[0] for item in sample], [fold_of(item.name) for item in sample]
+    single = len(set(classes)) == 1  # then the images' borders take the place of other classes
+
+    def features():
+        for item, index, fold in zip(progress(sample, len(sample), "statistics"), classes, folds):
+            cells = _read_cells(item)
+            yield index, fold, cells.features
+            if single:
+                yield BACKGROUND, fold, cells.features[cells.border]
 
     def labelled(number: int) -> List[np.ndarray]:
-        done = stems(cache_folder(layout, f"labels{number}"), ".npy")
-        run(functools.partial(label, config=config, rounds=number), [name for name in sampled if name not in done],
-            f"labels of round {number}")
-        return [read_array(_label_path(layout, name, number)) for name in sampled]
+        rest = [item for item in sample if not os.path.exists(item.labels_file(number))]
+        run(functools.partial(label, config=config, rounds=number), rest, len(rest), f"labels of round {number}")
+        return [read_array(item.labels_file(number)) for item in sample]
 
-    for number in range(rounds + 1):
-        path = _model_path(layout, number)
-        if os.path.exists(path):
-            continue
+    moments = None
+    for number in missing:
         if moments is None:
             with threadpool_limits(1):
-                moments = Moments((class_of(name), fold_of(name), _read_cells(layout, name).features)
-                                  for name in progress(sampled, len(sampled), "statistics"))
-        logger.info("round %d of %d: learning from %d images", number, rounds, len(sampled))
-        models = moments.fit_classes() if number == 0 else moments.fit_foreground(
-            [(class_of(name), fold_of(name), found) for name, found in zip(sampled, labelled(number - 1))])
-        write_arrays(path, models._asdict())
+                moments = Moments(features())
+        logger.info("round %d of %d: learning from %d images", number, rounds, len(sample))
+        if number == 0:
+            models = moments.fit_classes()
+        else:
+            foregrounds = list(zip(classes, folds, labelled(number - 1)))
+            if single:
+                foregrounds += [(BACKGROUND, fold, np.zeros_like(mean)) for _, fold, mean in foregrounds]
+            models = moments.fit_foreground(foregrounds)
+        write_arrays(model_path(layout, number), models._asdict())
 
-    if not os.path.exists(check_path(layout)):
-        centre = _models(layout, 0).centre
-        # The labels that the last round learned from are there; those after it would take another pass.
-        descriptors = np.stack([_foreground(found, centre) for found in labelled(max(rounds - 1, 0))])
-        with threadpool_limits(1):
-            check = fit_check(descriptors, np.array([class_of(name) for name in sampled]),
-                              np.array([fold_of(name) for name in sampled]), _PASSES)
-        write_arrays(check_path(layout), check, compressed=True)
+    centre = _models(layout, 0).centre
+    # The labels that the last round learned from are there; those after it would take another pass.
+    descriptors = np.stack([_descriptor(mean, centre) for mean in labelled(max(rounds - 1, 0))])
+    with threadpool_limits(1):
+        noise_filter = fit_noise_filter(descriptors, np.array(classes), np.array(folds), _PASSES)
+    write_arrays(noise_filter_path(layout), noise_filter._asdict(), compressed=True)
 
 
-def _labels_after(layout, cells, name, rounds):
+def _draw_sample(config, items, describe):
+    """At most `web_sample_images` readable images of each class, chosen by a hash of their names, with their maps:
+    items of one class each, sorted."""
+    single = [item._replace(classes=(index,)) for item in items for index in item.classes]
+    single.sort(key=lambda item: hashlib.sha256(item.key.encode("utf-8")).hexdigest())
+    counts: Dict[int, int] = collections.Counter()
+    sample = []
+    for item in progress(single, len(single), "maps"):
+        index = item.classes[0]
+        if counts[index] < config.web_sample_images and _has_maps(config.layout, item, describe):
+            sample.append(item)
+            counts[index] += 1
+    return sorted(sample, key=lambda item: item.key)
+
+
+def _with_maps(layout, items, describe):
+    """Pass readable items on, one after the other, when their maps are made."""
+    return (item for item in items if _has_maps(layout, item, describe))
+
+
+def _has_maps(layout, item, describe):
+    """Whether the image can be read; its maps are made then, unless they are there. For a web image that can't, a
+    result says why.
+
+    Raises:
+        UserError: a training image can't be read.
+    """
+    if os.path.exists(item.maps_file()):
+        return True
+    try:
+        image = read_image(item.image)
+    except UserError as error:
+        if not item.web:
+            raise
+        write_result(layout, Result(item.name, False, 0.0, 0.0, f"unreadable: {error}"))
+        return False
+    write_arrays(item.maps_file(), describe(image))
+    return True
+
+
+def _labels_after(layout, cells, item, rounds):
     """(n,) labels of the cells after the given number of rounds, and the part of them that was learned."""
-    index, fold, first = class_of(name), fold_of(name), _models(layout, 0)
-    start = cells.start(scores(first, fold, index, cells.features))
+    index, fold, first = item.classes[0], fold_of(item.name), _models(layout, 0)
+    start = cells.start(predict(first, fold, index, cells.features))
     if not rounds:
         return start, start
-    learned = scores(_models(layout, rounds), fold, index, cells.features)
+    learned = predict(_models(layout, rounds), fold, index, cells.features)
     learned = cells.walk(relative(learned), first.centre)
     return relative((1 - _START_SHARE) * learned + _START_SHARE * start), learned
 
@@ -163,24 +224,31 @@ def _labelled(cells, labels):
     return (cells.features.T @ (labels > _FOREGROUND) / len(labels)).astype(np.float32)
 
 
-def _foreground(labelled, centre):
+def _descriptor(labelled, centre):
     """(c,) mean features of the foreground, around those of all images, of unit length."""
     mean = labelled[:-1] / max(labelled[-1], 1e-6) - centre
     return mean / max(np.linalg.norm(mean), 1e-6)
 
 
-def _read_cells(layout, name):
-    stored = read_arrays(cache_file(layout, "maps", name, ".npz"))
+def _read_cells(item):
+    stored = read_arrays(item.maps_file())
     return Cells(stored["maps"], stored["contrast"])
 
 
 def _models(layout, number):
-    return Models(**read_once(_model_path(layout, number), read_arrays))
+    return Models(**_read_once(model_path(layout, number)))
 
 
-def _model_path(layout, number):
-    return os.path.join(layout.web_cache, f"cells{number}.npz")
+def read_noise_filter(layout: Layout) -> NoiseFilter:
+    """The noise filter that an earlier run has fitted."""
+    return NoiseFilter(**_read_once(noise_filter_path(layout)))
 
 
-def _label_path(layout, name, number):
-    return cache_file(layout, f"labels{number}", name, ".npy")
+def _read_once(path):
+    """Arrays of a file that many images need: kept until the file changes."""
+    return _read(path, os.stat(path).st_mtime_ns if os.path.exists(path) else 0)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(path, changed):
+    return read_arrays(path)

@@ -1,27 +1,29 @@
 """What the files of the co-segmentation were made of: which settings, and which images."""
 import os
 import shutil
-from typing import Sequence
+from typing import List, Sequence
 
 from core.config import Config, network_settings
+from core.cosegmentation.items import Item
+from core.cosegmentation.results import result_path
 from core.data import check_classes
-from core.dataset.samples import web_images
+from core.dataset.samples import train_images, web_images
+from core.dataset.train_posteriors import posteriors_path
 from core.errors import UserError
 from core.io.files import file_digest, remove, remove_leftovers
 from core.io.provenance import StageRecord
-from core.paths import Layout, class_of, image_path, mask_path, stems
+from core.paths import mask_path, stems
 
-SETTINGS = ("web_side", "web_rounds", "web_sample_images", "web_threshold", "web_uncertain",
+SETTINGS = ("cosegmented_images", "web_side", "web_rounds", "web_sample_images", "web_threshold", "web_uncertain",
             "web_min_score", "web_min_likeness", "web_min_foreground", "web_max_foreground", "seed", "classes")
-_FORMAT = 5  # of the files; those of another one can't be used
+_FORMAT = 6  # of the files; those of another one can't be used
 
 
-def claim(layout: Layout, config: Config, features: str, names: Sequence[str], overwrite: bool) -> StageRecord:
-    """Take possession of cache and masks; what was made of images that have changed since is removed.
+def claim(config: Config, features: str, items: Sequence[Item], overwrite: bool) -> StageRecord:
+    """Take possession of cache and masks; what was made of images or labels that have changed since is removed.
 
     Args:
         features: "imagenet" or "resnet".
-        names: ids of the images.
         overwrite: empty the cache, unless the same was begun before and has not come to its end (`finish`).
 
     Returns:
@@ -30,30 +32,57 @@ def claim(layout: Layout, config: Config, features: str, names: Sequence[str], o
     Raises:
         UserError: what is there was made otherwise, or can't be removed, or an image is no file.
     """
+    layout = config.layout
     origin = {"settings": network_settings(config, SETTINGS), "features": features, "format": _FORMAT}
     if features == "resnet":
         origin["base_model_sha256"] = file_digest(layout.base_model)
-    images = web_images(config, names)
-    check_classes(config, map(class_of, names), record=True)
-    record = images.record()
+    check_classes(config, [index for item in items for index in item.classes], record=True)
+    record = web_images(config, []).record()
     fresh = record.claim(origin, present=record.origin is not None or bool(stems(layout.web_masks, ".png")),
                          overwrite=overwrite)
-    paths = [image_path(layout.web_images, name) for name in names]
-    for path in paths:
-        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-            raise UserError(f"{path} is no regular file: remove it")  # reading a pipe would take for ever
-    readable = [name for name, path in zip(names, paths) if os.access(path, os.R_OK) and os.path.isfile(path)]
-    changed = record.stale({**dict.fromkeys(names, {}), **images.inputs(readable)})
-    remove_leftovers(layout.web_cache, layout.web_masks)
+    for item in items:
+        if os.path.exists(item.image) and not os.path.isfile(item.image) and not os.path.isdir(item.image):
+            raise UserError(f"{item.image} is no regular file: remove it")  # reading a pipe would take for ever
+    changed = record.stale(_inputs(config, items))
+    remove_leftovers(layout.web_cache, layout.web_masks, layout.train_cache, layout.train_posteriors)
     if fresh:
-        _empty(layout.web_cache)
+        for folder in (layout.web_cache, layout.train_cache, layout.train_posteriors):
+            _empty(folder)
     else:
-        folders = [entry.path for entry in os.scandir(layout.web_cache) if entry.is_dir()]
-        for name in changed:
-            made = [os.path.join(folder, name + ending) for folder in folders for ending in (".npz", ".npy", ".json")]
-            for file in made + [mask_path(layout.web_masks, name)]:
-                remove(file, missing_ok=True)
+        for item in items:
+            if _entry(item) in changed:
+                for path in _files(config, item):
+                    remove(path, missing_ok=True)
     return record
+
+
+def _inputs(config, items):
+    """What each image's files depend on, by its name in the record; nothing where it can't be read."""
+    inputs = {_entry(item): {} for item in items}
+    readable = [item for item in items if os.access(item.image, os.R_OK) and os.path.isfile(item.image)]
+    web = [item.name for item in readable if item.web]
+    inputs.update(web_images(config, web).inputs())
+    train = [item.name for item in readable if not item.web]
+    if train:
+        inputs.update((f"train/{name}", value) for name, value in train_images(config).inputs(train).items())
+    return inputs
+
+
+def _entry(item):
+    """Name of the image in the record; no web image's has a slash."""
+    return item.name if item.web else f"train/{item.name}"
+
+
+def _files(config: Config, item: Item) -> List[str]:
+    """Paths of all that may have been made of an image, for its classes or, as a training image, for others."""
+    layout, classes = config.layout, item.classes if item.web else range(1, config.num_classes)
+    made = [item._replace(classes=(index,)).labels_file(number) for index in classes
+            for number in range(config.web_rounds + 1)]
+    if item.web:
+        made += [result_path(layout, item.name), mask_path(layout.web_masks, item.name)]
+    else:
+        made.append(posteriors_path(layout.train_posteriors, item.name))
+    return made + [item.maps_file()]
 
 
 def _empty(folder):

@@ -22,7 +22,7 @@ def fold_of(name: str) -> int:
 
 
 class Models(NamedTuple):
-    """Linear scores of cells.
+    """Linear models of cells, fold by fold.
 
     Attributes:
         classes: (k,) int class indices.
@@ -41,7 +41,8 @@ class Moments:
     def __init__(self, images: Iterable[Tuple[int, int, np.ndarray]]):
         """
         Args:
-            images: (class index, fold, (n, c + 1) float32 features of its cells, the last column 1) of each image.
+            images: (class index, fold, (n, c + 1) float32 features of its cells, the last column 1) of each image; of
+                two classes at least.
         """
         self._sums = _sums((index, fold, features.T @ features / len(features)) for index, fold, features in images)
         self._classes = sorted({index for index, _ in self._sums})
@@ -71,9 +72,9 @@ class Moments:
         weights = np.zeros((FOLDS, len(self._classes), size), np.float32)
         for fold in range(FOLDS):
             means = [{index: _mean(part, index, fold) for index in self._classes} for part in parts]
-            for place, index in enumerate(self._classes):
-                others = [other for other in self._classes if other != index] or [index]
-                weights[fold, place] = solve(*(value for part in means for value in (
+            for row, index in enumerate(self._classes):
+                others = [other for other in self._classes if other != index]
+                weights[fold, row] = solve(*(value for part in means for value in (
                     part[index], sum(part[other] for other in others) / len(others))))
         centre = np.mean([_mean(self._sums, index, None)[-1, :-1] for index in self._classes], 0)
         return Models(np.array(self._classes), weights, centre.astype(np.float32))
@@ -96,9 +97,9 @@ def _mean(sums, index, fold):
     return sum(sums[key][0] for key in keys) / sum(sums[key][1] for key in keys)
 
 
-def scores(models: Models, fold: int, index: int, features: np.ndarray) -> np.ndarray:
-    """(n,) scores of the cells of an image of class `index`; a class that the models don't know has the mean of the
-    others' scores."""
+def predict(models: Models, fold: int, index: int, features: np.ndarray) -> np.ndarray:
+    """(n,) predicted labels of the cells of an image of class `index`; a class that the models don't know has the mean
+    of the others' predictions."""
     own = models.classes == index
     weights = models.weights[fold][own if own.any() else slice(None)].mean(0)
     return features @ weights

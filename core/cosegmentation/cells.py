@@ -2,9 +2,9 @@
 import numpy as np
 
 _CENTRE_SIGMA = 0.6  # of half the image's width and height
-_LIKENESS = 8.0      # exponent of the cosine between two cells
-_REACH = 0.25        # standard deviation of the distance between two cells, as a share of the longest side
-_WALK, _STEPS = 0.8, 5  # share of what a cell takes over from the others in each step
+LIKENESS = 8.0       # exponent of the cosine between two cells
+REACH = 0.25         # standard deviation of the distance between two cells, as a share of the longest side
+WALK, STEPS = 0.8, 5  # share of what a cell takes over from the others in each step
 
 
 class Cells:
@@ -15,6 +15,8 @@ class Cells:
         features: (h * w, c + 1) float32; the last column is 1.
         contrast: (h * w,) float32.
         centred: (h * w,) float32, 1 in the middle of the image and less towards its border.
+        border: (h * w,) bool, the outermost ring of cells.
+        positions: (h * w, 2) float32 (x, y), in units of the image's longest side.
     """
 
     def __init__(self, maps: np.ndarray, contrast: np.ndarray):
@@ -27,9 +29,10 @@ class Cells:
         self.features = np.concatenate([flat, np.ones((1, flat.shape[1]), np.float32)]).T
         self.contrast = contrast.astype(np.float32).ravel()
         y, x = np.indices(self.size)
+        self.border = ((y == 0) | (x == 0) | (y == self.size[0] - 1) | (x == self.size[1] - 1)).ravel()
         y, x = ((2 * (axis.ravel() + 0.5) / length - 1).astype(np.float32) for axis, length in zip((y, x), self.size))
         self.centred = np.exp(-(x ** 2 + y ** 2) / (2 * _CENTRE_SIGMA ** 2))
-        self._place = np.stack([x * self.size[1], y * self.size[0]], 1) / (2 * max(self.size))
+        self.positions = np.stack([x * self.size[1], y * self.size[0]], 1) / (2 * max(self.size))
 
     def start(self, evidence: np.ndarray) -> np.ndarray:
         """(n,) foreground probability before any round: where the network sees something that it knows, near the
@@ -46,14 +49,14 @@ class Cells:
         Args:
             centre: (c,) mean features of all images, which cosines are taken around.
         """
-        return walk(labels, self.around(centre), self._place)
+        return walk(labels, self.around(centre), self.positions)
 
     def around(self, centre: np.ndarray) -> np.ndarray:
         """(n, c) float32 features, less the (c,) mean features of all images."""
         return self.features[:, :-1] - centre
 
 
-def walk(labels: np.ndarray, features: np.ndarray, place: np.ndarray) -> np.ndarray:
+def walk(labels: np.ndarray, features: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Labels after a random walk with restarts: cells take over the foreground probability of near cells that look
     like them.
 
@@ -62,20 +65,20 @@ def walk(labels: np.ndarray, features: np.ndarray, place: np.ndarray) -> np.ndar
 
     Args:
         labels: (n,) in [0, 1].
-        features: (n, c) float32. place: (n, 2), in units of the image's longest side.
+        features: (n, c) float32. positions: (n, 2), in units of the image's longest side.
 
     Returns:
         (n,), relative to the highest.
     """
     features = unit(features)
-    squares = (place ** 2).sum(1)
-    steps = _LIKENESS * (features @ features.T - 1)
-    steps -= (squares[:, None] + squares - 2 * place @ place.T) / (2 * _REACH ** 2)
+    squares = (positions ** 2).sum(1)
+    steps = LIKENESS * (features @ features.T - 1)
+    steps -= (squares[:, None] + squares - 2 * positions @ positions.T) / (2 * REACH ** 2)
     steps = np.exp(steps, out=steps)
     steps /= steps.sum(1, keepdims=True)
     walked = labels
-    for _ in range(_STEPS):
-        walked = (1 - _WALK) * labels + _WALK * (steps @ walked)
+    for _ in range(STEPS):
+        walked = (1 - WALK) * labels + WALK * (steps @ walked)
     return relative(walked)
 
 

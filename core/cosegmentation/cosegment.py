@@ -15,26 +15,21 @@ from typing import Callable, List, Optional, Tuple
 import numpy as np
 
 from core.config import Config
-from core.cosegmentation.by_cells import cosegment_cells
+from core.cosegmentation.by_cells import cosegment_cells, read_noise_filter
 from core.cosegmentation.cache import claim
 from core.cosegmentation.contact_sheet import write_sheets
-from core.cosegmentation.feature_maps import base_network, cache_maps, imagenet_network
+from core.cosegmentation.feature_maps import base_network, describer, imagenet_network
+from core.cosegmentation.items import Item, noise_filter_path
 from core.cosegmentation.noise_filter import unjudged_classes
-from core.cosegmentation.results import (
-    UNLIKE,
-    Result,
-    cache_folder,
-    check_path,
-    read_check,
-    read_result,
-)
+from core.cosegmentation.results import UNLIKE, Result, read_result
+from core.dataset.samples import read_labels
 from core.engines.devices import Device
 from core.errors import UserError
-from core.io.files import list_folder, remove, write_lines, write_text
+from core.io.files import list_folder, read_list, remove, write_lines, write_text
 from core.io.locks import locked
 from core.io.logs import logger, progress
 from core.network.imagenet_weights import PACKAGE, weights_path
-from core.paths import class_of, folder_lock, stems, web_class
+from core.paths import class_of, folder_lock, image_path, stems, web_class
 from core.runtime.parallel import ordered_map
 from core.runtime.task_pool import task_pool
 from core.web.corrections import KEEP, REJECT, apply_moves, corrected_names, read_decisions
@@ -46,6 +41,8 @@ def cosegment(config: Config, device: Callable[[], Device], jobs: int = 1, *, sc
               features: str = "auto", overwrite: bool = False) -> List[Result]:
     """Write web_labels/<name>.png for every web image, web_train_list.txt, web_report.csv and contact sheets.
 
+    Where the setting `cosegmented_images` says so, also cache/train_posteriors/<id>.npz for every training image that
+    has labels.
     Resumes where an earlier run with the same settings was killed. Images added or changed later are judged by the
     models that are there.
 
@@ -71,25 +68,20 @@ def cosegment(config: Config, device: Callable[[], Device], jobs: int = 1, *, sc
         with locked(folder_lock(layout.web_cache), f"co-segmentation into {layout.web_masks}"):
             for move in apply_moves(layout, decisions):
                 logger.info("%s is %s now, as decided in the review", move.name, move.new_name)
-    names = sorted(stems(layout.web_images, ".jpg"))
-    if not names:
-        raise UserError(f"{layout.web_images} holds no .jpg: fetch_web_images.py brings them, or put your own there as "
-                        "<class>_<id>.jpg")
-    for name in names:
-        web_class(name, config.num_classes)
-    others = [name for name in list_folder(layout.web_images) if not name.endswith(".jpg") and not name.startswith(".")]
-    if others:
-        logger.warning("%d files of %s are passed over, such as %s: web images are <class>_<id>.jpg",
-                       len(others), layout.web_images, min(others))
+    items = _web_items(config)
+    names = [item.name for item in items]
+    if config.cosegmented_images == "web+train":
+        items += _train_items(config)
     features, why = feature_set(config, features)
     network = imagenet_network(device()) if features == "imagenet" else base_network(config, device())
     with locked(folder_lock(layout.web_cache), f"co-segmentation into {layout.web_masks}"), \
             task_pool(jobs, scheduler, layout.web_images) as pool, \
-            claim(layout, config, features, names, overwrite) as record:
+            claim(config, features, items, overwrite) as record:
         logger.info("%d images of %d classes, features: %s (%s)", len(names), len({class_of(name) for name in names}),
                     features, why)
-        cache_maps(network, config, names, layout.web_images, cache_folder(layout, "maps"))
-        cosegment_cells(layout, config, names, functools.partial(_run, pool=pool))
+        if len(items) > len(names):
+            logger.info("and %d training images, once for each of their labels", len(items) - len(names))
+        cosegment_cells(config, items, describer(network, config), functools.partial(_run, pool=pool))
         record.finish()
         return _conclude(layout, config, [_reviewed(layout, read_result(layout, name), decisions) for name in names])
 
@@ -116,8 +108,30 @@ def feature_set(config: Config, features: str = "auto") -> Tuple[str, str]:
                     f"{PACKAGE}), and {missing['resnet']}")
 
 
-def _run(work, names, what, pool):
-    for _ in progress(ordered_map(work, names, pool.executor, pool.ahead), len(names), what):
+def _web_items(config):
+    folder = config.layout.web_images
+    names = sorted(stems(folder, ".jpg"))
+    if not names:
+        raise UserError(f"{folder} holds no .jpg: fetch_web_images.py brings them, or put your own there as "
+                        "<class>_<id>.jpg")
+    others = [name for name in list_folder(folder) if not name.endswith(".jpg") and not name.startswith(".")]
+    if others:
+        logger.warning("%d files of %s are passed over, such as %s: web images are <class>_<id>.jpg",
+                       len(others), folder, min(others))
+    return [Item(name, image_path(folder, name), (web_class(name, config.num_classes),), config.layout.web_cache)
+            for name in names]
+
+
+def _train_items(config):
+    layout = config.layout
+    names = read_list(layout.train_list, "run create_dataset.py first")
+    labels = read_labels(layout.train_labels, names, config)
+    return [Item(name, image_path(layout.train_images, name), tuple(sorted(labels[name])), layout.train_cache, False)
+            for name in names if labels[name]]
+
+
+def _run(work, items, count, title, pool):
+    for _ in progress(ordered_map(work, items, pool.executor, pool.ahead), count, title):
         pass
 
 
@@ -148,9 +162,9 @@ def _conclude(layout, config, results):
     log_doubts(layout, config, results)
     kept = [result.name for result in results if result.kept]
     for index in sorted({class_of(result.name) for result in results}):
-        own = [result for result in results if class_of(result.name) == index]
-        logger.info("%-12s %5d images, %5d kept, mean score %.2f", config.classes[index], len(own),
-                    sum(result.kept for result in own), np.mean([result.score for result in own]))
+        group = [result for result in results if class_of(result.name) == index]
+        logger.info("%-12s %5d images, %5d kept, mean score %.2f", config.classes[index], len(group),
+                    sum(result.kept for result in group), np.mean([result.score for result in group]))
     if not kept:
         remove(layout.web_list, missing_ok=True)  # an earlier run's
         reason, count = collections.Counter(result.reason.split(":")[0] for result in results).most_common(1)[0]
@@ -164,9 +178,9 @@ def _conclude(layout, config, results):
 
 def log_doubts(layout, config, results):
     """Log the classes that are too small for the noise filter, and those whose images have little in common."""
-    if not config.web_min_likeness or not os.path.exists(check_path(layout)):
+    if not config.web_min_likeness or not os.path.exists(noise_filter_path(layout)):
         return
-    unjudged = [config.classes[index] for index in unjudged_classes(read_check(layout))]
+    unjudged = [config.classes[index] for index in unjudged_classes(read_noise_filter(layout))]
     if unjudged:
         logger.info("too few images to tell which of them look unlike their class: %s", ", ".join(unjudged))
     classes = collections.defaultdict(list)

@@ -2,8 +2,7 @@
 
 Runs in the main process, the only one that may import mxnet or torch; what the workers need they read from files.
 """
-import os
-from typing import Callable, List, NamedTuple, Tuple
+from typing import Callable, Dict, NamedTuple, Tuple
 
 import cv2
 import numpy as np
@@ -11,15 +10,10 @@ import numpy as np
 from core.config import Config
 from core.engines.devices import Device
 from core.engines.network import Network
-from core.errors import UserError
 from core.inference.segmenter import prepare
-from core.io.files import write_arrays
-from core.io.images import read_image
-from core.io.logs import logger, progress
 from core.network import efficientnet_lite, fcn, resnet
 from core.network.shapes import ShapeRecorder
 from core.network.snapshots import adopt_recorded, matching, read_parameters
-from core.paths import image_path, stems
 
 CHANNELS = 256  # kept of the maps, by a random projection: angles and linear scores survive it
 CELL = 16       # pixels
@@ -92,33 +86,21 @@ def base_network(config: Config, device: Device) -> MapNetwork:
     return MapNetwork(path, channels, forward)
 
 
-def cache_maps(network: MapNetwork, config: Config, names: List[str], images: str, folder: str) -> None:
-    """Write <folder>/<name>.npz for every image that has none; unreadable ones are left out. O(1) per image.
+def describer(network: MapNetwork, config: Config) -> Callable[[np.ndarray], Dict[str, np.ndarray]]:
+    """Function from an image, (h, w, 3) uint8 RGB, to the arrays that describe its cells, h' x w' of them.
 
-    maps: (256, h, w) float16, the stages, each of unit length in every cell, all projected by one random matrix
-    (Johnson and Lindenstrauss).
-    contrast: (h, w) float16, see `MapNetwork`.
-
-    Args:
-        names: ids of the images. images: folder of <id>.jpg.
+    maps: (256, h', w') float16, the stages, each of unit length in every cell, all projected by one random matrix
+    (Johnson and Lindenstrauss). contrast: (h', w') float16, see `MapNetwork`.
     """
-    there = stems(folder, ".npz")
-    rest = [name for name in names if name not in there]
-    if not rest:
-        return
-    logger.info("maps of %s for %d images", network.title, len(rest))
-    projection = np.linalg.qr(np.random.default_rng((config.seed, 4)).normal(size=(sum(network.channels), CHANNELS)))
-    directions = projection[0].T.astype(np.float32)
-    for name in progress(rest, len(rest), "maps"):
-        try:
-            image = read_image(image_path(images, name))
-        except UserError:
-            continue  # the segmentation of the image says why
+    rng = np.random.default_rng((config.seed, 4))
+    directions = np.linalg.qr(rng.normal(size=(sum(network.channels), CHANNELS)))[0].T.astype(np.float32)
+
+    def describe(image):
         maps, contrast = network.forward(network_view(image, _SCALE * config.web_side))
         for stage in np.split(maps, np.cumsum(network.channels[:-1])):
             stage /= np.maximum(np.linalg.norm(stage, axis=0), 1e-6)
-        write_arrays(os.path.join(folder, name + ".npz"), {
-            "maps": np.tensordot(directions, maps, 1).astype(np.float16), "contrast": contrast.astype(np.float16)})
+        return {"maps": np.tensordot(directions, maps, 1).astype(np.float16), "contrast": contrast.astype(np.float16)}
+    return describe
 
 
 def network_view(image: np.ndarray, longest_side: int) -> np.ndarray:

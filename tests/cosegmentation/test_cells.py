@@ -6,27 +6,27 @@ from core.cosegmentation.cells import Cells, relative, walk
 
 
 def test_the_walk_completes_what_looks_alike_and_is_near():
-    place = np.stack([np.zeros(40), np.arange(40) / 40], 1)
+    positions = np.stack([np.zeros(40), np.arange(40) / 40], 1)
     features = np.where(np.arange(40)[:, None] < 20, (1.0, 0.0), (0.0, 1.0)).astype(np.float32)
     labels = np.zeros(40)
     labels[:5] = 1
-    found = walk(labels, features, place)
+    found = walk(labels, features, positions)
     assert found[6] > found[10] > found[19] > 10 * found[20:].max()
     assert found[10] > 0.2
 
 
 def test_the_walk_is_the_sum_over_its_steps(rng):
-    features, place = rng.normal(size=(12, 4)), rng.random((12, 2))
+    features, positions = rng.normal(size=(12, 4)), rng.random((12, 2))
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    distance = ((place[:, None] - place) ** 2).sum(-1)
-    steps = np.exp(cells._LIKENESS * (unit @ unit.T - 1) - distance / (2 * cells._REACH ** 2))
+    distance = ((positions[:, None] - positions) ** 2).sum(-1)
+    steps = np.exp(cells.LIKENESS * (unit @ unit.T - 1) - distance / (2 * cells.REACH ** 2))
     steps /= steps.sum(1, keepdims=True)
     labels = rng.random(12)
     power, expected = np.eye(12), 0
-    for number in range(cells._STEPS):
-        expected, power = expected + (1 - cells._WALK) * power @ labels, cells._WALK * power @ steps
+    for number in range(cells.STEPS):
+        expected, power = expected + (1 - cells.WALK) * power @ labels, cells.WALK * power @ steps
     expected += power @ labels
-    np.testing.assert_allclose(walk(labels, features, place), cells.relative(expected), rtol=1e-5)
+    np.testing.assert_allclose(walk(labels, features, positions), cells.relative(expected), rtol=1e-5)
 
 
 def test_labels_start_where_evidence_contrast_and_centre_meet():
@@ -43,3 +43,17 @@ def test_relative_labels_bring_small_objects_to_one():
     labels[:3] = 0.4
     np.testing.assert_allclose(relative(labels)[:3], 1)
     np.testing.assert_allclose(relative(labels)[3:], 0.25)
+
+
+def test_positions_are_those_of_the_cells_in_an_image_that_is_wider_than_high():
+    """With axes swapped or of different units the walk would reach further along one of them."""
+    made = Cells(np.zeros((1, 4, 8)), np.zeros((4, 8)))
+    x, y = made.positions.reshape(4, 8, 2).transpose(2, 0, 1)
+    np.testing.assert_allclose(np.diff(x, axis=1), 1 / 8, atol=1e-6)
+    np.testing.assert_allclose(np.diff(y, axis=0), 1 / 8, atol=1e-6)
+    assert np.allclose(np.diff(x, axis=0), 0) and np.allclose(np.diff(y, axis=1), 0)
+
+
+def test_the_border_is_the_outermost_ring():
+    border = Cells(np.zeros((1, 4, 5)), np.zeros((4, 5))).border.reshape(4, 5)
+    assert not border[1:-1, 1:-1].any() and border.sum() == 14

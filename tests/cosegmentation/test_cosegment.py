@@ -21,8 +21,18 @@ from core.cosegmentation.cosegment import cosegment as run_stage
 from core.cosegmentation.cosegment import feature_set
 from core.cosegmentation.evaluate_masks import evaluate_web_masks
 from core.cosegmentation.results import UNLIKE
+from core.dataset.train_posteriors import read_posteriors
 from core.errors import UserError
-from core.io.files import read_bytes, read_json, read_lines, write_bytes, write_json
+from core.io.files import (
+    read_arrays,
+    read_bytes,
+    read_json,
+    read_lines,
+    write_arrays,
+    write_bytes,
+    write_json,
+    write_lines,
+)
 from core.io.images import read_mask, write_image, write_mask
 from core.io.locks import locked
 from core.network import imagenet_weights
@@ -154,6 +164,7 @@ def test_new_and_changed_images_are_judged_by_the_models_that_are_there(done):
     after = times(done.path("cache", "web_masks"))
     changed = {os.path.basename(path).split(".")[0] for path in before if after.get(path) != before[path]}
     assert changed == {"origin", "6_000001", "6_000003", "8_000001"}
+    assert not [path for path in after if "maps" in path or "labels" in path], "removed when nothing needs them"
     write_picture(done, "6_000003", 79)
     cosegment(done)
     assert "unreadable" not in report(done)["6_000003"]["reason"] and len(masks(done)) == 13
@@ -211,12 +222,19 @@ def test_overwriting_empties_a_linked_cache_and_resumes_when_killed(done, monkey
         patch.setattr(by_cells, "Moments", killed)
         cosegment(done, overwrite=True)
     begun = times("elsewhere")
-    assert set(begun) == {path for path in old if "maps" in path} | {"elsewhere/origin.json"}
+    assert {os.path.dirname(path) for path in begun} == {"elsewhere", "elsewhere/maps"} and len(begun) == 13
+    os.remove("dataset/web_images/6_000000.jpg")
+    with monkeypatch.context() as patch:
+        patch.setattr(by_cells, "read_image", None)  # all maps are there
+        patch.setattr(by_cells, "segment", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cosegment(done, overwrite=True)
+    assert begun.items() <= {**times("elsewhere"), "elsewhere/origin.json": begun["elsewhere/origin.json"]}.items()
     cosegment(done, overwrite=True)
     again = times("elsewhere")
-    assert all(again[path] == when for path, when in begun.items() if "maps" in path), "the same command resumes"
     cosegment(done, overwrite=True)
-    assert not set(again.items()) & set(times("elsewhere").items()), "and then starts from scratch"
+    assert not set(again.items()) & set(times("elsewhere").items()), "once finished, it starts from scratch"
+    assert set(again) <= set(old)
 
 
 def test_nothing_is_lost_to_an_overwriting_that_can_not_begin(done):
@@ -233,14 +251,19 @@ def test_nothing_is_lost_to_an_overwriting_that_can_not_begin(done):
 
 
 def test_damaged_caches_and_pipes_are_named(done):
-    path = done.path("cache", "web_masks", "maps", "6_000001.npz")
+    first = masks(done)
+    path = done.path("cache", "web_masks", "round2.npz")
     content = read_bytes(path)
     for damaged in (b"", content[:len(content) // 2], content[:-30] + bytes(30), b"PK\x03\x04" + content[9:]):
         write_bytes(path, damaged)
         os.remove(done.path("dataset", "web_labels", "6_000001.png"))
-        with pytest.raises(UserError, match="6_000001.npz is damaged: remove it"):
+        with pytest.raises(UserError, match="round2.npz is damaged: remove it"):
             cosegment(done)
         write_mask(done.path("dataset", "web_labels", "6_000001.png"), np.zeros((4, 4)))
+    os.remove(path)
+    os.remove(done.path("dataset", "web_labels", "6_000001.png"))
+    cosegment(done)
+    assert masks(done) == first and read_arrays(path), "learned again from maps that are made again"
     os.mkfifo(done.path("dataset", "web_images", "6_000009.jpg"))
     with pytest.raises(UserError, match="6_000009.jpg is no regular file"):
         cosegment(done)
@@ -256,11 +279,60 @@ def test_a_cache_of_an_earlier_version_is_refused(done):
 
 @pytest.mark.parametrize("size, count", [((1, 1, 3), 1), ((120, 140, 3), 2)])
 def test_images_whose_cells_are_all_alike_get_masks(tmp_path, size, count):
-    config = Config(root=str(tmp_path), web_min_foreground=0, web_max_foreground=1, **SETTINGS)
+    config = Config(root=str(tmp_path), **{**SETTINGS, "web_min_foreground": 0, "web_max_foreground": 1})
     for number in range(count):
         write_image(config.path("dataset", "web_images", f"6_{number}.jpg"), np.zeros(size, np.uint8))
     cosegment(config)
     assert len(masks(config)) == len(report(config)) == count
+
+
+def test_a_single_class_is_told_from_the_borders_of_its_images(web):
+    for name in masks_to_remove(web, "6_"):
+        os.remove(web.path("dataset", "web_images", name))
+    cosegment(web)
+    for name in masks_to_remove(web, "6_", folder="truth"):
+        os.remove(web.path("truth", name))
+    assert len(masks(web)) == 4 and evaluate_web_masks(web, "truth")["bus"][1] > 0.5
+
+
+def masks_to_remove(config, kept, folder="dataset/web_images"):
+    return [name for name in os.listdir(config.path(folder)) if not name.startswith(kept)]
+
+
+def test_training_images_are_segmented_for_each_of_their_labels(web, monkeypatch):
+    """Together with the web images, which stay as they are; a killed run resumes to the same posteriors."""
+    bus, cat = (make_sample.web_picture(np.random.default_rng((9, 9, index)), name) for index, name in
+                enumerate(("bus", "cat")))
+    both = np.concatenate([bus[0], cv2.resize(cat[0], bus[0].shape[1::-1])], 1)
+    for name, image in (("2007_1", both), ("000001", cat[0]), ("c", bus[0])):
+        write_image(web.path("dataset", "train_images", name + ".jpg"), image)
+    write_lines(web.layout.train_list, ["2007_1", "000001", "c"])
+    with pytest.raises(UserError, match="train_labels.json"):
+        cosegment(settings(web, cosegmented_images="web+train"))
+    write_json(web.layout.train_labels, {"2007_1": [6, 8], "000001": [8], "c": []})
+    before = sorted(os.listdir("dataset/web_images"))
+    config = settings(web, cosegmented_images="web+train")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(by_cells, "write_posteriors", killed)
+        cosegment(config)
+    cosegment(config)
+    assert sorted(os.listdir("dataset/web_images")) == before and len(masks(config)) == 12
+    folder = config.layout.train_posteriors
+    assert sorted(os.listdir(folder)) == ["000001.npz", "2007_1.npz"]
+    found = read_posteriors(folder, "2007_1", both.shape[:2])
+    assert found.labels == (6, 8) and found.scores.shape == found.likeness.shape == (2,)
+    left, right = found.foreground[:, :, :bus[0].shape[1]], found.foreground[:, :, bus[0].shape[1]:]
+    assert left[0].mean() > right[0].mean() and right[1].mean() > left[1].mean(), "each label has its own foreground"
+    alone = read_posteriors(folder, "000001", cat[1].shape).foreground[0] > 0.5
+    assert (alone & (cat[1] > 0)).sum() / (alone | (cat[1] > 0)).sum() > 0.5
+    first = times(folder)
+    write_json(web.layout.train_labels, {"2007_1": [6], "000001": [8], "c": []})
+    cosegment(config)
+    assert read_posteriors(folder, "2007_1", (9, 9)).labels == (6,)
+    assert times(folder)[os.path.join(folder, "000001.npz")] == first[os.path.join(folder, "000001.npz")]
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -323,12 +395,12 @@ def test_a_cluster_makes_the_same_masks_without_the_network_and_when_it_loses_a_
 
 def test_a_class_whose_images_have_nothing_in_common_is_named(web, caplog):
     from core.cosegmentation import cosegment as stage
-    from core.cosegmentation.results import Result, check_path
-    from core.io.files import write_arrays
+    from core.cosegmentation.items import noise_filter_path
+    from core.cosegmentation.results import Result
     layout, rng = web.layout, np.random.default_rng(0)
     classes = np.repeat([6, 8, 5], (20, 20, 3))
-    write_arrays(check_path(layout), noise_filter.fit_check(rng.normal(size=(43, 4)).astype(np.float32), classes,
-                                                            np.arange(43) % 3, 1))
+    write_arrays(noise_filter_path(layout), noise_filter.fit_noise_filter(
+        rng.normal(size=(43, 4)).astype(np.float32), classes, np.arange(43) % 3, 1)._asdict())
     results = [Result(f"{index}_{number:06d}", True, 1.0, 0.5, UNLIKE if number < 12 or number == 30 else "")
                for number, index in enumerate(classes)]
     with caplog.at_level("INFO"):

@@ -7,10 +7,8 @@ from conftest import CPUS, TINY
 from web_masks import write_base_model
 
 from core.config import Config
-from core.cosegmentation.feature_maps import CHANNELS, base_network, cache_maps, imagenet_network, network_view
+from core.cosegmentation.feature_maps import CHANNELS, base_network, describer, imagenet_network, network_view
 from core.errors import UserError
-from core.io.files import read_arrays
-from core.io.images import write_image
 
 mx = pytest.importorskip("core.engines.mxnet.backend").mx
 
@@ -35,22 +33,12 @@ def test_cells_see_the_pixels_that_they_cover(network, rng):
         assert np.unravel_index(stage.sum(0).argmax(), stage.shape[1:]) == (8, 12)
 
 
-def test_images_are_described_once_and_unreadable_ones_passed_over(network, tmp_path, rng):
-    config = Config(root=str(tmp_path), web_side=64)
-    images, folder = str(tmp_path / "images"), str(tmp_path / "maps")
-    for name, size in (("1_a", (100, 130, 3)), ("1_b", (5, 9, 3))):
-        write_image(os.path.join(images, name + ".jpg"), rng.integers(0, 256, size).astype(np.uint8))
-    (tmp_path / "images" / "1_c.jpg").write_bytes(b"no picture")
-    names = ["1_a", "1_b", "1_c"]
-    cache_maps(network, config, names, images, folder)
-    assert sorted(os.listdir(folder)) == ["1_a.npz", "1_b.npz"]
-    stored = read_arrays(os.path.join(folder, "1_a.npz"))
-    assert stored["maps"].shape == (CHANNELS, 6, 8) and stored["contrast"].shape == (6, 8)
-    assert np.isfinite(stored["maps"]).all() and stored["maps"].std() > 0
-    before = os.stat(os.path.join(folder, "1_a.npz")).st_mtime_ns
-    os.remove(os.path.join(folder, "1_b.npz"))
-    cache_maps(network, config, names, images, folder)
-    assert os.stat(os.path.join(folder, "1_a.npz")).st_mtime_ns == before and len(os.listdir(folder)) == 2
+@pytest.mark.parametrize("size", [(100, 130), (5, 9), (1, 1)])
+def test_images_of_any_size_are_described(network, rng, size):
+    described = describer(network, Config(web_side=64))(rng.integers(0, 256, (*size, 3)).astype(np.uint8))
+    cells = {(100, 130): (6, 8), (5, 9): (4, 8), (1, 1): (8, 8)}[size]
+    assert described["maps"].shape == (CHANNELS, *cells) and described["contrast"].shape == cells
+    assert np.isfinite(described["maps"]).all() and described["maps"].std() > 0
 
 
 def test_a_base_model_of_another_network_is_refused(tmp_path):
