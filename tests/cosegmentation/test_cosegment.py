@@ -190,8 +190,8 @@ def test_a_killed_run_resumes_to_the_same_masks(web):
         run = subprocess.run([sys.executable, "-c", program, os.getcwd(), str(writes)], cwd=ROOT,
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         assert run.returncode == -signal.SIGKILL
-    before = {path: when for path, when in times("cache").items() if path.endswith((".npz", ".npy"))}
-    assert len(before) > 9
+    before = {path: when for path, when in times("cache").items() if os.path.basename(path).startswith("round")}
+    assert before
     cosegment(web)
     assert masks(web) == masks(whole) and before.items() <= times("cache").items()
 
@@ -216,7 +216,7 @@ def test_overwriting_empties_a_linked_cache_and_resumes_when_killed(done, monkey
     os.symlink(os.path.abspath(done.path("elsewhere")), done.path("cache", "web_masks"))
     old = times("elsewhere")
 
-    def killed(*_):
+    def killed(*_, **__):
         raise KeyboardInterrupt
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(by_cells, "Moments", killed)
