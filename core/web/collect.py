@@ -14,7 +14,7 @@ from core.errors import UserError
 from core.io.files import read_bytes, read_list, write_bytes
 from core.io.images import encode_image, read_image
 from core.io.logs import logger, progress
-from core.paths import Layout, image_path
+from core.paths import Layout, class_of, image_path
 from core.runtime.parallel import ordered_map
 from core.web.cleaning import decode
 from core.web.corrections import naming
@@ -49,7 +49,8 @@ def fetch_web_images(config: Config, source: Source, downloader: Downloader, *, 
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(config.web_threads, "download"))
         stack.callback(downloader.close)  # runs before the wait for the pool's threads
         manifest = Manifest(layout, config)
-        check_classes(config, range(config.num_classes), record=True)
+        kept_classes = {class_of(row["name"]) for row in manifest.kept()}
+        check_classes(config, kept_classes.union(range(config.num_classes)), record=True)
         manifest.forget(retry)
         index = _index(manifest, layout, pool, config.web_hash_distance)
         stack.enter_context(contextlib.closing(manifest.save()))
@@ -133,10 +134,10 @@ def _index(manifest: Manifest, layout: Layout, pool: concurrent.futures.Executor
     index = HashIndex()
     copies = {}
     names = _evaluation_images(layout)
-    fingerprinted = ordered_map(_fingerprint_file, names.values(), pool, 16)
-    for name, (path, views) in zip(names, progress(fingerprinted, len(names), "evaluation images")):
-        index.add(name, views[0].code, path)
-        copies.update((near, f"near duplicate of {name}") for near in kept.matches(views, distance))
+    fingerprinted = ordered_map(_fingerprint_file, names, pool, 16)
+    for path, views in progress(fingerprinted, len(names), "evaluation images"):
+        index.add(names[path], views[0].code, path)
+        copies.update((near, f"near duplicate of {names[path]}") for near in kept.matches(views, distance))
     for name, reason in copies.items():
         manifest.reject(name, reason)
     if copies:
@@ -152,7 +153,7 @@ def _fingerprint_file(path: str) -> List[Fingerprint]:
 
 
 def _evaluation_images(layout: Layout) -> Dict[str, str]:
-    """Dict from "VOC <id>" or "val <id>" to the path of each evaluation image that is there; warns of missing ones.
+    """Dict from the path of each evaluation image that is there to "VOC <id>" or "val <id>"; warns of missing ones.
 
     They are VOC's val and test images, and the val images of create_dataset.py.
     """
@@ -161,18 +162,16 @@ def _evaluation_images(layout: Layout) -> Dict[str, str]:
     if not os.path.exists(lists[0][1]) and not os.path.exists(layout.val_list):
         logger.warning("neither %s nor %s exists: web images are not compared with the evaluation images; run this "
                        "again once one of them does", lists[0][1], layout.val_list)
-    paths, places = {}, set()
+    names: Dict[str, str] = {}
     for origin, path, folder in lists:
-        for name in read_list(path) if os.path.exists(path) else ():
-            place = os.path.realpath(image_path(folder, name))
-            if place not in places:  # create_dataset.py links to VOC's images
-                paths[f"{origin} {name}"] = image_path(folder, name)
-                places.add(place)
-    missing = [path for path in paths.values() if not os.path.exists(path)]
-    if missing:
+        for name in read_list(path) if os.path.exists(path) else ():  # create_dataset.py links to VOC's images
+            names.setdefault(os.path.realpath(image_path(folder, name)), f"{origin} {name}")
+    present = {path: name for path, name in names.items() if os.path.exists(path)}
+    if len(present) < len(names):
         logger.warning("%d of %d evaluation images are missing, such as %s: web images are not compared with them; run "
-                       "this again once they are there", len(missing), len(paths), missing[0])
-    return {name: path for name, path in paths.items() if path not in set(missing)}
+                       "this again once they are there", len(names) - len(present), len(names),
+                       next(path for path in names if path not in present))
+    return present
 
 
 def _report(config: Config, manifest: Manifest) -> None:

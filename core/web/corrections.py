@@ -14,7 +14,7 @@ import numpy as np
 
 from core.classes import IGNORE_LABEL
 from core.errors import UserError
-from core.io.files import list_folder, read_text, remove, replacing
+from core.io.files import list_folder, naming_errors, read_text, remove, replacing
 from core.io.images import read_mask, write_mask
 from core.io.locks import locked
 from core.io.logs import logger
@@ -138,10 +138,8 @@ def apply_moves(layout: Layout, decisions: Dict[str, Decision]) -> List[Decision
                 continue
             if os.path.exists(source):
                 _copy_correction(layout, move)
-                try:
+                with naming_errors(source, f"can't be renamed to {target}"):
                     os.rename(source, target)
-                except OSError as error:
-                    raise UserError(f"{source} can't be renamed to {target}: {error.strerror}") from error
                 made.append(move)
             for folder in (layout.web_masks, layout.web_corrected):
                 remove(mask_path(folder, move.name), missing_ok=True)

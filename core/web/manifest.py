@@ -13,7 +13,7 @@ import numpy as np
 
 from core.config import Config
 from core.errors import UserError
-from core.io.files import list_folder, remove
+from core.io.files import list_folder, naming_errors, remove
 from core.io.journal import Journal
 from core.io.logs import logger
 from core.paths import Layout, class_of, image_path, stems
@@ -34,7 +34,7 @@ class Manifest:
         counts: Counter from class index to the number of its kept images that are there.
 
     Raises:
-        UserError: a line is damaged, or the classes have another order now.
+        UserError: a line is damaged.
     """
 
     def __init__(self, layout: Layout, config: Config) -> None:
@@ -43,11 +43,12 @@ class Manifest:
         self.rows = self._journal.rows()
         for number, row in enumerate(self.rows, 1):
             self._check(number, row)
-        if self.rows and self.rows[-1]["status"] == "kept" and os.path.exists(self.pending(self.rows[-1]["name"])):
-            self._finish(self.rows[-1]["name"])
         for name in list_folder(self.folder):
-            if re.fullmatch(r"\.[0-9]+_[0-9]+\.jpg\.new", name):  # killed before its line was written
-                remove(os.path.join(self.folder, name))
+            if re.fullmatch(r"\.[0-9]+_[0-9]+\.jpg\.new", name):  # of a killed run
+                if self.rows and self.rows[-1].get("name") == name[1:-len(".jpg.new")]:
+                    self._finish(self.rows[-1]["name"])
+                else:
+                    remove(os.path.join(self.folder, name))
         files = stems(self.folder, ".jpg")
         moves = [made for made in read_decisions(layout, config.num_classes).values() if made.decision == MOVE]
         self._moved: Dict[str, str] = {}  # name in a row: name that the file has since the review
@@ -58,7 +59,6 @@ class Manifest:
         for row in self.kept():
             name = self._moved.get(row["name"], row["name"])
             if name in files:
-                self._check_class(row, config)
                 self.counts[class_of(name)] += 1
         self._decided = {(row["class"], row["url"]) for row in self.rows}
         self._alike: DefaultDict[str, List[Dict[str, Any]]] = collections.defaultdict(list)
@@ -82,14 +82,6 @@ class Manifest:
                 raise ValueError
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self._path}, line {number} is damaged: remove the line") from error
-
-    def _check_class(self, row: Dict[str, Any], config: Config) -> None:
-        index = class_of(row["name"])
-        if config.classes[index:index + 1] != (row["class"],):
-            current = config.classes[index] if index < config.num_classes else "none"
-            raise UserError(f"{image_path(self.folder, row['name'])} belongs to class {row['class']}, but class "
-                            f"{index} is now {current}: keep the order of the classes and put new ones at the end, or "
-                            "fetch into another --root")
 
     def forget(self, statuses: Container[str]) -> None:
         """Drop the rows of these statuses, so that their candidates are decided on again."""
@@ -152,10 +144,8 @@ class Manifest:
 
     def _finish(self, name: str) -> None:
         path = image_path(self.folder, name)
-        try:
+        with naming_errors(path, "can't be written"):
             os.replace(self.pending(name), path)
-        except OSError as error:
-            raise UserError(f"{path} can't be written: {error.strerror or error}") from error
 
     def append(self, row: Dict[str, Any]) -> None:
         """Add a line and, if it belongs to a kept image, give its `pending` file its name.
@@ -176,7 +166,7 @@ class Manifest:
 def _origin(row: Dict[str, Any]) -> str:
     """What downloads of one and the same picture have in common; files, and what did not come, have nothing."""
     if "redirect" in row:
-        return row["redirect"]
+        return str(row["redirect"])
     host = urlsplit(row["url"]).hostname if "sha256" in row else None
     return f"{host} {row['sha256']}" if host else row["url"]
 

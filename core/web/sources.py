@@ -3,14 +3,12 @@
 A source is a function from a class index to an iterator over Candidate, always in the same order where it can be.
 """
 import collections
-import difflib
 import functools
 import json
 import logging
 import os
 import pathlib
 import queue
-import unicodedata
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 from urllib.parse import quote, urlencode, urljoin
 
@@ -49,37 +47,28 @@ _FLICKR_SIZES = "mzclo"  # medium, 640, 800, large, original
 
 
 def read_queries(path: Optional[str], config: Config) -> Dict[int, List[str]]:
-    """Query words of each class.
+    """Query words of each class: dict from class index to list of str.
 
     Args:
         path: YAML file, name of a class -> a query or a list of queries; None, and for classes that are not in it: the
             name of the class.
 
-    Returns:
-        dict from class index to list of str.
-
     Raises:
         UserError: the file is no such mapping, or names an unknown class.
     """
     queries = {index: [name] for index, name in enumerate(config.classes) if index != BACKGROUND}
-    if path is None:
-        return queries
-    values = read_yaml(path)
+    values = {} if path is None else read_yaml(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no lines like 'sofa: [sofa, couch]'")
-    seen = set()
+    named = {}
     for name, words in values.items():
-        name = _composed(name)
-        if name not in config.classes[1:]:
-            raise UserError(f"{path}: {_no_class(name, config)}")
-        if name in seen:
+        index = _class_index(config, name, path)
+        if index in named:
             raise UserError(f"{path}: the class {name!r} appears twice, with its accents in two Unicode forms")
-        seen.add(name)
-        words = [words] if isinstance(words, str) else words
-        if not isinstance(words, list) or not words or not all(isinstance(word, str) and word for word in words):
+        named[index] = [words] if isinstance(words, str) else words
+        if not isinstance(words, (str, list)) or not words or not all(word and isinstance(word, str) for word in words):
             raise UserError(f"{path}: the queries of {name} are a list of texts, not {words!r}")
-        queries[config.classes.index(name)] = words
-    return queries
+    return {**queries, **named}
 
 
 def folder_source(config: Config, folder: str) -> Source:
@@ -88,11 +77,11 @@ def folder_source(config: Config, folder: str) -> Source:
     Raises:
         UserError: no class has a folder there.
     """
-    present = _present(config, folder, "")
+    folders = _entries_of_classes(config, folder, "")
 
     def candidates(class_index: int) -> Iterator[Candidate]:
-        for place, names in walk(present[class_index]) if class_index in present else ():
-            for path in (os.path.join(place, name) for name in names):
+        for below, names in walk(folders[class_index]) if class_index in folders else ():
+            for path in (os.path.join(below, name) for name in names):
                 if os.path.isfile(path):
                     yield Candidate(class_index, "folder", pathlib.Path(os.path.abspath(path)).as_uri())
     return candidates
@@ -108,26 +97,24 @@ def url_source(config: Config, path: str) -> Source:
         UserError: no class has a list there, or a line is no such JSON.
     """
     if os.path.isdir(path):
-        lists = {index: read_lines(file) for index, file in _present(config, path, ".txt").items()}
+        lists = {index: read_lines(file) for index, file in _entries_of_classes(config, path, ".txt").items()}
         return lambda class_index: (Candidate(class_index, "urls", line) for line in lists.get(class_index, ())
                                     if not line.startswith("#"))
 
     listed = collections.defaultdict(list)
     for number, line in enumerate(read_lines(path), 1):
+        where = f"{path}, line {number}"
         try:
             row = parse_json(line)
-            name = _composed(row["class"])
-            if name not in config.classes[1:]:
-                raise UserError(f"{path}, line {number}: {_no_class(name, config)}")
-            index = config.classes.index(name)
+            index = _class_index(config, row["class"], where)
             if not isinstance(row["url"], str):
                 raise ValueError("url is not text")
             if row.get("status", "kept") == "kept":
                 listed[index].append(Candidate(index, "urls", row["url"], row.get("query"), row.get("page"),
                                                row.get("licence")))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f'{path}, line {number}: {{"class": <name of a class>, "url": ...}} is expected '
-                            f'({type(error).__name__}: {error})') from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f'{where}: {{"class": <name of a class>, "url": ...}} is expected ({type(error).__name__}: '
+                            f'{error})') from error
     return lambda class_index: iter(listed[class_index])
 
 
@@ -165,7 +152,7 @@ def flickr_source(config: Config, queries: Mapping[int, Sequence[str]], get: Cal
 
     extras = ",".join(["license"] + ["url_" + size for size in _FLICKR_SIZES])
 
-    def found(answer, class_index, query):
+    def photos_of(answer, class_index, query):
         """(candidates, number of pages)"""
         photos = answer["photos"]
         sized = [(photo, _flickr_size(photo, config.web_longest_side)) for photo in photos["photo"]]
@@ -176,7 +163,7 @@ def flickr_source(config: Config, queries: Mapping[int, Sequence[str]], get: Cal
 
     def candidates(class_index):
         for query in queries[class_index]:
-            read = functools.partial(found, class_index=class_index, query=query)
+            read = functools.partial(photos_of, class_index=class_index, query=query)
             for page in range(1, _FLICKR_PAGES + 1):
                 photos, pages = ask("photos.search", read, text=query, media="photos", content_types=0,
                                     sort="relevance", per_page=500, page=page, extras=extras, **allowed)
@@ -262,43 +249,51 @@ def _shown(crawler, get, engine, query, filters):
                        "this machine; your own lists, --urls, always work", engine, query, reason)
 
 
-def _composed(name: Any) -> Any:
-    """A name with its accents composed, as class names have them."""
-    return unicodedata.normalize("NFC", name) if isinstance(name, str) else name
+def _class_index(config: Config, name: Any, where: Optional[str]) -> int:
+    """Index of the class that a file names.
+
+    Raises:
+        UserError: there is no such class, or it is the background.
+    """
+    try:
+        index = config.class_index(str(name))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    if index == BACKGROUND:
+        raise UserError(f"{where}: {name!r} is the background; setting classes lists it first, and then the classes")
+    return index
 
 
-def _no_class(name: Any, config: Config) -> str:
-    if name == config.classes[BACKGROUND]:
-        return f"{name!r} is the background; setting classes lists it first, and then the classes"
-    near = difflib.get_close_matches(str(name), config.classes[1:], 1)
-    return f"there is no class {name!r}" + (f"; did you mean {near[0]}?" if near else "")
+def _entries_of_classes(config: Config, folder: str, ending: str) -> Dict[int, str]:
+    """Dict from class index to <class name><ending> in a folder, a file or, with no ending, a folder.
 
+    Everything else is named in a warning.
 
-def _present(config: Config, folder: str, ending: str) -> Dict[int, str]:
-    """Dict from the index of each class to its file or folder, of those that have one; warns of everything else."""
-    exists = os.path.isfile if ending else os.path.isdir
+    Raises:
+        UserError: there is no such folder, or none of any class in it.
+    """
+    what = f"<class name>{ending or '/'}"
     if not os.path.isdir(folder):
-        raise UserError(f"{folder} is not a folder; one with a {'file' if ending else 'folder'} for each class is "
-                        "expected")
-    names = {_composed(name): os.path.join(folder, name) for name in list_folder(folder)}
-    paths = {index: names.get(name + ending) for index, name in enumerate(config.classes) if index != BACKGROUND}
-    present = {index: path for index, path in paths.items() if path and exists(path)}
-    others = []
-    for name, path in names.items():
-        if path in present.values() or name.startswith("."):
+        raise UserError(f"{folder} is not a folder; one with {what} for each class is expected")
+    entries, others = {}, []
+    for name in list_folder(folder):
+        path = os.path.join(folder, name)
+        if name.startswith("."):
             continue
-        if exists(path) and name.endswith(ending):
-            logger.warning("%s is left out: %s", path, _no_class(name[:len(name) - len(ending)], config))
-        else:
+        if not name.endswith(ending) or not (os.path.isfile if ending else os.path.isdir)(path):
             others.append(path)
+            continue
+        try:
+            entries[_class_index(config, name[:len(name) - len(ending)], path)] = path
+        except UserError as error:
+            logger.warning("left out: %s", error)
     if others:
-        logger.warning("%d entries of %s are left out, such as %s: %s", len(others), folder, others[0],
-                       "only <class name>.txt right below it are read" if ending else
-                       "only what lies in a folder <class name> is read")
-    if not present:
-        raise UserError(f"{folder} holds none of {config.classes[1]}{ending} ... {config.classes[-1]}{ending}: one for "
-                        "each class is expected")
-    if len(present) < len(paths):
-        logger.warning("%s has nothing for: %s", folder,
-                       ", ".join(config.classes[index] for index in sorted(set(paths) - set(present))))
-    return present
+        logger.warning("%d entries of %s are left out, such as %s: only %s is read", len(others), folder, others[0],
+                       what)
+    if not entries:
+        raise UserError(f"{folder} holds none of {config.classes[1]}{ending} ... {config.classes[-1]}{ending}: {what} "
+                        "for each class is expected")
+    missing = [name for index, name in enumerate(config.classes) if index != BACKGROUND and index not in entries]
+    if missing:
+        logger.warning("%s has nothing for: %s", folder, ", ".join(missing))
+    return entries
