@@ -8,7 +8,7 @@ from core.errors import UserError
 from core.io.files import read_json, write_json
 from core.io.logs import logger
 from core.io.provenance import StageRecord, content_digests, difference
-from core.paths import check_pairs, image_path, mask_path
+from core.paths import check_files, image_path, mask_path
 
 
 class MaskedImages:
@@ -50,7 +50,7 @@ class MaskedImages:
 
     def check_images(self, remedy: str) -> None:
         """Raise UserError if an image is missing."""
-        check_pairs(self.names, (image_path, self.images, remedy))
+        check_files(self.images, ".jpg", self.names, remedy)
 
     def check_masks(self, corrected: Collection[str] = ()) -> None:
         """Check that the masks are there and up to date; masks without a record are the user's own.
@@ -66,8 +66,7 @@ class MaskedImages:
         if record.overwriting:
             raise UserError(f"{self.masks} holds masks of two runs, as {self._script} --overwrite was interrupted: run "
                             "it again")
-        check_pairs([name for name in self.names if name not in corrected],
-                    (mask_path, self.masks, f"run {self._script}"))
+        check_files(self.masks, ".png", (name for name in self.names if name not in corrected), f"run {self._script}")
         if record.origin is None:
             logger.info("%s is missing: the masks in %s are taken as they are", record.path, self.masks)
             return

@@ -1,7 +1,7 @@
 """Where every stage finds and leaves its files: the stages know each other by these names only."""
 import os
 import re
-from typing import Callable, Iterable, List, Sequence, Set, Tuple
+from typing import Iterable, List, Set
 
 from core.errors import UserError
 from core.io.files import find_path, list_folder
@@ -171,9 +171,9 @@ def class_of(name: str) -> int:
     return int(name.split("_")[0])
 
 
-def check_no_true_mask(folder: str, names: Iterable[str], *places: str) -> None:
-    """Raise UserError if <name>.png in `folder` is, links followed, a mask of one of the folders `places`."""
-    true = {os.path.realpath(mask_path(place, name)) for place in places for name in stems(place, ".png")}
+def check_no_true_mask(folder: str, names: Iterable[str], *truth: str) -> None:
+    """Raise UserError if <name>.png in `folder` is, links followed, a mask of one of the folders `truth`."""
+    true = {os.path.realpath(mask_path(masks, name)) for masks in truth for name in stems(masks, ".png")}
     real = os.path.realpath(folder)
     for name in names:
         if mask_path(real, name) in true:
@@ -181,23 +181,22 @@ def check_no_true_mask(folder: str, names: Iterable[str], *places: str) -> None:
                             "another --output")
 
 
-def check_pairs(names: Sequence[str], *places: Tuple[Callable[[str, str], str], str, str]) -> None:
-    """Check that every name has its file in every place.
+def check_files(folder: str, ending: str, names: Iterable[str], remedy: str) -> None:
+    """Check that a folder has the file <name><ending> of every name.
 
     Args:
-        places: (path function, folder, what should make the file) triples.
+        remedy: what to do where one is missing, for the message.
 
     Raises:
         UserError: files are missing; the first is named, the others counted.
     """
-    for path, folder, remedy in places:
-        present = set(list_folder(folder))
-        missing = [name for name in names if os.path.basename(path(folder, name)) not in present]
-        if missing:
-            first = path(folder, missing[0])
-            twin = find_path(first)
-            if twin:
-                raise UserError(f"{first} is missing, but {ascii(os.path.basename(twin))} is there, the same name with "
-                                "its accents written in another Unicode form: rename one of them")
-            more = f", and {len(missing) - 1} more" if missing[1:] else ""
-            raise UserError(f"{first} is missing{more}: {remedy}")
+    present = set(list_folder(folder))
+    missing = [name for name in names if name + ending not in present]
+    if missing:
+        first = os.path.join(folder, missing[0] + ending)
+        twin = find_path(first)
+        if twin:
+            raise UserError(f"{first} is missing, but {ascii(os.path.basename(twin))} is there, the same name with its "
+                            "accents written in another Unicode form: rename one of them")
+        more = f", and {len(missing) - 1} more" if missing[1:] else ""
+        raise UserError(f"{first} is missing{more}: {remedy}")

@@ -16,7 +16,7 @@ from core.io.files import list_folder, read_json, read_list
 from core.io.images import read_mask, read_size, write_mask
 from core.io.locks import locked
 from core.io.logs import logger, progress
-from core.paths import Layout, check_pairs, folder_lock, image_path, mask_path, stems, web_class
+from core.paths import Layout, check_files, folder_lock, image_path, mask_path, stems, web_class
 
 SOURCES = ("web", "pseudo", "val", "predictions")
 
@@ -44,8 +44,8 @@ def find_pairs(config: Config, source: str, everything: bool = False) -> List[Pa
         return _predicted(layout, config.classes)
     if source == "web":
         names = sorted(stems(layout.web_masks, ".png")) if everything else listed_web_images(config)
-        check_pairs(names, (image_path, layout.web_images, "run create_web_masks.py again"),
-                    (mask_path, layout.web_masks, "run create_web_masks.py"))
+        check_files(layout.web_images, ".jpg", names, "run create_web_masks.py again")
+        check_files(layout.web_masks, ".png", names, "run create_web_masks.py")
         check_classes(config, {web_class(name, config.num_classes) for name in names})
         return [Pair(name, image_path(layout.web_images, name), layout.web_mask(name)) for name in names]
     check_classes(config)
@@ -55,8 +55,8 @@ def find_pairs(config: Config, source: str, everything: bool = False) -> List[Pa
     else:
         images, masks, made_by = layout.val_images, layout.val_masks, "create_dataset.py"
         names = read_list(layout.val_list, f"run {made_by}")
-    check_pairs(names, (image_path, images, "run create_dataset.py, or see docs/formats.md"),
-                (mask_path, masks, f"run {made_by}"))
+    check_files(images, ".jpg", names, "run create_dataset.py, or see docs/formats.md")
+    check_files(masks, ".png", names, f"run {made_by}")
     return [Pair(name, image_path(images, name), mask_path(masks, name)) for name in names]
 
 

@@ -26,7 +26,7 @@ from core.io.files import read_bytes, read_list, remove, replacing, write_bytes,
 from core.io.images import encode_image, encode_mask, read_image, read_mask, report_damage
 from core.io.logs import logger, progress
 from core.io.resize import shrink
-from core.paths import check_pairs, class_of, image_path, mask_path, stems, web_class
+from core.paths import check_files, class_of, image_path, mask_path, stems, web_class
 from core.runtime.parallel import ordered_map, process_pool
 
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)  # of os.symlink
@@ -105,7 +105,8 @@ def web_sources(config: Config) -> List[Source]:
     if os.path.exists(layout.web_list):
         names = read_list(layout.web_list)
         remedy = f"remove it from {layout.web_list}, or restore the file"
-        check_pairs(names, (image_path, layout.web_images, remedy), (mask_path, layout.web_masks, remedy))
+        check_files(layout.web_images, ".jpg", names, remedy)
+        check_files(layout.web_masks, ".png", names, remedy)
     else:
         images, masks = stems(layout.web_images, ".jpg"), stems(layout.web_masks, ".png")
         names = sorted(images & masks)

@@ -11,7 +11,7 @@ from typing import List, NamedTuple, Optional, Tuple
 from core.classes import BACKGROUND
 from core.config import Config
 from core.errors import UserError
-from core.io.files import file_digest, find_path, list_folder, read_json, walk
+from core.io.files import file_digest, find_file, list_folder, read_json, walk
 from core.io.images import PICTURES
 from core.io.logs import logger
 from core.io.tables import Row, read_table
@@ -150,30 +150,29 @@ def _json_rows(path, config):
 
 def _from_folders(folder, config):
     """Sources of folder/<class name>/*; a picture that lies in several folders has all their labels."""
-    found, others = collections.OrderedDict(), []
-    for name in list_folder(folder):
-        if name.startswith("."):
-            continue
-        if not os.path.isdir(os.path.join(folder, name)):
-            others.append(name)
-            continue
-        label = _index(name, os.path.join(folder, name), config)
-        paths = _pictures(os.path.join(folder, name))
-        if not paths:
-            raise UserError(f"{os.path.join(folder, name)} holds no picture")
-        found.update((path, label) for path in paths)
-    if not found:
+    names = [name for name in list_folder(folder) if not name.startswith(".")]
+    others = [name for name in names if not os.path.isdir(os.path.join(folder, name))]
+    label_of = {}
+    for name in names:
+        if name not in others:
+            below = os.path.join(folder, name)
+            label = _index(name, below, config)
+            paths = _pictures(below)
+            if not paths:
+                raise UserError(f"{below} holds no picture")
+            label_of.update(dict.fromkeys(paths, label))
+    if not label_of:
         raise UserError(f"{folder} holds no folder for a class: <class name>/*.jpg is expected there, or a list of "
                         "images and labels, --train-labels")
     if others:
         logger.warning("%s: %d files that lie in no class's folder are left out, such as %s", folder, len(others),
                        others[0])
-    labels = {path: {label} for path, label in found.items()}
-    for copies in _copies(found):
-        labels[copies[0]] = {found[path] for path in copies}
-        for path in copies[1:]:
+    labels = {path: {label} for path, label in label_of.items()}
+    for first, *copies in _copies(label_of):
+        labels[first] = {label_of[path] for path in (first, *copies)}
+        for path in copies:
             del labels[path]
-    return [Source(_id(folder, path), path, None, sorted(labels[path])) for path in found if path in labels]
+    return [Source(_id(folder, path), path, None, sorted(indices)) for path, indices in labels.items()]
 
 
 def _val_sources(own):
@@ -182,8 +181,8 @@ def _val_sources(own):
     if not paths:
         raise UserError(f"{own.val_images} holds no picture")
     expected = [os.path.join(own.val_masks, _stem(own.val_images, path) + ".png") for path in paths]
-    masks = [find_path(mask) for mask in expected]
-    missing = [mask for mask, found in zip(expected, masks) if not found or not os.path.isfile(found)]
+    masks = [find_file(mask) for mask in expected]
+    missing = [path for path, mask in zip(expected, masks) if mask is None]
     if missing:
         more = f", and {len(missing) - 1} more" if missing[1:] else ""
         raise UserError(f"{missing[0]} is missing{more}: every val image needs a mask, a PNG of the same name")
@@ -209,15 +208,12 @@ def _index(label, where, config):
 def _find(folder: str, image: str, where: str) -> str:
     """Path of an image that a list names, with or without its ending."""
     path = os.path.normpath(os.path.join(folder, image))
-    found = find_path(path) if image else None
-    if found and os.path.isfile(found):
-        return found
-    with_endings = [find_path(path + ending) for ending in PICTURES] if image else []
-    matches = [match for match in with_endings if match and os.path.isfile(match)]
-    if len(matches) > 1:
-        raise UserError(f"{where}: {matches[0]} and {matches[1]}: which one is meant?")
+    exact, *others = (find_file(path + ending) for ending in ("", *PICTURES))
+    matches = [exact] if exact else list(filter(None, others))
     if not matches:
         raise UserError(f"{where}: the image {path} is missing")
+    if len(matches) > 1:
+        raise UserError(f"{where}: {matches[0]} and {matches[1]}: which one is meant?")
     return matches[0]
 
 
@@ -241,8 +237,8 @@ def _stem(folder, path):
 
 def _id(folder, path):
     """Id of an image: its path below the folder, without ending, with _ between the names, accents composed (NFC)."""
-    parts = unicodedata.normalize("NFC", _stem(folder, path)).split(os.sep)
-    name = parts[-1] if os.pardir in parts else "_".join(parts)
+    names = unicodedata.normalize("NFC", _stem(folder, path)).split(os.sep)
+    name = names[-1] if os.pardir in names else "_".join(names)
     check_id(name, path)
     return name
 

@@ -25,7 +25,7 @@ from core.io.files import read_list, remove_leftovers
 from core.io.locks import locked
 from core.io.logs import logger, progress, versions
 from core.network.snapshots import load_snapshot
-from core.paths import Layout, check_no_true_mask, check_pairs, image_path, mask_path
+from core.paths import Layout, check_files, check_no_true_mask
 from core.runtime.parallel import ordered_map, process_pool
 
 NO_MASKS = "none"  # stands for the folder of masks where there are none
@@ -76,10 +76,10 @@ def evaluate(config: Config, model: str, *, epoch: int, devices: list, options: 
     names = read_list(options.list)
     if options.save_masks:
         check_no_true_mask(masks_folder(options.output), names, *{layout.val_masks, options.masks or layout.val_masks})
-    check_pairs(names, (image_path, options.images, "run create_dataset.py, or see --images"))
+    check_files(options.images, ".jpg", names, "run create_dataset.py, or see --images")
     if options.masks is not None:
-        check_pairs(names, (mask_path, options.masks, f"run create_dataset.py, or see --masks; --masks {NO_MASKS} only "
-                                                      "predicts"))
+        check_files(options.masks, ".png", names,
+                    f"run create_dataset.py, or see --masks; --masks {NO_MASKS} only predicts")
     snapshot = load_snapshot(config, model, epoch, path)
     if options.masks is not None and os.path.realpath(options.masks) == os.path.realpath(layout.val_masks):
         check_classes(snapshot.config)

@@ -128,8 +128,14 @@ def find_path(path: str) -> Optional[str]:
     folder = find_path(above) if above and above != path else above
     if folder is None or not os.path.isdir(folder or "."):
         return None
-    found = _composed_names(folder or ".", os.stat(folder or ".").st_mtime_ns).get(unicodedata.normalize("NFC", name))
-    return found and os.path.join(folder, found)
+    match = _composed_names(folder or ".", os.stat(folder or ".").st_mtime_ns).get(unicodedata.normalize("NFC", name))
+    return match and os.path.join(folder, match)
+
+
+def find_file(path: str) -> Optional[str]:
+    """Path of the file under a name that may be composed otherwise, see `find_path`, or None."""
+    match = find_path(path)
+    return match if match and os.path.isfile(match) else None
 
 
 @functools.lru_cache(maxsize=64)

@@ -5,7 +5,7 @@ import pytest
 
 from core.errors import UserError
 from core.io.files import list_folder, read_list, read_yaml, replacing, walk, write_json, write_lines
-from core.paths import check_pairs, mask_path
+from core.paths import check_files
 
 
 def test_lists_may_have_any_line_ending_blank_lines_and_a_byte_order_mark(tmp_path):
@@ -90,5 +90,5 @@ def test_a_key_that_replaces_a_merged_one_is_no_second_one(tmp_path):
 def test_a_missing_file_whose_name_is_there_in_another_unicode_form_is_named(tmp_path):
     (tmp_path / "cafe\u0301.png").write_bytes(b"")
     with pytest.raises(UserError) as error:
-        check_pairs(["caf\u00e9"], (mask_path, str(tmp_path), "bring it"))
+        check_files(str(tmp_path), ".png", ["caf\u00e9"], "bring it")
     assert "'cafe\\u0301.png' is there" in str(error.value)
