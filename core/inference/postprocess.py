@@ -10,7 +10,7 @@ from core.config import Config, network_settings
 from core.inference.confusion import confusion_matrix
 from core.inference.crf import SMALLEST_SCORE, crf_settings, refine
 from core.inference.options import EvaluationOptions, InferenceOptions, SegmentationOptions
-from core.io.drawing import overlay
+from core.io.drawing import legend, overlay
 from core.io.files import write_array
 from core.io.images import read_image, read_mask, write_image, write_mask
 from core.paths import mask_path
@@ -18,7 +18,7 @@ from core.paths import mask_path
 if TYPE_CHECKING:
     from core.network.snapshots import Snapshot
 
-LONGEST_JPEG = 65500  # pixels of a side that OpenCV's encoder takes
+LONGEST_JPEG = 60000  # pixels of a side; OpenCV's encoder takes 65500, and the legend needs some
 
 
 class Scored(NamedTuple):
@@ -135,7 +135,8 @@ def segment(scored: Scored, config: Config, options: SegmentationOptions) -> Tup
     write_mask(mask_path(masks_folder(options.output), name), mask)
     if path is not None:
         image = scored.image if scored.image.shape[:2] == size else read_image(path)
-        write_image(overlay_path(options.output, name, size), overlay(image, mask))
+        write_image(overlay_path(options.output, name, size),
+                    np.concatenate([overlay(image, mask), legend(mask, config.classes, size[1])]))
     indices, pixels = np.unique(mask, return_counts=True)
     return {int(index): count / mask.size for index, count in zip(indices, pixels.tolist())}, mask
 

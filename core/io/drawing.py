@@ -11,6 +11,7 @@ from core.classes import voc_palette
 
 _HEADER = 22  # pixels above a column
 _BAND = 256  # rows that are mixed at once
+_LEGEND_LETTERS = 11, 40  # pixels, of narrow and of wide pictures
 
 
 def colour_mask(mask: np.ndarray) -> np.ndarray:
@@ -45,14 +46,44 @@ def heat_map(values: np.ndarray) -> np.ndarray:
 def write_title(picture: np.ndarray, title: str, left: int, baseline: int) -> None:
     """Write black text of 13 pixels into a (h, w, 3) uint8 RGB picture; OpenCV's fonts have no letters but a to z."""
     image = Image.fromarray(picture)
-    ImageDraw.Draw(image).text((left, baseline), title, (0, 0, 0), _title_font(), anchor="ls")
+    ImageDraw.Draw(image).text((left, baseline), title, (0, 0, 0), _font(13), anchor="ls")
     picture[:] = np.asarray(image)
 
 
-@functools.lru_cache(maxsize=1)
-def _title_font():
+@functools.lru_cache(maxsize=8)
+def _font(size):
     import matplotlib  # for its font, which has Latin, Greek and Cyrillic letters and more
-    return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 13)
+    return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
+def legend(mask: np.ndarray, classes: Sequence[str], width: int) -> np.ndarray:
+    """The classes of a mask beside their colours, on white.
+
+    Args:
+        mask: (h, w) uint8 class indices; background and 255 have no entry.
+        classes: names of the classes, in the order of their indices.
+        width: pixels. Entries that have no room in a row go into the next one.
+
+    Returns:
+        (H, width, 3) uint8 RGB, whose letters are larger where it is wider.
+    """
+    size = int(np.clip(width // 36, *_LEGEND_LETTERS))
+    entries = [(classes[index], tuple(voc_palette()[index].tolist()))
+               for index in np.unique(mask).tolist() if 0 < index < len(classes)]
+    entries = entries or [("nothing but background", (0, 0, 0))]
+    step, left, row, corners = size + size // 2, size // 2, 0, []
+    for name, _ in entries:
+        length = 2 * size + int(_font(size).getlength(name))
+        if left > size and left + length > width:
+            left, row = size // 2, row + 1
+        corners.append((left, row * step + size // 4))
+        left += length
+    strip = Image.new("RGB", (width, (row + 1) * step), "white")
+    draw = ImageDraw.Draw(strip)
+    for (name, colour), (x, y) in zip(entries, corners):
+        draw.rectangle((x, y, x + size, y + size), colour)
+        draw.text((x + size + size // 3, y + size // 2), name, (0, 0, 0), _font(size), anchor="lm")
+    return np.array(strip)
 
 
 def side_by_side(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], height: int = 150) -> np.ndarray:

@@ -62,8 +62,8 @@ def test_masks_and_overlays_have_the_names_and_sizes_of_the_pictures(untrained, 
         picture = read_image(path)
         assert (mask == expected_mask(untrained, picture)).all()
         laid = read_image(str(tmp_path / "out" / "overlays" / (name + ".jpg")))
-        assert laid.shape == picture.shape
-        assert np.abs(laid.astype(int) - overlay(picture, mask)).mean() < 12
+        assert len(laid) > len(picture) and laid.shape[1:] == picture.shape[1:]  # a legend follows
+        assert np.abs(laid[:len(picture)].astype(int) - overlay(picture, mask)).mean() < 12
     assert len(np.unique(read_mask(str(tmp_path / "out" / "masks" / "a" / "x.png"), 21))) > 1
 
 
@@ -113,7 +113,7 @@ def test_a_large_picture_is_scaled_down_for_the_network_only(untrained, tmp_path
     small, _ = read_picture(str(tmp_path / "x.png"), 60)
     assert small.shape == (44, 60, 3) and (mask[5::10, 5::10] == expected_mask(untrained, small)).all()
     assert np.load(str(tmp_path / "out" / "scoremaps" / "x.npy")).shape == (21, 44, 60)
-    assert read_image(str(tmp_path / "out" / "overlays" / "x.jpg")).shape == (440, 600, 3)
+    assert read_image(str(tmp_path / "out" / "overlays" / "x.jpg")).shape[:2] > (440, 600)
     assert read_mask(str(tmp_path / "out" / "masks" / "thin.png"), 21).shape == (1, 900)
 
 

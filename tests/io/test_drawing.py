@@ -1,6 +1,6 @@
 import numpy as np
 
-from core.io.drawing import colour_mask, heat_map, overlay, side_by_side, write_title
+from core.io.drawing import colour_mask, heat_map, legend, overlay, side_by_side, write_title
 
 
 def test_masks_have_the_colours_of_voc():
@@ -15,6 +15,16 @@ def test_an_overlay_leaves_the_background_as_it_is(rng):
     mixed = overlay(image, mask, 0.5)
     assert (mixed[mask == 0] == image[mask == 0]).all()
     assert mixed[1, 2].tolist() == [(int(image[1, 2, 0]) + 128) // 2, image[1, 2, 1] // 2, image[1, 2, 2] // 2]
+
+
+def test_a_legend_has_the_colours_of_the_classes_that_the_mask_shows():
+    names = ["bk", "aeroplane", "bicycle", "a bird with a long name"]
+    strip = legend(np.array([[0, 1, 3, 255]], np.uint8), names, 400)
+    colours = {tuple(pixel) for pixel in strip.reshape(-1, 3).tolist()}
+    assert (128, 0, 0) in colours and (128, 128, 0) in colours and (0, 128, 0) not in colours
+    assert (0, 0, 0) in colours and strip.shape[1] == 400
+    assert len(legend(np.array([[1, 3]], np.uint8), names, 120)) == 2 * len(strip), "a row for each that has no room"
+    assert legend(np.zeros((1, 1), np.uint8), names, 1).shape[1] == 1
 
 
 def test_heat_goes_from_violet_to_yellow_and_grows_brighter():
