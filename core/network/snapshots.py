@@ -101,10 +101,17 @@ def read_parameters(path: str) -> Parameters:
             if not np.isfinite(value).all():
                 raise UserError(f"{path}: {name} holds numbers that are not finite: the file is damaged, or its "
                                 "training had diverged")
-            parts[kind][name] = value.astype(np.float32) if value.dtype == np.float16 else value
+            parts[kind][name] = _float32(value, values.get("scale:" + name))
         elif kind == "settings":
             settings = read_record(name, path)
     return Parameters(parts["arg"], parts["aux"], settings)
+
+
+def _float32(value: np.ndarray, steps: Optional[np.ndarray]) -> np.ndarray:
+    """A parameter in half precision, or in 8 bits with the step of each output channel, as float32."""
+    if value.dtype == np.int8 and steps is not None and steps.shape == value.shape[:1]:
+        return value * steps.astype(np.float32).reshape((-1,) + (1,) * (value.ndim - 1))
+    return value.astype(np.float32) if value.dtype == np.float16 else value
 
 
 def read_record(text: str, path: str) -> Dict[str, Any]:

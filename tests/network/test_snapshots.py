@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+import shrink_snapshot
 
 from core.config import Config, make_config
 from core.engines.mxnet.backend import mx
@@ -36,6 +37,18 @@ def test_a_snapshot_comes_back_as_it_was(layout, parameters, tiny):
     for saved, loaded in zip(parameters, load_snapshot(tiny, "init", 3).parameters):
         assert set(saved) == set(loaded)
         assert all((saved[name] == loaded[name]).all() for name in saved)
+
+
+def test_weights_of_8_bits_are_read_as_float32(layout, parameters, tiny, tmp_path):
+    path, small = save(layout, parameters, tiny), str(tmp_path / "small.params")
+    params_files.write_params(small, shrink_snapshot.shrink(params_files.read_params(path)))
+    assert os.path.getsize(small) < 0.5 * os.path.getsize(path)
+    loaded = load_snapshot(tiny, "init", 0, small).parameters
+    for whole, found in zip(parameters, loaded):
+        for name, value in whole.items():
+            assert found[name].dtype == np.float32
+            step = 0 if value.ndim == 1 else np.abs(value).reshape(len(value), -1).max(1).max() / 127
+            assert np.abs(found[name] - value).max() <= step / 2 + 1e-6
 
 
 def test_epochs_are_not_padded_and_unfinished_files_do_not_count(layout, parameters, tiny):
