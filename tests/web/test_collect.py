@@ -1,5 +1,4 @@
 """Runs of fetch_web_images: what is kept, what is known of it, and how a run continues."""
-import contextlib
 import hashlib
 import json
 import os
@@ -7,7 +6,6 @@ import os
 import cv2
 import numpy as np
 import pytest
-from conftest import largest_file
 from fetching import changed, fetch, put_voc, rows_of, stored
 from web_server import cut_out, encoded, picture
 
@@ -16,7 +14,6 @@ from core.io.files import write_lines
 from core.io.images import read_image, write_image
 from core.web import sources
 from core.web.corrections import add_decision, apply_moves, read_decisions
-from core.web.manifest import Manifest
 
 
 @pytest.fixture
@@ -154,29 +151,13 @@ def test_evaluation_images_are_taken_out_once_voc_is_there(config, server, caplo
     assert fetch(config, {1: [server.url("ok", 9)]})[-1]["name"] == "1_000005", "a number is given twice"
 
 
-def decide(config, *decisions):
-    """Moves by the review; where the flag is set, create_web_masks.py has run since."""
-    layout = config.layout
-    for name, class_index, applied in decisions:
-        add_decision(layout, name, "move", class_index)
-        if applied:
-            apply_moves(layout, read_decisions(layout, config.num_classes))
-
-
-def test_a_number_that_the_review_gave_to_an_image_is_not_given_to_another(config, server):
-    fetch(config, {1: [server.url("ok", 1)], 2: [server.url("ok", 2)]})
-    moved = stored(config)["1_000001.jpg"]
-    decide(config, ("1_000001", 2, False))
-    assert fetch(config, {2: [server.url("ok", 3)]})[-1]["name"] == "2_000003"
-    apply_moves(config.layout, read_decisions(config.layout, 4))
-    assert stored(config)["2_000002.jpg"] == moved and len(stored(config)) == 3
-
-
 def test_images_that_the_review_moved_are_known_by_their_new_names(config, server, caplog):
     urls = {1: [server.url("ok", seed) for seed in (1, 2)], 3: [server.url("ok", 3)]}
     config = changed(config, web_images_per_class=2)
     fetch(config, urls)
-    decide(config, ("1_000001", 2, True), ("2_000001", 3, True))
+    for name, class_index in (("1_000001", 2), ("2_000001", 3)):
+        add_decision(config.layout, name, "move", class_index)
+        apply_moves(config.layout, read_decisions(config.layout, config.num_classes))
     rows = fetch(config, {1: [server.url("ok", seed) for seed in (1, 4)], 3: [server.url("ok", 5)]})
     assert [row["name"] for row in rows] == ["1_000001", "1_000002", "3_000001", "1_000003"], "class 3 is full"
     assert "does not list" not in caplog.text
@@ -221,13 +202,3 @@ def test_a_damaged_manifest_and_a_second_run_are_reported(config, server):
         file.write('{"status": "kept"}\n')
     with pytest.raises(UserError, match="web_manifest.jsonl, line 2 is damaged"):
         fetch(config)
-
-
-def test_a_manifest_line_that_a_full_disk_cuts_short_is_taken_back(config, server):
-    rows = fetch(config, {1: [server.url("status", 404, number) for number in range(3)]})
-    path = config.path("dataset", "web_manifest.jsonl")
-    size = os.path.getsize(path)
-    manifest = Manifest(config.layout, config).save()
-    with contextlib.closing(manifest), largest_file(size + 10), pytest.raises(UserError, match="can't be written"):
-        manifest.append({"class": "cat", "url": "x", "status": "failed", "reason": "none"})
-    assert os.path.getsize(path) == size and rows_of(config) == rows

@@ -2,7 +2,6 @@
 import contextlib
 import gzip
 import socket
-import threading
 import time
 
 import numpy as np
@@ -109,20 +108,3 @@ def test_a_host_is_asked_in_peace(web_config, server):
     fetch(changed(web_config, web_rate=20.0), {1: [server.url("slow", number) for number in range(12)]})
     gaps = np.diff(server.times)
     assert len(gaps) == 11 and np.mean(gaps) > 0.045 and server.times[-1] - server.times[0] >= 0.53
-
-
-def test_no_more_downloads_at_once_than_allowed(web_config, server, monkeypatch):
-    active, most, lock, original = [], [0], threading.Lock(), Downloader.get
-
-    def get(self, url):
-        with lock:
-            active.append(url)
-            most[0] = max(most[0], len(active))
-        try:
-            return original(self, url)
-        finally:
-            with lock:
-                active.remove(url)
-    monkeypatch.setattr(Downloader, "get", get)
-    fetch(changed(web_config, web_threads=3), {1: [server.url("slow", number) for number in range(20)]})
-    assert most == [3]
