@@ -7,8 +7,7 @@ from core.cli import add_jobs, make_parser, parse_config, run
 
 def main() -> None:
     from core.io.logs import start_log
-    parser = make_parser(__doc__, ("cosegmented_images", "web_rounds", "web_threshold", "web_min_score",
-                                   "web_min_likeness", "engine"))
+    parser = make_parser(__doc__, ("cosegmented_images", "web_min_score", "web_min_likeness", "engine"))
     add_jobs(parser)
     parser.add_argument("--scheduler", metavar="ADDRESS",
                         help="Dask scheduler, such as tcp://host:8786; its workers replace the --jobs processes")

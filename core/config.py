@@ -59,13 +59,8 @@ class Config:
                                      at_least=32, at_most=20000)
     web_shortest_side: int = _setting(100, "web images with a shorter side below this are left out, pixels",
                                       at_least=16, at_most=20000)
-    web_aspect_ratio: float = _setting(3.0, "web images with a longer : shorter side above this are left out",
-                                       at_least=1, at_most=10000)
     web_hash_distance: int = _setting(70, "most bits of 256 in which the perceptual hashes of near duplicates differ",
                                       at_least=0, at_most=255)
-    web_pixels: int = _setting(40000000, "web images of more pixels are not decoded", at_least=1, at_most=1000000000)
-    web_bytes: int = _setting(20000000, "web images of more bytes are not downloaded", at_least=1, at_most=1000000000)
-    web_threads: int = _setting(8, "simultaneous downloads", at_least=1, at_most=256)
     web_rate: float = _setting(2.0, "most requests a second to one host", at_least=0.001, at_most=100000)
     web_timeout: float = _setting(10.0, "seconds to wait for a connection and for each next byte", above=0,
                                   at_most=86400)
@@ -80,14 +75,6 @@ class Config:
                                        choices=("web", "web+train"), group="Masks of web images")
     web_side: int = _setting(288, "longest side at which images are co-segmented, pixels; the network that compares "
                              "them sees twice as many", at_least=64, at_most=512)
-    web_rounds: int = _setting(4, "rounds in which the classifiers of cells learn from their own labels", at_least=0,
-                               at_most=10)
-    web_sample_images: int = _setting(100, "images of each class that the classifiers of cells learn from", at_least=1,
-                                      at_most=1000000)
-    web_threshold: float = _setting(0.6, "foreground probability above which a pixel of a web image is foreground",
-                                    above=0, at_most=1)
-    web_uncertain: float = _setting(0.5, "foreground probability from which up to web_threshold a pixel is written as "
-                                    "255", at_least=0, at_most=1)
     web_min_score: float = _setting(0.4, "agreement of an image's masks below which it is left out as noise",
                                     at_least=0, at_most=1)
     web_min_likeness: float = _setting(0.5, "probability, estimated from the other images, that an image shows its "
@@ -188,9 +175,6 @@ class Config:
             raise UserError("setting scales is empty; at least one scale is expected")
         if self.scale_range[0] > self.scale_range[1]:
             raise UserError(f"setting scale_range: the lowest scale comes first, not {self.scale_range}")
-        if self.web_uncertain > self.web_threshold:
-            raise UserError(f"setting web_uncertain is {self.web_uncertain:g}; it must be at most web_threshold, "
-                            f"{self.web_threshold:g}")
         if not self.web_user_agent.isprintable() or not self.web_user_agent.isascii():
             raise UserError(f"setting web_user_agent is {self.web_user_agent!r}; one line of ASCII is expected, as it "
                             "goes into the header of a request")

@@ -24,7 +24,7 @@ from core.classes import BACKGROUND
 from core.config import Config
 from core.cosegmentation.cell_classifier import Models, Moments, fold_of, predict
 from core.cosegmentation.cells import Cells, relative, unit
-from core.cosegmentation.items import Item, model_path, noise_filter_path
+from core.cosegmentation.items import ROUNDS, Item, model_path, noise_filter_path
 from core.cosegmentation.noise_filter import NoiseFilter, fit_noise_filter, likeness, other_classes
 from core.cosegmentation.results import Result, finish_web_image, results_folder, write_result
 from core.dataset.train_posteriors import Posteriors, write_posteriors
@@ -39,6 +39,7 @@ from core.paths import Layout, stems
 _START_SHARE = 0.2  # of the first labels in those of each round
 _FOREGROUND = 0.5   # labels above are foreground, to the regression
 _PASSES = 3         # of the noise filter
+_SAMPLE = 100       # images of each class that the regressions learn from
 _EVEN, _SLOPE = 0.63, 8.0  # label that is as likely foreground as background, and slope of the log-odds there
 _CRF: Dict[str, Any] = {"crf_gaussian_sxy": 2.0, "crf_gaussian_compat": 3.0, "crf_bilateral_srgb": 5.0,
                         "crf_bilateral_compat": 4.0}
@@ -85,7 +86,7 @@ def segment(item: Item, config: Config) -> None:
     with threadpool_limits(1):
         cells, judged = _read_cells(item), []
         for index in item.classes:
-            labels, learned = _labels_after(layout, cells, item._replace(classes=(index,)), config.web_rounds)
+            labels, learned = _labels_after(layout, cells, item._replace(classes=(index,)), ROUNDS)
             posterior, score = refined(image, learned.reshape(cells.size), config)
             judged.append((posterior, score, likeness(noise_filter, fold, _descriptor(_labelled(cells, labels), centre),
                                                       index)))
@@ -121,10 +122,10 @@ def refined(image: np.ndarray, labels: np.ndarray, config: Config) -> Tuple[np.n
 def _learn(config, items, describe, run):
     """Step 1: fit and store each round's models and the noise filter, unless they are there.
 
-    Reads the maps of at most `web_sample_images` of a class, one image at a time; keeps (c + 1)^2 numbers for each
+    Reads the maps of at most `_SAMPLE` of a class, one image at a time; keeps (c + 1)^2 numbers for each
     class and fold.
     """
-    layout, rounds = config.layout, config.web_rounds
+    layout, rounds = config.layout, ROUNDS
     missing = [number for number in range(rounds + 1) if not os.path.exists(model_path(layout, number))]
     if not missing and os.path.exists(noise_filter_path(layout)):
         return
@@ -170,7 +171,7 @@ def _learn(config, items, describe, run):
 
 
 def _draw_sample(config, items, describe):
-    """At most `web_sample_images` readable images of each class, chosen by a hash of their names, with their maps:
+    """At most `_SAMPLE` readable images of each class, chosen by a hash of their names, with their maps:
     items of one class each, sorted."""
     single = [item._replace(classes=(index,)) for item in items for index in item.classes]
     single.sort(key=lambda item: hashlib.sha256(item.key.encode("utf-8")).hexdigest())
@@ -178,7 +179,7 @@ def _draw_sample(config, items, describe):
     sample = []
     for item in progress(single, len(single), "maps"):
         index = item.classes[0]
-        if counts[index] < config.web_sample_images and _has_maps(config.layout, item, describe):
+        if counts[index] < _SAMPLE and _has_maps(config.layout, item, describe):
             sample.append(item)
             counts[index] += 1
     return sorted(sample, key=lambda item: item.key)

@@ -4,7 +4,7 @@ import shutil
 from typing import List, Sequence
 
 from core.config import Config, network_settings
-from core.cosegmentation.items import Item
+from core.cosegmentation.items import ROUNDS, Item
 from core.cosegmentation.results import result_path
 from core.data import check_classes
 from core.dataset.samples import train_images, web_images
@@ -14,8 +14,8 @@ from core.io.files import file_digest, remove, remove_leftovers
 from core.io.provenance import StageRecord
 from core.paths import mask_path, stems
 
-SETTINGS = ("cosegmented_images", "web_side", "web_rounds", "web_sample_images", "web_threshold", "web_uncertain",
-            "web_min_score", "web_min_likeness", "web_min_foreground", "web_max_foreground", "seed", "classes")
+SETTINGS = ("cosegmented_images", "web_side", "web_min_score", "web_min_likeness", "web_min_foreground",
+            "web_max_foreground", "seed", "classes")
 _FORMAT = 6  # of the files; those of another one can't be used
 
 
@@ -77,7 +77,7 @@ def _files(config: Config, item: Item) -> List[str]:
     """Paths of all that may have been made of an image, for its classes or, as a training image, for others."""
     layout, classes = config.layout, item.classes if item.web else range(1, config.num_classes)
     made = [item._replace(classes=(index,)).labels_file(number) for index in classes
-            for number in range(config.web_rounds + 1)]
+            for number in range(ROUNDS + 1)]
     if item.web:
         made += [result_path(layout, item.name), mask_path(layout.web_masks, item.name)]
     else:

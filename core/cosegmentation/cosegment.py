@@ -1,7 +1,7 @@
 """Masks for the web images of each class, learned from no mask.
 
 Images are compared by the maps of a trained network (`feature_maps`), cell by cell (`by_cells`). An image takes the
-same time whatever their number, and at most `web_sample_images` of a class are learned from: n images take O(n). A
+same time whatever their number, and at most 100 of a class are learned from: n images take O(n). A
 process holds one image at a time. Every file appears whole; whatever is there is not made again.
 """
 import collections

@@ -4,6 +4,8 @@ from typing import NamedTuple, Tuple
 
 from core.paths import Layout
 
+ROUNDS = 4  # in which the classifiers of cells learn from their own labels
+
 
 class Item(NamedTuple):
     """An image to segment, once for each of some classes that it shows.

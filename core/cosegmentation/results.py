@@ -12,6 +12,8 @@ from core.io.files import read_json, write_text
 from core.io.images import write_mask
 from core.paths import Layout, mask_path, web_class
 
+_FOREGROUND = 0.6  # probability above which a pixel is foreground
+_UNCERTAIN = 0.5  # from here up to that, it is written as 255
 UNLIKE = "looks unlike the other images of its class"  # a reason
 
 
@@ -41,7 +43,7 @@ def finish_web_image(layout: Layout, config: Config, name: str, posterior: np.nd
         score, also: see `Result`.
         likeness: probability that it looks like its class, in [0, 1].
     """
-    mask = decide(posterior, config)
+    mask = decide(posterior)
     foreground = float((mask == 1).mean())
     reason = ""
     if not config.web_min_foreground <= foreground <= config.web_max_foreground:
@@ -55,10 +57,10 @@ def finish_web_image(layout: Layout, config: Config, name: str, posterior: np.nd
     write_result(layout, Result(name, not reason, score, foreground, reason, also))
 
 
-def decide(posterior: np.ndarray, config: Config) -> np.ndarray:
-    """Mask of a posterior, (h, w) float32: 1 above `web_threshold`, 255 from there down to `web_uncertain`, else 0."""
-    uncertain = np.where(posterior > config.web_uncertain, IGNORE_LABEL, 0)
-    return np.where(posterior > config.web_threshold, 1, uncertain).astype(np.uint8)
+def decide(posterior: np.ndarray) -> np.ndarray:
+    """Mask of a posterior, (h, w) float32: 1 for foreground, 255 where it is uncertain, else 0."""
+    uncertain = np.where(posterior > _UNCERTAIN, IGNORE_LABEL, 0)
+    return np.where(posterior > _FOREGROUND, 1, uncertain).astype(np.uint8)
 
 
 def write_result(layout: Layout, result: Result) -> None:

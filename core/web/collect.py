@@ -18,7 +18,7 @@ from core.paths import Layout, class_of, image_path
 from core.runtime.parallel import ordered_map
 from core.web.cleaning import decode
 from core.web.corrections import naming
-from core.web.downloader import Downloader, Failed, Rejected
+from core.web.downloader import MOST_BYTES, THREADS, Downloader, Failed, Rejected
 from core.web.duplicates import Fingerprint, HashIndex, fingerprints
 from core.web.manifest import Manifest, file_name, reasons
 from core.web.sources import Candidate, Source
@@ -46,7 +46,7 @@ def fetch_web_images(config: Config, source: Source, downloader: Downloader, *, 
     """
     layout = config.layout
     with naming(layout), contextlib.ExitStack() as stack:
-        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(config.web_threads, "download"))
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(THREADS, "download"))
         stack.callback(downloader.close)  # runs before the wait for the pool's threads
         manifest = Manifest(layout, config)
         kept_classes = {class_of(row["name"]) for row in manifest.kept()}
@@ -70,7 +70,7 @@ def _keep(config, class_index, source, downloader, pool, manifest, index):
     process = functools.partial(_process, config=config, downloader=downloader)
     class_name = config.classes[class_index]
     fresh = (candidate for candidate in source(class_index) if manifest.is_new(class_name, candidate.url))
-    with contextlib.closing(ordered_map(process, fresh, pool, 2 * config.web_threads)) as processed:
+    with contextlib.closing(ordered_map(process, fresh, pool, 2 * THREADS)) as processed:
         for _, (row, jpeg, views) in processed:
             if jpeg and not manifest.reject_placeholder(row):
                 near = next(index.matches(views, config.web_hash_distance), None)
@@ -119,7 +119,7 @@ def _read_local(url: str, config: Config) -> bytes:
     path = os.fsdecode(urllib.parse.unquote_to_bytes(urllib.parse.urlsplit(url).path))
     try:
         size = os.path.getsize(path)
-        if size > config.web_bytes:
+        if size > MOST_BYTES:
             raise Rejected(f"too large: {size} bytes")
         return read_bytes(path)
     except (OSError, UserError) as error:

@@ -13,6 +13,8 @@ from requests.adapters import HTTPAdapter
 
 from core.config import Config
 
+THREADS = 8  # simultaneous downloads
+MOST_BYTES = 20000000  # of a download
 _CHUNK = 1 << 14  # bytes
 _REDIRECTS = 5
 _BACK_OFF = 1  # seconds before the first new attempt; doubled for each further one
@@ -39,7 +41,7 @@ class Answer(NamedTuple):
 class Downloader:
     """HTTP client for many addresses, used from several threads at once.
 
-    Every download ends within `web_total_time` seconds, holds at most `web_bytes` bytes, and starts at least
+    Every download ends within `web_total_time` seconds, holds at most `MOST_BYTES` bytes, and starts at least
     1 / `web_rate` seconds after the one before from the same host. Private networks are asked only where an address
     itself names one: no public name and no redirect of one leads there.
 
@@ -52,8 +54,8 @@ class Downloader:
         self._session = requests.Session()
         self._session.headers.update({"User-Agent": config.web_user_agent, "Accept": "image/*, */*;q=0.5",
                                       "Accept-Encoding": "identity"})
-        self._private = HTTPAdapter(pool_maxsize=config.web_threads)
-        self._public = _PublicAdapter(pool_maxsize=config.web_threads)
+        self._private = HTTPAdapter(pool_maxsize=THREADS)
+        self._public = _PublicAdapter(pool_maxsize=THREADS)
         self._lock = threading.Lock()
         self._turns: Dict[str, float] = {}  # host: time from which on it may be asked
         self._failures: Dict[str, int] = {}  # host: downloads in a row that failed
@@ -150,7 +152,7 @@ class Downloader:
         raise Rejected(f"more than {_REDIRECTS} redirects")
 
     def _body(self, response, deadline):
-        limit = self._config.web_bytes
+        limit = MOST_BYTES
         length = response.headers.get("Content-Length", "")
         if length.isdigit() and int(length) > limit:
             raise Rejected(f"too large: {length} bytes")

@@ -40,7 +40,7 @@ from core.paths import folder_lock
 
 pytest.importorskip("core.engines.mxnet.backend")
 pytestmark = pytest.mark.slow
-SETTINGS = {"web_side": 80, "web_rounds": 2, "web_min_score": 0.0}
+SETTINGS = {"web_side": 80, "web_min_score": 0.0}
 
 
 def cosegment(config, **options):
@@ -337,8 +337,7 @@ def test_training_images_are_segmented_for_each_of_their_labels(web, monkeypatch
 
 @pytest.mark.parametrize("flags, message", [
     (("--features", "resnet"), "--features resnet: .*resnet50.params is missing, which holds its weights"),
-    (("--features", "hog"), "invalid choice: 'hog' .choose from"),
-    (("--web-threshold", "0.2"), "setting web_uncertain is 0.5")])
+    (("--features", "hog"), "invalid choice: 'hog' .choose from")])
 def test_mistakes_end_in_one_line(web, flags, message):
     run = subprocess.run([sys.executable, os.path.join(ROOT, "create_web_masks.py"), *flags], stderr=subprocess.PIPE,
                          universal_newlines=True)

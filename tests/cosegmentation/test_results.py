@@ -10,7 +10,7 @@ from core.paths import mask_path
 
 def test_decision_between_foreground_uncertain_and_background():
     posterior = np.array([[0.9, 0.61], [0.52, 0.1]], np.float32)
-    assert decide(posterior, Config()).tolist() == [[1, 1], [255, 0]]
+    assert decide(posterior).tolist() == [[1, 1], [255, 0]]
 
 
 @pytest.mark.parametrize("share, score, likeness, reason", [

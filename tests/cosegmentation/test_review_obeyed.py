@@ -22,8 +22,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Config of co-segmented web images: 3 of each of two classes."""
-    config = Config(root=str(tmp_path_factory.mktemp("reviewed")), classes=("background", "bus", "cat"), web_side=64,
-                    web_rounds=1)
+    config = Config(root=str(tmp_path_factory.mktemp("reviewed")), classes=("background", "bus", "cat"), web_side=64)
     layout = config.layout
     for label in (1, 2):
         for number in range(1, 4):

@@ -80,7 +80,7 @@ def test_numbers_follow_the_order_of_the_candidates_and_the_limit_holds(config, 
     rows = fetch(limited, {1: [server.url("slow", number) for number in range(30)]})
     assert [row["name"] for row in rows] == ["1_%06d" % number for number in range(1, 10)]
     assert [row["url"] for row in rows] == [server.url("slow", number) for number in range(9)]
-    assert sum(server.hits.values()) <= 9 + 2 * limited.web_threads + 1
+    assert sum(server.hits.values()) <= 9 + 2 * THREADS + 1
     assert len(fetch(limited, {1: [server.url("slow", 40)]})) == 9, "a full class asks for more"
 
 

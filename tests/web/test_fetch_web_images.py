@@ -24,7 +24,7 @@ def start(folder, *flags):
 @pytest.fixture
 def web(tmp_path, server):
     """Folder with settings and lists of 2 x 40 addresses, some of them bad."""
-    settings = {**SETTINGS, "classes": list(SETTINGS["classes"]), "web_threads": 3, "web_timeout": 20.0,
+    settings = {**SETTINGS, "classes": list(SETTINGS["classes"]), "web_timeout": 20.0,
                 "web_total_time": 60.0}
     (tmp_path / "web.yaml").write_text(yaml.safe_dump(settings))
     (tmp_path / "lists").mkdir()

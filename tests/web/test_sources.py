@@ -11,7 +11,7 @@ from web_server import encoded, picture
 from core.config import Config
 from core.errors import UserError
 from core.web import sources
-from core.web.downloader import Downloader, Failed
+from core.web.downloader import MOST_BYTES, Downloader, Failed
 from core.web.sources import Candidate
 
 
@@ -33,7 +33,7 @@ def test_folders_and_lists_of_the_user(config, server, tmp_path):
         for seed in seeds:
             (folder / name / ("%d ä%%20.png" % seed)).write_bytes(encoded(picture(seed), "PNG"))
     (folder / "cat" / "notes.txt").write_text("none")
-    (folder / "cat" / "large.bmp").write_bytes(b"BM" + bytes(config.web_bytes))
+    (folder / "cat" / "large.bmp").write_bytes(b"BM" + bytes(MOST_BYTES))
     (folder / "cat" / "inner").mkdir()
     rows = fetch(config, source=sources.folder_source(config, str(folder)))
     assert [(row["class"], row["status"]) for row in rows] == [
