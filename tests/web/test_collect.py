@@ -14,6 +14,7 @@ from core.io.files import write_lines
 from core.io.images import read_image, write_image
 from core.web import sources
 from core.web.corrections import add_decision, apply_moves, read_decisions
+from core.web.downloader import THREADS
 
 
 @pytest.fixture

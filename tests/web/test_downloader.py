@@ -10,7 +10,7 @@ from fetching import changed, fetch
 from web_server import ENDLESS, encoded, picture
 
 import core.web.downloader
-from core.web.downloader import THREADS, Downloader, Failed, Rejected
+from core.web.downloader import Downloader, Failed, Rejected
 
 
 @pytest.fixture
