@@ -18,7 +18,6 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-import scipy.io
 import yaml
 from conftest import CPUS, ROOT, draw_sample, largest_file, run_script
 from PIL import Image
@@ -29,7 +28,6 @@ import core.inference.segmenter
 from core.config import Config, make_config
 from core.dataset.create import create_dataset
 from core.dataset.samples import read_labels, voc_samples
-from core.dataset.sbd_masks import read_sbd_mask
 from core.engines.mxnet.backend import mx
 from core.engines.mxnet.steps import training_symbol
 from core.errors import UserError
@@ -82,13 +80,6 @@ def jpeg_bytes():
     return cv2.imencode(".jpg", picture())[1].tobytes()
 
 
-def mat_bytes(compressed):
-    buffer = io.BytesIO()
-    scipy.io.savemat(buffer, {"GTcls": {"Segmentation": np.eye(6, dtype=np.uint8), "CategoriesPresent": [1]}},
-                     do_compression=compressed)
-    return buffer.getvalue()
-
-
 def stored_result():
     settings = {"masks": "m", "scales": [1.0], "crf": None, "names_sha256": "a", "data_sha256": "b"}
     result = dict(summarise(np.eye(3, dtype=int), ("bk", "a", "b")), settings=settings, saved=["masks"], model="init",
@@ -113,8 +104,6 @@ READERS = {
     "a.jpg": (jpeg_bytes(), read_image),
     "b.jpg": (png_bytes(picture()), read_image),
     "a.png": (png_bytes(np.eye(9, dtype=np.uint8)), lambda path: read_mask(path, 21, (9, 9))),
-    "a.mat": (mat_bytes(False), lambda path: read_sbd_mask(path, 21, (6, 6))),
-    "b.mat": (mat_bytes(True), lambda path: read_sbd_mask(path, 21, (6, 6))),
     "list.txt": ("2008_000001\r\nein B\u00e4r\n\n2008_000003".encode(), read_list),
     "labels.csv": (b'sep=;\r\n"image";labels\r\na.jpg;mug;key\r\n', read_table),
     "a.yaml": (b"width: 4\nscales: [0.7, 1.0]\nclasses: [bk, 'a']\nlearning_rate: 1e-3\nroot: here\n", make_config),
@@ -201,14 +190,11 @@ def test_parameters_that_are_not_finite_are_named(tiny, value):
         load_snapshot(tiny, "init", 1)
 
 
-def test_nothing_in_a_yaml_or_mat_file_is_run(tmp_path):
+def test_nothing_in_a_yaml_file_is_run(tmp_path):
     (tmp_path / "a.yaml").write_text("classes: !!python/object/apply:os.mkdir [%s]\n" % (tmp_path / "ran"))
     with pytest.raises(UserError, match="a.yaml is not valid YAML"):
         make_config(str(tmp_path / "a.yaml"))
-    scipy.io.savemat(str(tmp_path / "a.mat"), {"GTcls": {"Segmentation": np.array([[{"a": 1}, "b"]], object)}})
-    with pytest.raises(UserError, match="a.mat is damaged, or not an SBD mask"):
-        read_sbd_mask(str(tmp_path / "a.mat"), 21, (1, 2))
-    assert sorted(os.listdir(str(tmp_path))) == ["a.mat", "a.yaml"]
+    assert sorted(os.listdir(str(tmp_path))) == ["a.yaml"]
 
 
 @pytest.mark.parametrize("kind", ["GIF", "EPS", "TIFF", "JPEG"])
