@@ -9,9 +9,8 @@ from core.errors import UserError
 def main() -> None:
     from core.io.logs import start_log
     parser = make_parser(__doc__, ("mean_rgb",))
-    parser.add_argument("source", metavar="SOURCE", help="weights to convert: .h5 or .keras of Keras, .pth or "
-                        ".safetensors of PyTorch (torchvision, timm, DINO, mmdetection, ...), .pth or .pkl of "
-                        "detectron2, .params of MXNet")
+    parser.add_argument("source", metavar="SOURCE", help="weights to convert: .h5 or .keras of Keras, .safetensors or "
+                        ".pth of torchvision and timm (.pth is read by torch), .params of MXNet")
     parser.add_argument("--output", type=os.path.abspath, dest="base_model", metavar="FILE",
                         help="file to write (default: models/resnet50.params)")
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
@@ -20,9 +19,7 @@ def main() -> None:
     parser.add_argument("--preprocessing", choices=("torch", "caffe", "tf", "unit"),
                         help="input of the source: torch, RGB minus ImageNet's mean, divided by its standard "
                         "deviation; caffe, BGR in 0..255 minus the mean, and strides on the first 1x1 convolutions; "
-                        "tf, RGB in -1..1; unit, RGB in 0..1 (default: recognised by the names and the weights)")
-    parser.add_argument("--channels", choices=("rgb", "bgr"),
-                        help="order of the source's input channels (default: that of its preprocessing)")
+                        "tf, RGB in -1..1; unit, RGB in 0..1 (default: its framework's)")
     parser.add_argument("--prefix", metavar="NAME", help="network to convert where the file holds several: the "
                         "start of its layers' names, such as module.encoder_q")
     args = parser.parse_args()
@@ -32,8 +29,8 @@ def main() -> None:
         raise UserError(f"{output} exists: pass --overwrite to replace it, or choose another --output")
     start_log(config.layout.log("convert_base_model"), config)
 
-    from core.network.base_model import convert_base_model  # after the flags: importing mxnet takes seconds
-    convert_base_model(config, args.source, output, preprocessing=args.preprocessing, channels=args.channels,
+    from core.network.base_model import convert_base_model  # after the flags: imports take seconds
+    convert_base_model(config, args.source, output, preprocessing=args.preprocessing,
                        epsilon=args.epsilon, prefix=args.prefix)
 
 

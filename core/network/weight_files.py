@@ -1,167 +1,169 @@
-"""Arrays in weight files of other frameworks: HDF5 of Keras, safetensors, files of torch.save, pickles of arrays.
+"""Arrays in weight files of Keras, PyTorch and MXNet, under the parameter names of `resnet`.
 
-Whatever the file calls them, the parts of a layer have one name each here: weight and bias of a convolution or of a
-fully connected layer; gamma, beta, mean and var of a batch norm.
+Keras's files are read by h5py, .safetensors by its library, .pth by torch where that is installed, without running
+what they name.
 """
+import argparse
+import importlib.util
 import io
-import math
+import os
+import pathlib
 import re
-import struct
 import zipfile
-import zlib
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 
 import h5py
 import numpy as np
-import safetensors
+from safetensors.numpy import load_file
 
 from core.errors import UserError
-from core.io.files import read_bytes
-from core.network.torch_files import PICKLE_START, ZIP_START, read_entry, read_torch, widen_bfloat16
+from core.network.snapshots import read_parameters
 
-Arrays = Dict[Tuple[str, str], Any]  # from (layer, part) to an object with shape and dtype that numpy.asarray reads
-
-_HDF5_START = b"\x89HDF\r\n\x1a\n"
-_MXNET_START = struct.pack("<Q", 0x112)
-
-_SAFETENSORS_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1",
-                      "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "?"}
-
-_NORM_PARTS = {"weight": "gamma", "bias": "beta", "running_mean": "mean", "running_var": "var"}
-_CAFFE2_NAME = re.compile(r"(?P<layer>.*)_(?:(?P<weight>w)|(?P<gamma>s)|(?P<mean>rm)|(?P<var>riv)|b)")
-
-_KERAS_ARCHIVE = "model.weights.h5"  # in the zip that Keras 3 writes as .keras
-_KERAS_LAYER = re.compile(r"conv1_(?:conv|bn)|conv[2-5]_block[0-9]+_[0-3]_(?:conv|bn)|"  # since TensorFlow 1.13
-                          r"(?:bn_)?conv1|(?:res|bn)[2-5][a-z]_branch(?:1|2[abc])")  # before
-_KERAS_PART = re.compile(r"(?:.*_)?(?:(?P<weight>kernel|W)|(?P<bias>bias|b)|(?P<gamma>gamma)|(?P<beta>beta)|"
-                         r"(?P<mean>(?:moving|running)_mean)|(?P<var>(?:moving|running)_(?:variance|std)))"
-                         r"(?:_[0-9]+)?(?::0)?")
-_KERAS_ORDER = {2: ("weight", "bias"), 4: ("gamma", "beta", "mean", "var")}  # by the number of a layer's arrays
-_LARGEST_CHUNK = 1 << 26  # bytes; HDF5 unpacks a whole chunk, however little of it an array has
-
-# What numpy.asarray raises for an array of a damaged file
-READ_ERRORS = (OSError, EOFError, KeyError, RuntimeError, ValueError, TypeError, MemoryError, zipfile.BadZipFile,
-               zlib.error)
+_BRANCHES = {"0": "1", "1": "2a", "2": "2b", "3": "2c"}  # by Keras's number of a layer in its block
+_KERAS_LAYER = re.compile(r"conv(?P<stage>[1-5])_(?:block(?P<unit>\d+)_(?P<branch>[0-3])_)?(?P<type>conv|bn)")
+_CAFFE_LAYER = re.compile(r"(?:bn_)?conv1|(?:res|bn)[2-5][a-z]_branch(?:1|2[abc])")
+_KERAS_PARTS = {"kernel": "weight", "W": "weight", "b": "bias", "running_mean": "moving_mean",
+                "moving_variance": "moving_var", "running_std": "moving_var"}
+_KERAS_ORDER = {2: ("weight", "bias"), 4: ("gamma", "beta", "moving_mean", "moving_var")}  # Keras 3 numbers them
+_TORCH_NAME = re.compile(r"(?P<prefix>.*?\.?)\b(?:layer(?P<stage>[1-4])\.(?P<unit>\d+)\.)?"
+                         r"(?P<layer>conv[1-3]|bn[1-3]|downsample\.[01])\.(?P<part>\w+)")
+_NORM_PARTS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_var"}
 
 
-def file_kind(path: str) -> str:
-    """What a file is by its first bytes: "keras", "safetensors", "torch" (a plain pickle, too) or "mxnet".
+class WeightFile(NamedTuple):
+    """Content of a file.
+
+    Attributes:
+        framework: "Keras", "PyTorch" or "MXNet".
+        networks: for each prefix of names in the file, the arrays below it by their names here, kernels as (out, in,
+            h, w). Names that are no ResNet's come as they are.
+        settings: that an MXNet file records.
+    """
+    framework: str
+    networks: Dict[str, Dict[str, np.ndarray]]
+    settings: Dict[str, Any]
+
+
+def read_weights(path: str) -> WeightFile:
+    """Content of a weight file; its name's ending says which reader takes it.
 
     Raises:
-        UserError: the file is missing, or none of these.
+        UserError: the file is missing, damaged or of another format, or its reader is not installed.
     """
+    ending = os.path.splitext(path)[1].lower()
+    if ending in (".pth", ".pt", ".bin") and not importlib.util.find_spec("torch"):
+        raise UserError(f"{path} is read by torch, which is not installed: pip install -r dependencies-torch.txt, or "
+                        "convert the file to .safetensors where it is")
+    if ending not in _READERS:
+        raise UserError(f"{path} is not a weight file: the name has to end in {', '.join(_READERS)}")
+    framework, read, rename = _READERS[ending]
     try:
-        with open(path, "rb") as file:
-            start = file.read(64)
-            size = file.seek(0, 2)
+        with open(path, "rb"):
+            pass
+        arrays, settings = read(path)
+        networks: Dict[str, Dict[str, np.ndarray]] = {}
+        for name, array in arrays:
+            prefix, own = rename(name)
+            if own in networks.setdefault(prefix, {}):
+                raise UserError(f"{path} holds {name} twice")
+            networks[prefix][own] = np.asarray(array)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror or error}") from error
-    if start.startswith(_HDF5_START):
-        return "keras"
-    if start.startswith(ZIP_START):
-        return "keras" if _keras_archive(path) else "torch"
-    if start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < size:
-        return "safetensors"
-    if start.startswith(PICKLE_START):
-        return "torch"
-    if start.startswith(_MXNET_START):
-        return "mxnet"
-    raise UserError(f"{path} is not a weight file: Keras .h5, .safetensors, .pth of torch.save, .pkl of Detectron or "
-                    f"MXNet .params is expected; it starts with {start[:24]!r}")
-
-
-def read_state_dict(path: str) -> Arrays:
-    """Weights in a .safetensors, .pth or .pkl file, below whatever names: those of the layers are whole.
-
-    Returns:
-        dict from (layer, part), such as ("state_dict.module.layer1.0.bn1", "gamma"), to array.
-
-    Raises:
-        UserError: the file is damaged, or a pickle names more than arrays (see `torch_files.read_torch`).
-    """
-    arrays = read_torch(path) if file_kind(path) == "torch" else _read_safetensors(path)
-    found: Arrays = {}
-    for name, array in arrays.items():
-        layer, _, part = name.rpartition(".")
-        if layer + ".running_mean" in arrays:
-            part = _NORM_PARTS.get(part, part)
-        caffe2 = _CAFFE2_NAME.fullmatch(name)
-        if caffe2:
-            layer = caffe2["layer"]
-            part = str(caffe2.lastgroup)
-            if part == "layer":  # it ends in _b
-                part = "beta" if layer.endswith("_bn") else "bias"
-        _add(found, layer, part, array, path)
-    return found
-
-
-def _read_safetensors(path: str) -> Dict[str, np.ndarray]:
-    found = {}
-    try:
-        for name, tensor in safetensors.deserialize(read_bytes(path)):
-            kind, content = tensor["dtype"], bytes(tensor["data"])
-            if kind != "BF16" and kind not in _SAFETENSORS_TYPES:
-                raise UserError(f"{path}: {name} has type {kind}; floating-point numbers are expected, of 16 bits at "
-                                "least")
-            array = widen_bfloat16(content) if kind == "BF16" else np.frombuffer(content, _SAFETENSORS_TYPES[kind])
-            found[name] = array.reshape(tensor["shape"])
     except UserError:
         raise
-    except Exception as error:  # the library's own classes have no common base
-        raise UserError(f"{path} is damaged or truncated: {error}") from error
-    return found
+    except Exception as error:  # the libraries' errors have no common base
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if refused:
+            raise UserError(f"{path} names {refused[1]}, which is not run: write the weights alone, with torch.save("
+                            "model.state_dict(), FILE), or as .safetensors") from error
+        raise UserError(f"{path} is damaged, or no weight file: {str(error).strip().splitlines()[:1]}") from error
+    return WeightFile(framework, networks, settings)
 
 
-def read_keras(path: str) -> Arrays:
-    """Weights in a .h5, .weights.h5 or .keras file of Keras.
+def _read_torch(path):
+    from core.runtime.torch_backend import torch
+    # Training scripts store their command line beside the weights.
+    torch.serialization.add_safe_globals([argparse.Namespace, pathlib.PurePosixPath, pathlib.PosixPath])
+    return _tensors(torch.load(path, map_location="cpu", weights_only=True)), {}
 
-    Returns:
-        dict from (layer, part), such as ("conv2_block1_1_bn", "gamma"), to h5py.Dataset.
 
-    Raises:
-        UserError: the file is damaged.
-    """
-    found: Arrays = {}
+def _tensors(value: Any, name: str = "") -> Iterator[Tuple[str, np.ndarray]]:
+    """(name, array) of the tensors in nested dicts and lists, with dots between the keys."""
+    if isinstance(value, (dict, list, tuple)):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in pairs:
+            yield from _tensors(item, f"{name}.{key}" if name else str(key))
+    elif hasattr(value, "detach"):
+        value = value.detach()
+        yield name, (value.float() if value.is_floating_point() else value).numpy()
+
+
+def _read_keras(path):
+    file: Any = path
+    if zipfile.is_zipfile(path):  # .keras of Keras 3
+        with zipfile.ZipFile(path) as archive:
+            file = io.BytesIO(archive.read("model.weights.h5"))
+    arrays = []
 
     def visit(name, item):
-        # Datasets whose content lies in other files are passed over, as is what the optimizer keeps of each weight.
-        if (isinstance(item, h5py.Dataset) and not (name.startswith("optimizer") or item.external or item.is_virtual)
-                and math.prod(item.chunks or ()) * item.dtype.itemsize <= _LARGEST_CHUNK):
-            layer, part = _keras_name(name, item)
-            _add(found, layer, part, item, path)
-    try:
-        h5py.File(_keras_archive(path) or path, "r").visititems(visit)
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged or truncated: {error}") from error
-    return found
+        if isinstance(item, h5py.Dataset) and not name.startswith("optimizer"):
+            array = item[()]
+            arrays.append((_keras_name(name, item), array.transpose(3, 2, 0, 1) if array.ndim == 4 else array))
+
+    with h5py.File(file, "r") as content:
+        content.visititems(visit)
+    return arrays, {}
 
 
-def _keras_name(name: str, item: h5py.Dataset) -> Tuple[str, str]:
-    """(layer, part) of a dataset: from its path; in Keras 3, which numbers both, from an attribute and the order."""
-    folders, leaf = name.split("/")[:-1], name.split("/")[-1]
-    parts = _KERAS_ORDER.get(len(item.parent), ())
-    if folders and folders[-1] == "vars" and leaf.isdigit():
-        return str(item.parent.attrs.get("name", folders[-2] if folders[1:] else "")), dict(
-            zip(map(str, range(4)), parts)).get(leaf, leaf)
-    known = [folder for folder in folders if _KERAS_LAYER.fullmatch(folder)]
-    match = _KERAS_PART.fullmatch(leaf)
-    return (known or folders or [""])[-1], (match.lastgroup if match else None) or leaf
+def _keras_name(name: str, item: h5py.Dataset) -> str:
+    """Parameter name here of a dataset: from its path; in Keras 3, from an attribute and the order of the arrays."""
+    *folders, leaf = name.split("/")
+    if folders[-1:] == ["vars"] and leaf.isdigit():
+        layer = str(item.parent.attrs.get("name"))
+        part = dict(enumerate(_KERAS_ORDER.get(len(item.parent), ()))).get(int(leaf), leaf)
+    else:
+        layer = next((folder for folder in reversed(folders)
+                      if _KERAS_LAYER.fullmatch(folder) or _CAFFE_LAYER.fullmatch(folder)), "/".join(folders))
+        part = re.sub(r"(_\d+)?(:0)?$", "", leaf)
+        part = part[len(layer) + 1:] if part.startswith(layer + "_") else part
+        part = _KERAS_PARTS.get(part, part)
+    match = _KERAS_LAYER.fullmatch(layer)
+    if match:
+        layer = _layer_name(match["type"] == "bn", match["stage"], int(match["unit"]) - 1 if match["unit"] else None,
+                            _BRANCHES.get(match["branch"]))
+    return f"{layer}_{part}"
 
 
-def _keras_archive(path: str) -> Optional[io.BytesIO]:
-    """The HDF5 file in a .keras archive, or None where the file is none."""
-    try:
-        if not zipfile.is_zipfile(path):
-            return None
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-            if _KERAS_ARCHIVE not in archive.namelist():
-                return None
-            return io.BytesIO(read_entry(archive, _KERAS_ARCHIVE, file.seek(0, 2)))
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
-        raise UserError(f"{path} is damaged or truncated: {error}") from error
+def _layer_name(norm: bool, stage: Any, unit: Optional[int], branch: Optional[str]) -> str:
+    if unit is None:
+        return "bn_conv1" if norm else "conv1"
+    return f"{'bn' if norm else 'res'}{stage}{chr(ord('a') + unit)}_branch{branch}"
 
 
-def _add(found: Arrays, layer: str, part: str, array: Any, path: str) -> None:
-    if (layer, part) in found:
-        raise UserError(f"{path} holds {part} of layer {layer} twice")
-    found[layer, part] = array
+def _torch_name(name: str) -> Tuple[str, str]:
+    """(what the name starts with, parameter name here)."""
+    match = _TORCH_NAME.fullmatch(name)
+    if not match or not match["stage"] and match["layer"] not in ("conv1", "bn1"):
+        return "", name
+    layer, part = match["layer"], match["part"]
+    norm = layer.startswith("bn") or layer == "downsample.1"
+    branch = "1" if layer.startswith("downsample") else _BRANCHES[layer[-1]]
+    unit = int(match["unit"]) if match["stage"] else None
+    return match["prefix"], (_layer_name(norm, int(match["stage"] or 0) + 1, unit, branch) + "_"
+                             + (_NORM_PARTS.get(part, part) if norm else part))
+
+
+def _read_mxnet(path):
+    parameters = read_parameters(path)
+    return [*parameters.args.items(), *parameters.aux.items()], parameters.settings
+
+
+def _whole(name):
+    return "", name
+
+
+_READERS: Dict[str, Tuple[str, Callable, Callable[[str], Tuple[str, str]]]] = {
+    **dict.fromkeys((".h5", ".hdf5", ".keras"), ("Keras", _read_keras, _whole)),
+    ".safetensors": ("PyTorch", lambda path: (load_file(path).items(), {}), _torch_name),
+    **dict.fromkeys((".pth", ".pt", ".bin"), ("PyTorch", _read_torch, _torch_name)),
+    ".params": ("MXNet", _read_mxnet, _whole)}

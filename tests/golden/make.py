@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Make the files beside this one with PyTorch and Keras: pip install torch tensorflow-cpu, then run this once.
+"""Make the file beside this one with PyTorch and Keras: pip install torch tensorflow-cpu, then run this once.
 
 The networks are ResNets of width 2 with (2, 1, 1, 1) units, their weights drawn from `draw`; features.npz holds what
-stages 2 to 5 put out for `picture`. tensors_*.pth are files of torch.save with a tensor of every awkward sort.
+stages 2 to 5 put out for `picture`.
 """
 import os
 import zlib
@@ -30,7 +30,6 @@ def main():
     features = {"torch_%d" % stage: values for stage, values in torch_features()}
     features.update(("keras_%d" % stage, values) for stage, values in keras_features())
     np.savez_compressed(os.path.join(HERE, "features.npz"), **features)
-    save_torch_tensors()
 
 
 def torch_features():
@@ -114,21 +113,6 @@ def keras_features():
     data = resnet.preprocess_input(picture()[None].astype(np.float32))
     for stage, values in enumerate(keras.Model(network.input, outputs)(data, training=False), 2):
         yield stage, np.moveaxis(np.array(values)[0], -1, 0)
-
-
-def save_torch_tensors():
-    import collections
-
-    import torch
-    counts = torch.arange(24, dtype=torch.float32)
-    state = collections.OrderedDict(
-        [("module.whole", counts.reshape(2, 3, 4)), ("module.part", counts.reshape(4, 6)[1:3, 2:5]),
-         ("module.turned", counts.reshape(2, 3, 4).permute(2, 0, 1)), ("half", counts[:5].half()),
-         ("brain", counts[:5].bfloat16()), ("double", counts[:3].double()), ("count", torch.tensor(7)),
-         ("empty", torch.zeros(0, 3)), ("parameter", torch.nn.Parameter(counts[:2].clone()))])
-    state._metadata = {"": {"version": 1}}
-    torch.save({"epoch": 3, "state_dict": state, "name": "resnet50"}, os.path.join(HERE, "tensors_zip.pth"))
-    torch.save(state, os.path.join(HERE, "tensors_legacy.pth"), _use_new_zipfile_serialization=False)
 
 
 if __name__ == "__main__":
