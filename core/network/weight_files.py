@@ -81,7 +81,7 @@ def read_weights(path: str) -> WeightFile:
 
 
 def _read_torch(path):
-    from core.runtime.torch_backend import torch
+    import torch
     # Training scripts store their command line beside the weights.
     torch.serialization.add_safe_globals([argparse.Namespace, pathlib.PurePosixPath, pathlib.PosixPath])
     return _tensors(torch.load(path, map_location="cpu", weights_only=True)), {}
