@@ -17,7 +17,7 @@ from core.cli import (
 def main() -> None:
     from core.io.logs import start_log
     parser = make_parser(__doc__, ("scales", "engine", "dtype", "crf_engine"))
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, video, folder that is searched for "
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="picture, video, folder that is searched for "
                         "both, or quoted pattern such as 'holiday/**/*.jpg'")
     add_snapshot(parser, "final", "newest; without a snapshot the one that comes with the code")
     add_devices(parser)
@@ -31,9 +31,16 @@ def main() -> None:
                         "are scaled down to this length for the network; masks keep the picture's size "
                         "(default: %(default)s)")
     parser.add_argument("--output", metavar="FOLDER", help="folder for the results (default: outputs/predictions)")
+    parser.add_argument("--serve", action="store_true", help="serve a page to drop pictures on, for a browser on this "
+                        "machine, instead of segmenting files")
+    parser.add_argument("--port", type=int, default=0, metavar="N", help="of --serve on 127.0.0.1 (default: a free "
+                        "one)")
     add_jobs(parser)
     args = parser.parse_args()
-    check_scales(args)
+    if bool(args.paths) == args.serve:
+        parser.error("either --serve or the pictures and videos to segment are expected")
+    if not args.serve:
+        check_scales(args)
     config = parse_config(args)
     layout = config.layout
     start_log(layout.log("predict"), config)
@@ -46,11 +53,16 @@ def main() -> None:
     from core.inference.predict_media import allowed_classes, segment_media
     from core.network.snapshots import load_snapshot
     output = args.output or layout.predictions
-    media = find_media(args.paths, leave_out=[output])
+    media = [] if args.serve else find_media(args.paths, leave_out=[output])
     snapshot = load_snapshot(config, *choose_snapshot(config, args, "final", "newest", shipped=True))
     devices = resolve_devices(args.gpu, config.engine)
-    inference = InferenceOptions(config.scales if args.ms else (1.0,), crf=args.crf,
-                                 dtype=resolve_dtype(config.dtype, devices, fastest=True))
+    dtype = resolve_dtype(config.dtype, devices, fastest=True)
+    if args.serve:
+        from core.inference.try_page import make_app
+        from core.runtime.local_server import serve
+        serve(lambda token: make_app(snapshot, devices, dtype, args.max_side, token), args.port, "the page has ended")
+        return
+    inference = InferenceOptions(config.scales if args.ms else (1.0,), crf=args.crf, dtype=dtype)
     allowed = allowed_classes(snapshot.config, args.labels) if args.labels else None
     options = SegmentationOptions(inference, output, save_scores=args.savescoremap, allowed=allowed,
                                   max_side=args.max_side)

@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -138,3 +139,31 @@ def run_script(folder, name, *flags, status=0):
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert done.stderr.startswith(os.path.basename(name) + ": error: ")
     return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium; the test is skipped where it is not installed."""
+    from pages import start_browser
+    started = start_browser()
+    yield started
+    started.quit()
+
+
+@pytest.fixture
+def serve():
+    """Function that serves a web application, whose token is "secret", and gives its address."""
+    from werkzeug.serving import make_server
+    servers = []
+
+    def start(app):
+        server = make_server("127.0.0.1", 0, app, threaded=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{server.server_port}/secret/"
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()

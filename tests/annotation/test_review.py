@@ -2,14 +2,12 @@
 import csv
 import dataclasses
 import os
-import shutil
-import threading
 
 import numpy as np
 import pytest
-from werkzeug.serving import make_server
+from pages import Page, narrow_screen
 
-from core.annotation.review import Review, make_app
+from core.annotation.review import make_app
 from core.annotation.review import serve as serve_page
 from core.config import Config
 from core.data import record_classes
@@ -125,7 +123,7 @@ def test_a_damaged_mask_leaves_the_image_to_be_seen_and_a_damaged_image_an_empty
 
 def test_without_web_images_there_is_nothing_to_review(tmp_path):
     with pytest.raises(UserError, match="run fetch_web_images.py first"):
-        Review(Config(root=str(tmp_path)))
+        make_app(Config(root=str(tmp_path)), "secret")
 
 
 @pytest.mark.parametrize("port", [-1, 65536])  # the system would take 65536 for 0, any free port
@@ -137,52 +135,24 @@ def test_a_port_that_does_not_exist_is_refused(config, port):
 def test_images_of_other_classes_are_refused(config):
     """As where --config is forgotten: the page would name other classes and move images to them."""
     record_classes(config.layout.classes, CLASSES)
-    Review(config)
+    make_app(config, "secret")
     with pytest.raises(UserError, match="class 1 as mug, and the setting classes has class 1 as aeroplane"):
-        Review(Config(root=config.root))
+        make_app(Config(root=config.root), "secret")
 
 
 # The page in a browser
 
 
-@pytest.fixture(scope="module")
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver")
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not program or not driver:
-        pytest.skip("Chromium and its driver are not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1000,900"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield started
-    started.quit()
-
-
-class Page:
-    """The page of a data set, in a window of the browser."""
+class Review(Page):
+    """The review page of a data set."""
 
     def __init__(self, browser, address):
-        self.browser = browser
-        browser.get_log("browser")  # of the page before
-        browser.get(address)
+        super().__init__(browser, address)
         self.wait(lambda: self.names("kept") or self.names("left"))
-
-    def wait(self, condition):
-        from selenium.webdriver.support.ui import WebDriverWait
-        WebDriverWait(self.browser, 30, 0.05).until(lambda _: condition())
-
-    def run(self, code, *values):
-        return self.browser.execute_script(code, *values)
 
     def names(self, grid):
         return self.run("return [...document.querySelectorAll(`#${arguments[0]} .tile`)]"
                         ".map(tile => tile.dataset.name)", grid)
-
-    def click(self, selector):
-        self.run("document.querySelector(arguments[0]).click()", selector)
 
     def focus(self, name):
         self.run("document.querySelector(`[data-name='${arguments[0]}']`).focus()", name)
@@ -190,36 +160,19 @@ class Page:
     def focused(self):
         return self.run("return document.activeElement.dataset.name || null")
 
-    def press(self, *keys):
-        from selenium.webdriver.common.action_chains import ActionChains
-        for key in keys:
-            ActionChains(self.browser).send_keys(key).perform()
-
 
 @pytest.fixture
-def serve():
-    """Function that serves a data set and gives the address."""
-    servers = []
-
-    def start(config):
-        server = make_server("127.0.0.1", 0, make_app(config, "secret"), threaded=True)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        servers.append((server, thread))
-        return f"http://127.0.0.1:{server.server_port}/secret/"
-    yield start
-    for server, thread in servers:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+def review(browser, serve):
+    """Function that opens the page of a data set."""
+    return lambda config: Review(browser, serve(make_app(config, "secret")))
 
 
 def decided(config):
     return {name: tuple(decision)[1:] for name, decision in read_decisions(config.layout, 3).items()}
 
 
-def test_click_key_undo_and_reload(browser, serve, config):
-    page = Page(browser, serve(config))
+def test_click_key_undo_and_reload(review, config):
+    page = review(config)
     assert page.names("left") == ["1_000005", "1_000010"] and page.names("kept")[0] == "1_000001", "lowest score first"
     page.click("[data-name='1_000005']")
     page.wait(lambda: "1_000005" in page.names("kept"))
@@ -231,15 +184,15 @@ def test_click_key_undo_and_reload(browser, serve, config):
     page.press("u")
     page.wait(lambda: "1_000001" in page.names("kept"))
     assert decided(config) == {"1_000005": ("keep", "")}
-    browser.refresh()
+    page.browser.refresh()
     page.wait(lambda: "1_000005" in page.names("kept"))
-    assert not [row for row in browser.get_log("browser") if row["level"] == "SEVERE"]
+    assert not page.faults()
 
 
-def test_keyboard_alone_is_enough(browser, serve, config):
+def test_keyboard_alone_is_enough(review, config):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
-    page = Page(browser, serve(config))
+    page = review(config)
     page.press(Keys.ARROW_RIGHT)
     page.wait(lambda: page.focused() == "1_000001")
     page.press(Keys.ARROW_RIGHT, Keys.ENTER)
@@ -249,7 +202,7 @@ def test_keyboard_alone_is_enough(browser, serve, config):
     page.press(Keys.ESCAPE)
     page.wait(lambda: not page.run("return document.getElementById('move').open"))
     page.press("r")
-    page.wait(lambda: "1_000003" in page.run("return document.getElementById('large-text').textContent"))  # the next
+    page.wait(lambda: "1_000003" in page.text("large-text"))  # the next
     page.press("r")
     page.wait(lambda: set(decided(config)) == {"1_000002", "1_000003"})
     page.press(Keys.ESCAPE)
@@ -262,18 +215,18 @@ def test_keyboard_alone_is_enough(browser, serve, config):
     assert decided(config)["1_000004"] == ("move", "2_000011")
     page.press("u")
     page.wait(lambda: "1_000004" not in decided(config))
-    ActionChains(browser).key_down(Keys.CONTROL).send_keys("z").key_up(Keys.CONTROL).perform()
+    ActionChains(page.browser).key_down(Keys.CONTROL).send_keys("z").key_up(Keys.CONTROL).perform()
     page.wait(lambda: len(decided(config)) == 1)
 
 
-def test_two_windows_see_each_others_decisions(browser, serve, config):
-    page = Page(browser, serve(config))
+def test_two_windows_see_each_others_decisions(review, config):
+    page = review(config)
     add_decision(config.layout, "1_000002", "reject")  # as a second window does, by the same file
     page.wait(lambda: "1_000002" in page.names("left"))
 
 
-def test_filters_show_a_class_and_a_reason(browser, serve, config):
-    page = Page(browser, serve(config))
+def test_filters_show_a_class_and_a_reason(review, config):
+    page = review(config)
     page.run("const menu = document.getElementById('class'); menu.value = '2'; menu.dispatchEvent(new Event('change'))")
     assert page.names("left") == ["2_000005", "2_000010"]
     page.run("const menu = document.getElementById('reason'); menu.value = 'score below 0.4';"
@@ -282,14 +235,10 @@ def test_filters_show_a_class_and_a_reason(browser, serve, config):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_many_images_on_a_narrow_screen(browser, serve, tmp_path, scheme):
+def test_many_images_on_a_narrow_screen(browser, review, tmp_path, scheme):
     config = make_data(tmp_path, 250)
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {
-        "features": [{"name": "prefers-color-scheme", "value": scheme}]})
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-        "width": 380, "height": 700, "deviceScaleFactor": 1, "mobile": False})
-    try:
-        page = Page(browser, serve(config))
+    with narrow_screen(browser, scheme):
+        page = review(config)
         assert len(page.names("kept")) == 200 and len(page.names("left")) == 50
         assert page.run("return document.documentElement.scrollWidth <= 380"), "nothing sticks out sideways"
         ground = page.run("return getComputedStyle(document.body).backgroundColor")
@@ -297,14 +246,11 @@ def test_many_images_on_a_narrow_screen(browser, serve, tmp_path, scheme):
         page.wait(lambda: page.run("return document.querySelector('.tile img').naturalWidth") > 0)
         made = page.run("return performance.getEntriesByType('resource').filter(e => /thumbnail/.test(e.name)).length")
         assert 0 < made < 250, "thumbnails are asked for where they come into view"
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def test_a_decision_on_an_image_that_is_gone_is_reported(browser, serve, config):
-    page = Page(browser, serve(config))
+def test_a_decision_on_an_image_that_is_gone_is_reported(review, config):
+    page = review(config)
     os.remove(image_path(config.layout.web_images, "1_000001"))
     page.click("[data-name='1_000001']")
-    page.wait(lambda: "1_000001 is gone" in page.run("return document.getElementById('status').textContent"))
+    page.wait(lambda: "1_000001 is gone" in page.text("status"))
     assert decided(config) == {}
