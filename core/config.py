@@ -198,7 +198,7 @@ class Config:
     @functools.cached_property
     def layout(self) -> Layout:
         """Paths of the files that the stages read and write."""
-        return Layout(self.root, self.voc_dir, self.sbd_dir, self.base_model, self.backbone)
+        return Layout(self)
 
     @property
     def num_classes(self) -> int:

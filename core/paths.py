@@ -1,7 +1,7 @@
 """Where every stage finds and leaves its files: the stages know each other by these names only."""
 import os
 import re
-from typing import Iterable, List, Set
+from typing import Any, Iterable, List, Set
 
 from core.errors import UserError
 from core.io.files import find_path, list_folder
@@ -13,22 +13,16 @@ _NAME_BYTES = 255  # of a file's name, on most file systems
 
 
 class Layout:
-    """Paths below a root folder; `Config.layout` is that of a configuration.
+    """Paths below the root folder of a Config, whose `layout` is made once."""
 
-    Args:
-        root, voc_dir, sbd_dir, base_model, backbone: the settings.
-    """
-
-    def __init__(self, root: str, voc_dir: str, sbd_dir: str, base_model: str, backbone: str):
-        def path(*names):
-            return os.path.normpath(os.path.join(root, *names))
-
+    def __init__(self, config: Any):
+        path = config.path
         self.root = path(".")
-        self.voc = path(voc_dir)
+        self.voc = path(config.voc_dir)
         self.voc_images = os.path.join(self.voc, "JPEGImages")
         self.voc_test_list = self.voc_list("test")
         self.voc_masks = os.path.join(self.voc, "SegmentationClass")
-        self.sbd = path(sbd_dir)
+        self.sbd = path(config.sbd_dir)
 
         self.web_images = path("dataset", "web_images")
         self.web_manifest = path("dataset", "web_manifest.jsonl")
@@ -54,8 +48,8 @@ class Layout:
         self.val_masks = path("dataset", "val_masks")
         self.val_list = path("dataset", "val_list.txt")
 
-        self.base_model = path(base_model)
-        self._network = "fcn_" + backbone
+        self.base_model = path(config.base_model)
+        self._network = "fcn_" + config.backbone
         self.snapshots = path("snapshots")
         self.outputs = path("outputs")
         self.logs = path("log")
