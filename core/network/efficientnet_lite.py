@@ -74,14 +74,14 @@ def stages(ops: Any, data: Any, output_stride: int = 32) -> List[Any]:
         list of (b, channels, h / stride, w / stride).
     """
     data = stem(ops, data)
-    found, reached, dilation = [], 2, 1
+    outputs, reached, dilation = [], 2, 1
     for number, (_, _, stride, _, _) in enumerate(STAGES, 1):
         strided = reached * stride <= output_stride
         before, dilation = dilation, dilation * (1 if strided else stride)
         reached *= stride if strided else 1
         data = stage(ops, data, number, stride if strided else 1, dilation, first_dilation=before)
-        found.append(data)
-    return found
+        outputs.append(data)
+    return outputs
 
 
 def class_scores(ops: Any, last_stage: Any) -> Any:
@@ -95,11 +95,11 @@ def shared_stages(ops: Any, config: Config, data: Any) -> List[Any]:
 
     Stage 4 pads evenly: cell i is centred on pixel 16 i + 7.
     """
-    data, found = stem(ops, data), []
+    data, outputs = stem(ops, data), []
     for number in range(1, _SHARED + 1):
         data = stage(ops, data, number, STAGES[number - 1].stride, same=number != 4)
-        found.append(data)
-    return found[-2:]
+        outputs.append(data)
+    return outputs[-2:]
 
 
 def dense_stages(ops: Any, config: Config, shared: Sequence[Any]) -> Any:
@@ -155,7 +155,7 @@ def from_torch(tensors: Mapping[str, Any], path: Optional[str]) -> Tuple[Dict[st
     """
     recorder = ShapeRecorder()
     class_scores(recorder, stages(recorder, recorder.input())[-1])
-    found = []
+    parameters = []
     for shapes in (recorder.args, recorder.aux):
         values = {}
         for name, shape in shapes.items():
@@ -164,8 +164,8 @@ def from_torch(tensors: Mapping[str, Any], path: Optional[str]) -> Tuple[Dict[st
             if tensor is None or np.prod(tensor.shape) != np.prod(shape):
                 raise UserError(f"{path}: {source} is missing or not of shape {shape}: this is no EfficientNet-Lite2")
             values[name] = np.asarray(tensor, np.float32).reshape(shape)
-        found.append(values)
-    return found[0], found[1]
+        parameters.append(values)
+    return parameters[0], parameters[1]
 
 
 def network_input(image: np.ndarray, multiple: int = 32) -> np.ndarray:

@@ -114,14 +114,14 @@ class _Reader:
         if not axes:  # an array of nothing: the rest is left out
             return np.zeros(0, np.float32)
         shape = self._numbers(f"<{axes}{'q' if version in (_SHAPE32, _SHAPE64) else 'I'}")
-        context, _, kind = self._numbers("<iii")
-        if context not in _CONTEXTS or kind not in _TYPES or min(shape) < 1:
-            raise ValueError(f"an array has shape {shape}, type {kind}, context {context}")
-        size = np.dtype(_TYPES[kind]).itemsize
+        context, _, number = self._numbers("<iii")
+        if context not in _CONTEXTS or number not in _TYPES or min(shape) < 1:
+            raise ValueError(f"an array has shape {shape}, type {number}, context {context}")
+        size = np.dtype(_TYPES[number]).itemsize
         for length in shape:
             size *= length
-        values = np.frombuffer(self._bytes(size), _TYPES[kind])
-        if kind == _BFLOAT16:  # the upper half of a float32
+        values = np.frombuffer(self._bytes(size), _TYPES[number])
+        if number == _BFLOAT16:  # the upper half of a float32
             values = (values.astype(np.uint32) << 16).view(np.float32)
         return values.reshape(shape)
 

@@ -93,18 +93,18 @@ def read_parameters(path: str) -> Parameters:
             turns into zeros that nobody notices.
     """
     values = read_params(path)
-    parts = {"arg": {}, "aux": {}}
+    parameters: Dict[str, Dict[str, np.ndarray]] = {"arg": {}, "aux": {}}
     settings = {}
     for key, value in values.items():
-        kind, _, name = key.partition(":")
-        if kind in parts:
+        prefix, _, name = key.partition(":")
+        if prefix in parameters:
             if not np.isfinite(value).all():
                 raise UserError(f"{path}: {name} holds numbers that are not finite: the file is damaged, or its "
                                 "training had diverged")
-            parts[kind][name] = _float32(value, values.get("scale:" + name))
-        elif kind == "settings":
+            parameters[prefix][name] = _float32(value, values.get("scale:" + name))
+        elif prefix == "settings":
             settings = read_record(name, path)
-    return Parameters(parts["arg"], parts["aux"], settings)
+    return Parameters(parameters["arg"], parameters["aux"], settings)
 
 
 def _float32(value: np.ndarray, steps: Optional[np.ndarray]) -> np.ndarray:
@@ -194,8 +194,8 @@ def load_snapshot(config: Config, model: str, epoch: int, path: Optional[str] = 
         parameters, digest = read_parameters(path), file_digest(path)
     config = adopt_recorded(config, path, parameters.settings)
     args, aux = (
-        {name: matching(path, found, name, shape, f"the {model} model") for name, shape in shapes.items()}
-        for found, shapes in zip((parameters.args, parameters.aux), parameter_shapes(model, config)))
+        {name: matching(path, values, name, shape, f"the {model} model") for name, shape in shapes.items()}
+        for values, shapes in zip((parameters.args, parameters.aux), parameter_shapes(model, config)))
     return Snapshot(config, model, epoch, (args, aux), digest, path)
 
 
@@ -207,21 +207,21 @@ def ranked_epochs(layout: Layout, model: str) -> List[int]:
         return []
 
 
-def matching(path: str, found: Dict[str, np.ndarray], name: str, shape: Tuple[int, ...], network: str
+def matching(path: str, values: Dict[str, np.ndarray], name: str, shape: Tuple[int, ...], network: str
              ) -> np.ndarray:
     """The parameter `name` of a file, checked.
 
     Args:
         path: the file, for messages.
-        found: its parameters.
+        values: its parameters.
         network: what the parameter has to fit, for messages.
 
     Raises:
         UserError: it is missing, of another shape, or not float32.
     """
-    if name not in found:
+    if name not in values:
         raise UserError(f"{path} lacks the parameter {name}: it does not fit {network}")
-    value = found[name]
+    value = values[name]
     if value.shape != shape:
         raise UserError(f"{path}: {name} has shape {value.shape}, {network} wants {shape}; use the --config it was "
                         "trained with")

@@ -63,10 +63,10 @@ def read_weights(path: str) -> WeightFile:
         arrays, settings = read(path)
         networks: Dict[str, Dict[str, np.ndarray]] = {}
         for name, array in arrays:
-            prefix, own = rename(name)
-            if own in networks.setdefault(prefix, {}):
+            prefix, parameter = rename(name)
+            if parameter in networks.setdefault(prefix, {}):
                 raise UserError(f"{path} holds {name} twice")
-            networks[prefix][own] = np.asarray(array)
+            networks[prefix][parameter] = np.asarray(array)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror or error}") from error
     except UserError:
