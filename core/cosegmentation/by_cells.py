@@ -38,7 +38,6 @@ from core.paths import Layout, stems
 
 _START_SHARE = 0.2  # of the first labels in those of each round
 _FOREGROUND = 0.5   # labels above are foreground, to the regression
-_PASSES = 3         # of the noise filter
 _SAMPLE = 100       # images of each class that the regressions learn from
 _EVEN, _SLOPE = 0.63, 8.0  # label that is as likely foreground as background, and slope of the log-odds there
 _CRF: Dict[str, Any] = {"crf_gaussian_sxy": 2.0, "crf_gaussian_compat": 3.0, "crf_bilateral_srgb": 5.0,
@@ -54,14 +53,15 @@ def cosegment_cells(config: Config, items: Sequence[Item], describe: Describe, r
 
     Args:
         describe: function from an image, (h, w, 3) uint8 RGB, to the arrays of its maps, see `feature_maps`.
-        run: function of (work, items, count, title) that does the work for every item.
+        run: function of (work, items, count, title) that does the work for every item, and yields those that are done.
     """
     layout = config.layout
     _learn(config, items, describe, run)
     masked = stems(results_folder(layout), ".json") & stems(layout.web_masks, ".png")
     judged = stems(layout.train_posteriors, ".npz")
     rest = [item for item in items if item.name not in (masked if item.web else judged)]
-    run(functools.partial(segment, config=config), _with_maps(layout, rest, describe), len(rest), "masks")
+    for item in run(functools.partial(segment, config=config), _with_maps(layout, rest, describe), len(rest), "masks"):
+        remove(item.maps_file(), missing_ok=True)  # not by the worker: where one is lost, another repeats its work
     for folder in {item.folder for item in items}:
         for entry in os.scandir(folder) if os.path.isdir(folder) else ():
             if entry.name == "maps" or entry.name.startswith("labels"):
@@ -83,13 +83,14 @@ def segment(item: Item, config: Config) -> None:
     layout = config.layout
     image = read_image(item.image)
     noise_filter, fold, centre = read_noise_filter(layout), fold_of(item.name), _models(layout, 0).centre
+    judged = []
     with threadpool_limits(1):
-        cells, judged = _read_cells(item), []
+        cells = _read_cells(item)
         for index in item.classes:
             labels, learned = _labels_after(layout, cells, item._replace(classes=(index,)), ROUNDS)
-            posterior, score = refined(image, learned.reshape(cells.size), config)
-            judged.append((posterior, score, likeness(noise_filter, fold, _descriptor(_labelled(cells, labels), centre),
-                                                      index)))
+            descriptor = _descriptor(_labelled(cells, labels), centre)
+            judged.append((*refined(image, learned.reshape(cells.size), config),
+                           likeness(noise_filter, fold, descriptor, index)))
         also = other_classes(noise_filter, fold, unit(cells.around(centre)), item.classes[0]) if item.web else []
     if item.web:
         posterior = cv2.resize(judged[0][0], image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
@@ -97,7 +98,6 @@ def segment(item: Item, config: Config) -> None:
     else:
         foreground, scores, likenesses = map(np.array, zip(*judged))
         write_posteriors(layout.train_posteriors, item.name, Posteriors(item.classes, foreground, scores, likenesses))
-    remove(item.maps_file(), missing_ok=True)
 
 
 def refined(image: np.ndarray, labels: np.ndarray, config: Config) -> Tuple[np.ndarray, float]:
@@ -133,7 +133,7 @@ def _learn(config, items, describe, run):
     if not sample:
         return
     classes, folds = [item.classes[0] for item in sample], [fold_of(item.name) for item in sample]
-    single = len(set(classes)) == 1  # then the images' borders take the place of other classes
+    single = len(set(classes)) == 1  # its other classes are the borders of its images
 
     def features():
         for item, index, fold in zip(progress(sample, len(sample), "statistics"), classes, folds):
@@ -144,7 +144,9 @@ def _learn(config, items, describe, run):
 
     def labelled(number: int) -> List[np.ndarray]:
         rest = [item for item in sample if not os.path.exists(item.labels_file(number))]
-        run(functools.partial(label, config=config, rounds=number), rest, len(rest), f"labels of round {number}")
+        work = functools.partial(label, config=config, rounds=number)
+        for _ in run(work, rest, len(rest), f"labels of round {number}"):
+            pass
         return [read_array(item.labels_file(number)) for item in sample]
 
     moments = None
@@ -166,7 +168,7 @@ def _learn(config, items, describe, run):
     # The labels that the last round learned from are there; those after it would take another pass.
     descriptors = np.stack([_descriptor(mean, centre) for mean in labelled(max(rounds - 1, 0))])
     with threadpool_limits(1):
-        noise_filter = fit_noise_filter(descriptors, np.array(classes), np.array(folds), _PASSES)
+        noise_filter = fit_noise_filter(descriptors, np.array(classes), np.array(folds))
     write_arrays(noise_filter_path(layout), noise_filter._asdict(), compressed=True)
 
 
@@ -211,7 +213,7 @@ def _has_maps(layout, item, describe):
 
 
 def _labels_after(layout, cells, item, rounds):
-    """(n,) labels of the cells after the given number of rounds, and the part of them that was learned."""
+    """(n,) labels of the cells after the given number of rounds, and the learned ones alone."""
     index, fold, first = item.classes[0], fold_of(item.name), _models(layout, 0)
     start = cells.start(predict(first, fold, index, cells.features))
     if not rounds:

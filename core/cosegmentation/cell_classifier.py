@@ -1,7 +1,7 @@
 """What the images of all classes teach about one another, cell by cell: ridge regressions in closed form.
 
 No mask is learned from. First, cells of a class's images are separated from those of other classes: a label that
-every image has. Then rounds learn foreground from background, by the labels that the round before found. Images are
+every image has. Then rounds learn foreground from background, by the labels of the round before. Images are
 dealt into folds; the model that judges an image was fitted to the other folds.
 """
 import hashlib
@@ -49,9 +49,10 @@ class Moments:
 
     def fit_classes(self) -> Models:
         """Models that tell the cells of a class's images from those of the other classes' images, 1 from 0."""
-        def solve(own, others):
-            return _ridge((own + others) / 2, own[-1] / 2)
-        return self._fit(solve)
+        def solve(products):
+            of_class, of_others = products
+            return _ridge((of_class + of_others) / 2, of_class[-1] / 2)
+        return self._fit(solve, self._sums)
 
     def fit_foreground(self, images: Iterable[Tuple[int, int, np.ndarray]]) -> Models:
         """Models that tell foreground from background, 1 from 0.
@@ -59,35 +60,36 @@ class Moments:
         Args:
             images: (class index, fold, (c + 1,) mean of features times labels) of the same images.
         """
-        own_share = 1 - _SHARED - _NEGATIVE
+        share = 1 - _SHARED - _NEGATIVE
 
-        def solve(own, others, own_labelled, others_labelled):
-            return _ridge(own_share * own + (_SHARED + _NEGATIVE) * others,
-                          own_share * own_labelled + _SHARED * others_labelled)
-        return self._fit(solve, _sums(images))
+        def solve(products, labelled):
+            return _ridge(share * products[0] + (_SHARED + _NEGATIVE) * products[1],
+                          share * labelled[0] + _SHARED * labelled[1])
+        return self._fit(solve, self._sums, _sums(images))
 
-    def _fit(self, solve, labelled=None):
-        parts = [self._sums] + ([labelled] if labelled else [])
+    def _fit(self, solve, *sums):
+        """Models whose weights `solve` gives, from a pair of each of the sums: their mean over the images of the class,
+        and that over the images of the other classes, each of which counts the same."""
         size = len(next(iter(self._sums.values()))[0])
         weights = np.zeros((FOLDS, len(self._classes), size), np.float32)
         for fold in range(FOLDS):
-            means = [{index: _mean(part, index, fold) for index in self._classes} for part in parts]
+            means = [{index: _mean(each, index, fold) for index in self._classes} for each in sums]
             for row, index in enumerate(self._classes):
                 others = [other for other in self._classes if other != index]
-                weights[fold, row] = solve(*(value for part in means for value in (
-                    part[index], sum(part[other] for other in others) / len(others))))
+                weights[fold, row] = solve(*((mean[index], sum(mean[other] for other in others) / len(others))
+                                             for mean in means))
         centre = np.mean([_mean(self._sums, index, None)[-1, :-1] for index in self._classes], 0)
         return Models(np.array(self._classes), weights, centre.astype(np.float32))
 
 
 def _sums(images):
     """Dict from (class, fold) to [sum of the images' arrays, number of images]."""
-    found = {}
+    sums = {}
     for index, fold, array in images:
-        entry = found.setdefault((index, fold), [np.zeros(array.shape), 0])
+        entry = sums.setdefault((index, fold), [np.zeros(array.shape), 0])
         entry[0] += array
         entry[1] += 1
-    return found
+    return sums
 
 
 def _mean(sums, index, fold):
@@ -100,8 +102,8 @@ def _mean(sums, index, fold):
 def predict(models: Models, fold: int, index: int, features: np.ndarray) -> np.ndarray:
     """(n,) predicted labels of the cells of an image of class `index`; a class that the models don't know has the mean
     of the others' predictions."""
-    own = models.classes == index
-    weights = models.weights[fold][own if own.any() else slice(None)].mean(0)
+    known = models.classes == index
+    weights = models.weights[fold][known if known.any() else slice(None)].mean(0)
     return features @ weights
 
 

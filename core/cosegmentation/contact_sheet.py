@@ -31,15 +31,15 @@ def write_sheets(layout: Layout, config: Config, results: Iterable[Result]) -> N
     classes = collections.defaultdict(list)
     for result in results:
         classes[class_of(result.name)].append(result)
-    for index, own in classes.items():
-        own.sort(key=lambda result: (-result.score, result.name))
-        parts = []
+    for index, group in classes.items():
+        group.sort(key=lambda result: (-result.score, result.name))
+        grids = []
         for kept, most in ((True, _KEPT), (False, _LEFT_OUT)):
-            sort = [result for result in own if result.kept == kept]
-            shown = [sort[int(place)] for place in np.linspace(0, len(sort) - 1, min(most, len(sort)))]
+            sort = [result for result in group if result.kept == kept]
+            shown = [sort[int(position)] for position in np.linspace(0, len(sort) - 1, min(most, len(sort)))]
             title = f"{config.classes[index]}: {len(sort)} {'kept' if kept else 'left out'}"
-            parts.append(_grid(title, [_thumbnail(layout, config, result) for result in shown]))
-        write_image(os.path.join(layout.web_sheets, config.classes[index] + ".jpg"), np.concatenate(parts), 85)
+            grids.append(_grid(title, [_thumbnail(layout, config, result) for result in shown]))
+        write_image(os.path.join(layout.web_sheets, config.classes[index] + ".jpg"), np.concatenate(grids), 85)
 
 
 def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -49,8 +49,8 @@ def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         image: (h, w, 3) uint8 RGB. mask: (h, w) uint8.
     """
     picture = image.copy()
-    for part, colour in (((mask == IGNORE_LABEL), _GREY), ((mask > 0) & (mask != IGNORE_LABEL), _GREEN)):
-        outlines, _ = cv2.findContours(part.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    for region, colour in (((mask == IGNORE_LABEL), _GREY), ((mask > 0) & (mask != IGNORE_LABEL), _GREEN)):
+        outlines, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, outlines, -1, colour, 1 if colour == _GREY else 2)
     return picture
 
@@ -75,7 +75,7 @@ def _grid(title, tiles):
     step = _SIDE + _GAP
     sheet = np.full((_HEADER + rows * step, _COLUMNS * step, 3), 255, np.uint8)
     write_title(sheet, title, 3, _HEADER - 6)
-    for place, tile in enumerate(tiles):
-        top, left = _HEADER + place // _COLUMNS * step, place % _COLUMNS * step
+    for number, tile in enumerate(tiles):
+        top, left = _HEADER + number // _COLUMNS * step, number % _COLUMNS * step
         sheet[top:top + _SIDE, left:left + _SIDE] = tile
     return sheet

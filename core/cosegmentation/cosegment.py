@@ -131,8 +131,8 @@ def _train_items(config):
 
 
 def _run(work, items, count, title, pool):
-    for _ in progress(ordered_map(work, items, pool.executor, pool.ahead), count, title):
-        pass
+    for item, _ in progress(ordered_map(work, items, pool.executor, pool.ahead), count, title):
+        yield item
 
 
 def _reviewed(layout, result, decisions):

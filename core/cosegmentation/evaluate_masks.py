@@ -95,10 +95,10 @@ def judge(config: Config, truth_folder: str, masks_folder: str) -> List[Judged]:
 
 def class_means(judged: Iterable[Judged], config: Config) -> Dict[str, Tuple[float, float]]:
     """Dict from class name, and "mean", to (P, J): averaged over the images of a class, then over the classes."""
-    found = collections.defaultdict(list)
+    values = collections.defaultdict(list)
     for image in judged:
-        found[web_class(image.name, config.num_classes)].append((image.precision, image.jaccard))
-    rows = {config.classes[index]: tuple(np.mean(values, 0)) for index, values in sorted(found.items())}
+        values[web_class(image.name, config.num_classes)].append((image.precision, image.jaccard))
+    rows = {config.classes[index]: tuple(np.mean(pairs, 0)) for index, pairs in sorted(values.items())}
     rows["mean"] = tuple(np.mean(list(rows.values()), 0))
     return rows
 
@@ -110,9 +110,10 @@ def precision_and_jaccard(truth: np.ndarray, mask: np.ndarray, index: int) -> Tu
         truth, mask: (h, w) uint8; `index` is foreground. 255 in `truth` is not counted.
     """
     counted = truth != IGNORE_LABEL
-    true, found = (truth == index)[counted], (mask == index)[counted]
-    union = (true | found).sum()
-    return float((true == found).mean()) if len(true) else 1.0, float((true & found).sum() / union) if union else 1.0
+    true, predicted = (truth == index)[counted], (mask == index)[counted]
+    union = (true | predicted).sum()
+    precision = float((true == predicted).mean()) if len(true) else 1.0
+    return precision, float((true & predicted).sum() / union) if union else 1.0
 
 
 def _log_list(judged, kept, config, path):

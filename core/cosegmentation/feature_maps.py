@@ -53,8 +53,8 @@ def imagenet_network(device: Device) -> MapNetwork:
 
     def forward(image):
         third, others = network.forward(efficientnet_lite.network_input(image, CELL))()
-        found = np.concatenate([third, others[:, :-1, :-1]])
-        return found[:sum(channels)], found[sum(channels):].std(0)
+        maps, logits = np.split(np.concatenate([third, others[:, :-1, :-1]]), [sum(channels)])
+        return maps, logits.std(0)
 
     channels = tuple(stage.channels for stage in efficientnet_lite.STAGES[2:])
     network = Network(build, fcn.fold_batch_norms(*efficientnet_lite.read_imagenet_weights()), device)
@@ -69,13 +69,13 @@ def base_network(config: Config, device: Device) -> MapNetwork:
         UserError: the base model is missing, damaged or of another architecture.
     """
     path = config.layout.base_model
-    found = read_parameters(path)
-    adopted = adopt_recorded(config, path, found.settings)
+    stored = read_parameters(path)
+    adopted = adopt_recorded(config, path, stored.settings)
     recorder = ShapeRecorder()
     resnet.cell_maps(recorder, adopted)
     parameters = [{name: matching(path, values, name, shape, "the ResNet-50 base model")
                    for name, shape in shapes.items()}
-                  for values, shapes in ((found.args, recorder.args), (found.aux, recorder.aux))]
+                  for values, shapes in ((stored.args, recorder.args), (stored.aux, recorder.aux))]
     network = Network(lambda ops: [resnet.cell_maps(ops, adopted)], fcn.fold_batch_norms(*parameters), device)
     channels = tuple(adopted.width * 2 ** number for number in (3, 4, 5))
 

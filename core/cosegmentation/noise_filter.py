@@ -2,7 +2,7 @@
 
 A logistic regression tells the classes apart by one descriptor of each image's foreground. It learns from no image that
 it judges: images are dealt into folds as in `core.cosegmentation.cell_classifier`. Further passes learn from the
-images alone that the pass before found to look like their class.
+images alone that look like their class to the pass before.
 """
 import warnings
 from typing import List, NamedTuple, Optional
@@ -34,7 +34,7 @@ class NoiseFilter(NamedTuple):
     offsets: np.ndarray
 
 
-def fit_noise_filter(descriptors: np.ndarray, classes: np.ndarray, folds: np.ndarray, passes: int) -> NoiseFilter:
+def fit_noise_filter(descriptors: np.ndarray, classes: np.ndarray, folds: np.ndarray, passes: int = 3) -> NoiseFilter:
     """Fit the classifier of each fold to the images of the other folds. O(m d k).
 
     Args:
@@ -58,9 +58,9 @@ def _alike(noise_filter, descriptors, classes, folds):
         if odds is not None:
             alike[rows] = odds >= 0
     for index in np.unique(classes):
-        own = classes == index
-        if min((alike & own & (folds != fold)).sum() for fold in range(FOLDS)) < FEWEST_IMAGES:
-            alike |= own
+        members = classes == index
+        if min((alike & members & (folds != fold)).sum() for fold in range(FOLDS)) < FEWEST_IMAGES:
+            alike |= members
     return alike
 
 
@@ -102,10 +102,10 @@ def log_odds(noise_filter: NoiseFilter, fold: int, descriptors: np.ndarray, inde
         (n,) float64, or None where the other images are too few to tell.
     """
     logits = descriptors @ noise_filter.weights[fold].T + noise_filter.offsets[fold]
-    own = noise_filter.classes == index
-    if not own.any() or np.isnan(logits[:, own]).any():
+    column = noise_filter.classes == index
+    if not column.any() or np.isnan(logits[:, column]).any():
         return None
-    others = logits[:, ~own & ~np.isnan(logits[0])] - logits[:, own]
+    others = logits[:, ~column & ~np.isnan(logits[0])] - logits[:, column]
     return -scipy.special.logsumexp(others.astype(float), axis=1) + np.log(others.shape[1])
 
 
