@@ -1,22 +1,38 @@
-"""Helpers of the guided tour, Demo.ipynb: find a trained run and show pictures of it."""
+"""Helpers of the guided tour, Demo.ipynb: find a trained run, or photographs to try the shipped network on, and show
+pictures of it."""
+import collections
 import contextlib
+import json
+import os
+import shutil
 
-import cv2
+import numpy as np
 from IPython.display import Image, Markdown, display
 
 from core.config import make_config
-from core.cosegmentation.contact_sheet import outlined
+from core.cosegmentation.by_cells import refined
+from core.cosegmentation.cell_classifier import Models, fold_of, predict
+from core.cosegmentation.cells import Cells, relative
+from core.cosegmentation.cosegment import cosegment
+from core.cosegmentation.feature_maps import describer, imagenet_network
+from core.cosegmentation.items import model_path
 from core.engines.chooser import resolve_devices
 from core.errors import UserError
 from core.evaluation.ranking import find_epoch
 from core.evaluation.report import find_source
 from core.evaluation.results import ResultFolder
 from core.inference.segmenter import Segmenter
-from core.io.drawing import side_by_side
+from core.io.drawing import legend, side_by_side
+from core.io.files import read_arrays, write_lines, write_text
 from core.io.images import encode_image, read_image, read_mask
 from core.io.tables import read_records
-from core.network.snapshots import load_snapshot
-from core.paths import image_path, mask_path
+from core.network.snapshots import identify_snapshot, load_snapshot
+from core.paths import SHIPPED_SNAPSHOT, class_of, image_path, mask_path
+
+# Photographs of demo/pictures, with the classes of VOC that they show; the first four play web images, too.
+PHOTOGRAPHS = {"astronaut": ("person",), "admiral": ("person",), "cat": ("cat",), "cameraman": ("person",),
+               "coffee": (), "rocket": ()}
+_FOLDER = os.path.join("demo", "work", "tour")  # of the run on the photographs
 
 
 def find_run(config_file=None):
@@ -24,15 +40,40 @@ def find_run(config_file=None):
 
     Args:
         config_file: of the run; None takes the one in the project's folder if there is a final model, else the
-            sample's.
+            photographs of demo/pictures.
     """
-    runs = [[config_file]] if config_file else [[], ["demo/sample.yaml"]]
-    for files in runs:
-        config = make_config(*files)
-        if config.layout.epochs("final"):
-            return config
-    raise SystemExit(f"there is no final model in {config.layout.snapshots}: run demo/run.sh (about ten minutes), or "
-                     "put one there")
+    config = make_config(*([config_file] if config_file else []))
+    if config.layout.epochs("final"):
+        return config
+    if config_file or not os.path.exists(SHIPPED_SNAPSHOT):
+        raise SystemExit(f"there is no final model in {config.layout.snapshots}: train one, for example with "
+                         "demo/run.sh")
+    return lay_out_photographs()
+
+
+def lay_out_photographs():
+    """Config of a run on the photographs, laid out below demo/work as those of any run; nothing is trained there."""
+    config = make_config(root=_FOLDER)
+    layout = config.layout
+    shutil.rmtree(os.path.join(_FOLDER, "dataset"), ignore_errors=True)
+    for folder in (layout.web_images, layout.train_images, layout.val_images):
+        os.makedirs(folder)
+    counts = collections.Counter()
+    for name, classes in PHOTOGRAPHS.items():
+        photograph = os.path.join("demo", "pictures", name + ".jpg")
+        targets = [image_path(layout.val_images, name)]
+        if classes:
+            index = config.class_index(classes[0])
+            targets += [image_path(layout.train_images, name),
+                        image_path(layout.web_images, f"{index}_{counts[index]:06d}")]
+            counts[index] += 1
+        for target in targets:
+            shutil.copy(photograph, target)
+    labels = {name: list(map(config.class_index, classes)) for name, classes in PHOTOGRAPHS.items() if classes}
+    write_lines(layout.train_list, labels)
+    write_lines(layout.val_list, PHOTOGRAPHS)
+    write_text(layout.train_labels, json.dumps(labels))
+    return config
 
 
 @contextlib.contextmanager
@@ -64,40 +105,53 @@ class Model:
     """
 
     def __init__(self, config, name, device):
-        """The best epoch by eval_loop.py's ranking, or the newest where there is none.
+        """The best epoch by eval_loop.py's ranking, or the newest where there is none; for photographs the network that
+        comes with the code.
 
         Args:
             name: "init" or "final".
             device: "cpu" or the number of a GPU.
         """
-        layout = config.layout
-        try:
-            epoch = find_epoch(config, name, "best")
-        except UserError:  # no ranking, or an outdated one
-            epoch = find_epoch(config, name, "newest")
-        self.path = layout.snapshot(name, epoch)
-        self.snapshot = load_snapshot(config, name, epoch)
         self.device = resolve_devices(device)[0]
+        if config.root == _FOLDER:
+            self.snapshot = load_snapshot(config, *identify_snapshot(SHIPPED_SNAPSHOT), SHIPPED_SNAPSHOT)
+        else:
+            try:
+                epoch = find_epoch(config, name, "best")
+            except UserError:  # no ranking, or an outdated one
+                epoch = find_epoch(config, name, "newest")
+            self.snapshot = load_snapshot(config, name, epoch)
+        self.path = self.snapshot.path
         self.segmenter = Segmenter(self.snapshot, [self.device])
 
 
-def show(rows, titles, height=190):
-    """Show pictures, (h, w, 3) uint8 RGB, in rows and columns; titles are above the columns.
-
-    Raises:
-        UserError: there are none.
-    """
-    if not any(rows):
-        raise UserError("there are no pictures to show")
-    display(Image(data=encode_image(side_by_side(rows, titles, height), ".png")))
-
-
-def read_report(config):
-    """web_report.csv, the co-segmentation's: dicts of name, class, kept, score, foreground and reason, best first."""
+def web_report(config, model):
+    """web_report.csv, the co-segmentation's: dicts of name, class, kept, score, foreground and reason, best first. The
+    photographs are co-segmented now."""
+    if config.root == _FOLDER:
+        cosegment(config, lambda: model.device)
     rows = read_records(config.layout.web_report)
     for row in rows:
         row.update(kept=row["kept"] == "1", score=float(row["score"]))
     return sorted(rows, key=lambda row: -row["score"])
+
+
+def web_steps(config, name, model):
+    """How the co-segmentation comes to the mask of a web image, step by step.
+
+    Returns:
+        four arrays, (h, w) in [0, 1]: evidence of the image's class in its cells, their first labels, what the last
+        round's regression says after the random walk, and the CRF's posterior of the pixels.
+    """
+    layout = config.layout
+    image = read_image(image_path(layout.web_images, name))
+    cells = Cells(**describer(imagenet_network(model.device), config)(image))
+    first, last = (Models(**read_arrays(model_path(layout, number))) for number in (0, config.web_rounds))
+    evidence, learned = (predict(models, fold_of(name), class_of(name), cells.features) for models in (first, last))
+    walked = cells.walk(relative(learned), first.centre).reshape(cells.size)
+    posterior, _ = refined(image, walked, config)
+    return (relative(evidence - evidence.min()).reshape(cells.size), cells.start(evidence).reshape(cells.size), walked,
+            posterior)
 
 
 def read_web(config, row):
@@ -107,16 +161,28 @@ def read_web(config, row):
     return image, read_mask(mask_path(layout.web_masks, row["name"]), config.num_classes, image.shape[:2])
 
 
-def outline(image, mask):
-    """The image, enlarged, with the outlines of its mask: green, and grey around uncertain pixels."""
-    size, scale = image.shape[1::-1], _scale(image)
-    size = (size[0] * scale, size[1] * scale)
-    return outlined(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC),
-                    cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
+def read_truth(config, name, size):
+    """The true mask of a val image, (h, w) uint8, or None where there is none."""
+    path = mask_path(config.layout.val_masks, name)
+    return read_mask(path, config.num_classes, size) if os.path.exists(path) else None
 
 
-def _scale(image):
-    return max(1, round(300 / max(image.shape)))
+def show(rows, titles, height=190, masks=(), classes=()):
+    """Show pictures, (h, w, 3) uint8 RGB, in rows and columns; titles are above the columns.
+
+    Args:
+        masks: whose classes a legend below names. classes: their names.
+
+    Raises:
+        UserError: there are no pictures.
+    """
+    if not any(rows):
+        raise UserError("there are no pictures to show")
+    sheet = side_by_side(rows, titles, height)
+    if len(masks):
+        present = np.unique(np.concatenate([mask.ravel() for mask in masks]))
+        sheet = np.concatenate([sheet, legend(present, classes, sheet.shape[1])])
+    display(Image(data=encode_image(sheet, ".jpg", 85), format="jpeg"))
 
 
 def bars(values, known=()):
@@ -141,9 +207,9 @@ def show_results(config):
     for folder in find_source(config.root).folders:
         for result in ResultFolder(folder).stored():
             settings = result["settings"]
-            kind = result["model"], len(settings["scales"]), bool(settings["crf"])
+            row = result["model"], len(settings["scales"]), bool(settings["crf"])
             if result["mean_iou"] is not None:
-                best[kind] = max(best.get(kind, (-1, 0)), (result["mean_iou"], -result["epoch"]))
+                best[row] = max(best.get(row, (-1, 0)), (result["mean_iou"], -result["epoch"]))
     if not best:
         raise UserError("nothing has been evaluated yet: eval_seg_model.py does that")
     rows = [f"| {model} | {-epoch} | {scales} | {'yes' if crf else 'no'} | {100 * iou:.1f} |"
