@@ -102,7 +102,7 @@ class Config:
                                            at_least=0, at_most=255)
 
     seed: int = _setting(0, "seed of all random choices", at_least=0, at_most=2 ** 31 - 1, group="Training")
-    batch_size: int = _setting(16, "images in a batch, over all devices of all workers", at_least=1, at_most=65536)
+    batch_size: int = _setting(16, "images in a batch, over all devices and processes", at_least=1, at_most=65536)
     crop_size: int = _setting(320, "side of the training crop, pixels, a multiple of 8", at_least=8, at_most=8192)
     scale_range: Tuple[float, ...] = _setting((0.7, 1.3), "lowest and highest scale of a training image", at_least=0.05,
                                               at_most=8)

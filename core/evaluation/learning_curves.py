@@ -46,12 +46,12 @@ def training_curves(metrics: str, name: str) -> List[Curve]:
     return [Curve(_QUANTITIES[column][0], name, sorted(values.items())) for column, values in points.items() if values]
 
 
-def draw(curves: Sequence[Curve], kind: str) -> bytes:
+def draw(curves: Sequence[Curve], file_format: str) -> bytes:
     """Charts of all quantities below one another, black on white.
 
     Args:
         curves: a name has the same colour in every chart.
-        kind: "svg" or "png".
+        file_format: "svg" or "png".
 
     Returns:
         the same bytes for the same curves.
@@ -72,7 +72,8 @@ def draw(curves: Sequence[Curve], kind: str) -> bytes:
             axes.margins(x=0.04, y=0.12)
         _add_legend(figure, lines)
         content = io.BytesIO()
-        figure.savefig(content, format=kind, metadata={"svg": {"Date": None}, "png": {"Software": None}}[kind])
+        changing = {"svg": "Date", "png": "Software"}[file_format]
+        figure.savefig(content, format=file_format, metadata={changing: None})
     return content.getvalue()
 
 

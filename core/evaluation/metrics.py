@@ -16,7 +16,7 @@ def image_iou(confusion: np.ndarray) -> Optional[float]:
 
 
 def summarise(confusion: np.ndarray, classes: Iterable[Any]) -> Dict[str, Any]:
-    """Scores of a confusion matrix (Long et al., "Fully Convolutional Networks", CVPR 2015, section 5).
+    """Accuracy and IoU by a confusion matrix (Long et al., "Fully Convolutional Networks", CVPR 2015, section 5).
 
     Args:
         confusion: (classes, classes) array of pixel counts, rows are true classes.

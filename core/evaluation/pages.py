@@ -18,7 +18,7 @@ COLOURS = {  # of light and of dark pages; good and bad differ for colour-blind 
     "dark": {"back": (15, 19, 24), "text": (230, 237, 243), "faint": (160, 171, 182), "line": (51, 59, 69),
              "soft": (26, 32, 40), "good": (80, 150, 255), "bad": (240, 130, 50)}}
 _NUMBERED_CLASSES = 30  # in a larger matrix the numbers no longer fit the cells
-_LONGEST_LABEL = 18  # characters beside the matrix; the titles of the cells have the whole name
+_LONGEST_NAME = 18  # characters beside the matrix; the titles of the cells have the whole name
 _MOST_OPAQUE = 0.6  # colour of the matrix's cells, so that the page's text stands out on it
 
 
@@ -68,7 +68,7 @@ def matrix(confusion: Any, classes: Sequence[str]) -> Markup:
     shares = row_shares(confusion)
     numbered = len(shown) <= _NUMBERED_CLASSES
     cells = [[_cell(shares[row, column], classes[row], classes[column], numbered) for column in shown] for row in shown]
-    return _parts().matrix([classes[label] for label in shown], cells, numbered)
+    return _parts().matrix([classes[index] for index in shown], cells, numbered)
 
 
 def _cell(share: float, true: str, predicted: str, numbered: bool) -> Dict[str, Any]:
@@ -99,9 +99,9 @@ def picture(image: np.ndarray, max_side: int = 360) -> Picture:
     return Picture(data_uri("image/jpeg", encode_image(image, ".jpg", 85)), image.shape[1], image.shape[0])
 
 
-def data_uri(kind: str, content: bytes) -> str:
+def data_uri(mime_type: str, content: bytes) -> str:
     """Content of a MIME type as an address that needs no other file."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    return f"data:{mime_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _plain(value: Any) -> str:
@@ -114,7 +114,7 @@ def _plain(value: Any) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_LABEL else name[:_LONGEST_LABEL - 1] + "…"
+    return name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME - 1] + "…"
 
 
 def _variables(scheme: str) -> str:

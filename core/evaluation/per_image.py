@@ -22,7 +22,7 @@ def image_inputs(options: EvaluationOptions, names: Sequence[str], cache: str) -
     """
     folders = [(image_path, options.images)] + ([] if options.masks is None else [(mask_path, options.masks)])
     digests = [content_digests([path(folder, name) for name in names], cache) for path, folder in folders]
-    return {name: " ".join([name] + found) for name, *found in zip(names, *digests)}
+    return {row[0]: " ".join(row) for row in zip(names, *digests)}
 
 
 def is_saved(name: str, folders: Iterable[str], output: str) -> bool:
@@ -48,10 +48,10 @@ def unpack_counts(packed: List[List[int]], num_classes: int) -> np.ndarray:
 def examples(config: Config, options: EvaluationOptions, segmenter: Segmenter,
              names: Sequence[str]) -> Dict[str, Example]:
     """Dict from id to `report.Example`, of the images that a report shows."""
-    found = {}
+    shown = {}
     for scored in scored_images(segmenter, names, folder=options.images, options=options.inference):
         mask, _ = predict(scored, config, options.inference.crf)
         path = mask_path(options.masks, scored.name)  # type: ignore[arg-type]  # reports are of evaluations with masks
         truth = read_mask(path, config.num_classes, mask.shape)
-        found[scored.name] = Example(scored.name, scored.image, truth, mask)
-    return found
+        shown[scored.name] = Example(scored.name, scored.image, truth, mask)
+    return shown

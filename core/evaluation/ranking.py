@@ -63,8 +63,8 @@ def evaluate_all(config: Config, model: str, *, devices: list, ms: bool = False,
     ranking = _rank(layout, model, results, how)
     if not ranking:
         raise UserError(f"no snapshot of the {model} model in {layout.snapshots} could be evaluated")
-    for place, (epoch, mean_iou) in enumerate(ranking, 1):
-        logger.info("%3d. epoch %3d  mean IoU %.2f %%", place, epoch, 100 * mean_iou)
+    for rank, (epoch, mean_iou) in enumerate(ranking, 1):
+        logger.info("%3d. epoch %3d  mean IoU %.2f %%", rank, epoch, 100 * mean_iou)
     logger.info("best epoch of the %s model: %d", model, ranking[0][0])
     return ranking
 

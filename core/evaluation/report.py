@@ -104,8 +104,8 @@ def _shown(result: Result, examples: Mapping[str, Example]) -> Tuple[List[Any], 
         if rows:
             groups.append((title, rows))
     palette = voc_palette().tolist()
-    legend = [(name, palette[label]) for label, name in enumerate(result["settings"]["classes"])
-              if label in present and label]
+    legend = [(name, palette[index]) for index, name in enumerate(result["settings"]["classes"])
+              if index in present and index]
     return groups, legend + ([("not counted", palette[255])] if 255 in present else [])
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import hashlib
 import os
 
 import numpy as np
@@ -10,9 +11,11 @@ from core.config import Config, make_config
 from core.engines.mxnet.backend import mx
 from core.engines.mxnet.steps import training_symbol
 from core.errors import UserError
+from core.io.files import read_bytes
 from core.network import params_files
 from core.network.fcn import parameter_shapes
-from core.network.snapshots import load_snapshot, save_snapshot
+from core.network.snapshots import identify_snapshot, load_snapshot, save_snapshot
+from core.paths import SHIPPED_SNAPSHOT
 
 
 @pytest.fixture
@@ -175,3 +178,11 @@ def test_a_damaged_record_is_named(layout, parameters, tiny, record, message):
     mx.nd.save(path, dict(values, **{"settings:" + record: mx.nd.zeros(1)}))
     with pytest.raises(UserError, match=message):
         load_snapshot(published(tiny), "init", 3)
+
+
+def test_the_network_that_comes_with_the_code_is_the_one_that_its_page_describes():
+    content = read_bytes(SHIPPED_SNAPSHOT)
+    with open(os.path.join(os.path.dirname(SHIPPED_SNAPSHOT), "README.md"), encoding="utf-8") as file:
+        assert hashlib.sha256(content).hexdigest() in file.read()
+    snapshot = load_snapshot(Config(), *identify_snapshot(SHIPPED_SNAPSHOT), SHIPPED_SNAPSHOT)
+    assert (snapshot.model, snapshot.config.num_classes, len(content) < 13e6) == ("final", 21, True)
