@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw the README's figures, docs/method.png and docs/example.png, from a finished run of demo/run.sh.
+"""Draw the README's figure of the method, docs/method.png, from a finished run of demo/run.sh.
 
   python docs/draw_figures.py --config demo/sample.yaml
 """
@@ -17,18 +17,16 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(FOLDER)
 sys.path[:0] = [ROOT, os.path.join(ROOT, "demo")]
-from show_results import TITLES, picture_rows  # noqa: E402
+from show_results import picture_rows  # noqa: E402
 
 from core.cli import make_parser, parse_config, run  # noqa: E402
 from core.config import Config  # noqa: E402
 from core.dataset.samples import read_labels  # noqa: E402
-from core.io.drawing import colour_mask, side_by_side  # noqa: E402
+from core.io.drawing import colour_mask  # noqa: E402
 from core.io.files import read_list, replacing  # noqa: E402
-from core.io.images import read_image, read_mask, write_image  # noqa: E402
+from core.io.images import read_image, read_mask  # noqa: E402
 from core.paths import image_path, mask_path  # noqa: E402
 
-EXAMPLES = 4  # val images shown
-HEIGHT = 120  # of their pictures, pixels
 SIDE = 120  # pixels of a thumbnail
 SIZE = (1044, 372)  # pixels of the figure of the method
 TEXT, LINE, FILL = "#1b1f24", "#57606a", "#eaf1fb"
@@ -133,11 +131,9 @@ def main():
     args = make_parser(__doc__).parse_args()
     config = parse_config(args)
     matplotlib.rcParams["font.family"] = "DejaVu Sans"
-    example, method = os.path.join(FOLDER, "example.png"), os.path.join(FOLDER, "method.png")
-    write_image(example, side_by_side(picture_rows(config, EXAMPLES), TITLES, HEIGHT))
-    draw_method(config, method)
-    for path in (example, method):
-        print(f"{path}: {os.path.getsize(path) / 1000:.0f} KB")
+    path = os.path.join(FOLDER, "method.png")
+    draw_method(config, path)
+    print(f"{path}: {os.path.getsize(path) / 1000:.0f} KB")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,17 @@ def test_every_module_and_script_that_the_pages_name_exists():
     assert [pair for pair in named if not os.path.exists(os.path.join(ROOT, pair[1]))] == []
 
 
+def test_messages_that_the_pages_quote_exist():
+    code = ""
+    for folder, _, names in os.walk(os.path.join(ROOT, "core")):
+        code += "".join(read(os.path.join(folder, name)) for name in names if name.endswith(".py"))
+    code = re.sub(r'"\s*\n\s*f?"', "", code)  # strings that go on in the next line
+    quotes = [(page, quote.strip(". ")) for page in ("docs/faq.md", "docs/faults.md")
+              for quote in re.findall(r'[*]{1,2}"([^"]+)"', read(page))]
+    assert len(quotes) >= 3
+    assert [pair for pair in quotes if pair[1] not in code] == []
+
+
 def test_the_readme_fits_on_a_few_screens_and_its_pictures_are_small():
     assert len(read("README.md").splitlines()) <= 150
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", read("README.md"))
