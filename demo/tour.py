@@ -55,7 +55,7 @@ def lay_out_photographs():
     """Config of a run on the photographs, laid out below demo/work as those of any run; nothing is trained there."""
     config = make_config(root=_FOLDER)
     layout = config.layout
-    shutil.rmtree(os.path.join(_FOLDER, "dataset"), ignore_errors=True)
+    shutil.rmtree(_FOLDER, ignore_errors=True)
     for folder in (layout.web_images, layout.train_images, layout.val_images):
         os.makedirs(folder)
     counts = collections.Counter()
