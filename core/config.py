@@ -133,7 +133,7 @@ class Config:
                            "can use the device, else torch", choices=("auto", "mxnet", "torch"), group="Computing")
     dtype: str = _setting("auto", "type the network computes in, in training by torch only: float32; bfloat16 (MXNet: "
                           "on CPUs); float16 (GPUs); tf32 (torch, GPUs); or auto: bfloat16 in predict.py on a "
-                          "CPU where it is faster, else float32",
+                          "CPU where it is faster and in training by torch on GPUs from Ampere on, else float32",
                           choices=("auto", "float32", "tf32", "bfloat16", "float16"))
 
     scales: Tuple[float, ...] = _setting((0.7, 1.0, 1.3), "scales whose scores --ms and mask estimation sum", above=0,

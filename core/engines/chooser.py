@@ -78,8 +78,8 @@ def resolve_dtype(text: str, devices: List[Device], fastest: bool = False) -> st
     """Type that the network computes in, for the setting dtype; it is logged.
 
     Args:
-        fastest: auto is bfloat16 on CPUs where it is several times as fast; otherwise it is float32 everywhere, so that
-            results do not depend on the machine.
+        fastest: auto is bfloat16 where it is faster: on some CPUs, and with torch on GPUs from Ampere on; otherwise it
+            is float32 everywhere, so that results do not depend on the machine.
 
     Returns:
         "float32", "tf32", "bfloat16" or "float16".

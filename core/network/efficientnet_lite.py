@@ -39,7 +39,7 @@ STAGES = (Stage(1, 3, 1, 1, 16), Stage(3, 3, 2, 6, 24), Stage(3, 5, 2, 6, 48), S
           Stage(4, 5, 1, 6, 120), Stage(5, 5, 2, 6, 208), Stage(1, 3, 1, 6, 352))
 _STEM, _HEAD = 32, 1280  # channels
 _FIRST_BLOCK = (0,) + tuple(itertools.accumulate(stage.blocks for stage in STAGES))  # of stages 1 to 7
-_SHARED = 5  # stages up to the one from which the branches differ in stride
+SHARED_STAGES = 5  # before the branches part, which differ in stride
 
 
 def stem(ops: Any, data: Any) -> Any:
@@ -96,7 +96,7 @@ def shared_stages(ops: Any, config: Config, data: Any) -> List[Any]:
     Stage 4 pads evenly: cell i is centred on pixel 16 i + 7.
     """
     data, outputs = stem(ops, data), []
-    for number in range(1, _SHARED + 1):
+    for number in range(1, SHARED_STAGES + 1):
         data = stage(ops, data, number, STAGES[number - 1].stride, same=number != 4)
         outputs.append(data)
     return outputs[-2:]

@@ -23,26 +23,34 @@ BACKBONES = {"resnet50": resnet, "efficientnet_lite2": efficientnet_lite}
 _GLOBAL = "_g"  # suffix of the global branch's copies of the backbone's layers
 
 
-def scores(ops: Any, model: str, config: Config, dropout: float = 0.0) -> Tuple[Any, Any]:
+def shared_maps(ops: Any, config: Config) -> List[Any]:
+    """Outputs of the stages that both branches start from."""
+    return BACKBONES[config.backbone].shared_stages(ops, config, ops.input())
+
+
+def scores(ops: Any, model: str, config: Config, dropout: float = 0.0, shared: Optional[List[Any]] = None
+           ) -> Tuple[Any, Any]:
     """The network, up to the losses or the softmax.
 
     Args:
         ops: the engine's operations.
         dropout: share of the head's activations dropped.
+        shared: what `shared_maps` gives, where it is there already; the network then has no other input.
 
     Returns:
         (per-cell scores (b, classes, h/8, w/8), image-level scores (b, classes, 1, 1); of the init model None).
     """
-    cells, whole = branches(ops, model, config, dropout)
+    cells, whole = branches(ops, model, config, dropout, shared)
     return (cells, None) if whole is None else (ops.broadcast_add(cells, whole), whole)
 
 
-def branches(ops: Any, model: str, config: Config, dropout: float = 0.0) -> Tuple[Any, Any]:
+def branches(ops: Any, model: str, config: Config, dropout: float = 0.0, shared: Optional[List[Any]] = None
+             ) -> Tuple[Any, Any]:
     """As `scores`, but the image-level scores are not added to the per-cell ones."""
     if model not in MODELS:
         raise UserError(f"there is no model {model!r}; it is one of: {', '.join(MODELS)}")
     backbone = BACKBONES[config.backbone]
-    shared = backbone.shared_stages(ops, config, ops.input())
+    shared = shared_maps(ops, config) if shared is None else shared
 
     cells = _scaled(ops, backbone, backbone.dense_stages(ops, config, shared))
     cells = ops.convolution(cells, "new_conv1", config.head_channels, kernel=3,
@@ -141,3 +149,13 @@ def frozen_parameters(model: str, config: Config) -> List[str]:
     """Names of the parameters that training leaves as they are: those of the first `frozen_stages` stages."""
     return [name for name in parameter_shapes(model, config)[0]
             if (base_stage(name) or np.inf) <= config.frozen_stages]
+
+
+def frozen_share(config: Config, args: Mapping[str, np.ndarray], aux: Mapping[str, np.ndarray]
+                 ) -> Optional[Dict[str, np.ndarray]]:
+    """Parameters, as `fold_batch_norms` gives them, of the stages that `shared_maps` runs; None where one learns."""
+    if config.frozen_stages < BACKBONES[config.backbone].SHARED_STAGES:
+        return None
+    recorder = ShapeRecorder()
+    shared_maps(recorder, config)
+    return fold_batch_norms({name: args[name] for name in recorder.args}, aux)

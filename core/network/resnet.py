@@ -3,36 +3,37 @@
 With stride_on "3x3" it is their later variant "v1.5", of the same parameters. Layers carry the names of He et al.'s
 Caffe model: conv1, res<stage><unit>_branch<branch>, and bn in place of res for the batch norms.
 """
-from typing import Any, Optional
+from typing import Any, List, Optional, Sequence
 
 from core.config import Config
 
 BN_EPSILON = 1.001e-5
 OUTPUT_STRIDE = 8  # of the dense branch
 FEATURE_SCALE = 1  # of what the new layers get
+SHARED_STAGES = 3  # before the branches part
 NAME = "ResNet-50"
 
 
-def shared_stages(ops: Any, config: Config, data: Any) -> Any:
-    """Stages 1 to 3, which both branches start from: (b, 8 * width, h / 8, w / 8)."""
+def shared_stages(ops: Any, config: Config, data: Any) -> List[Any]:
+    """Output of stages 1 to 3, which both branches start from: one map, (b, 8 * width, h / 8, w / 8)."""
     stem = ops.normalized(data, "conv1", "bn_conv1", config.width, BN_EPSILON, kernel=7, stride=2, bias=True)
     stem = ops.max_pool(ops.relu(stem), kernel=3, stride=2, pad=1, name="pool1")
-    return stage(ops, config, stage(ops, config, stem, 2, stride=1), 3, stride=2)
+    return [stage(ops, config, stage(ops, config, stem, 2, stride=1), 3, stride=2)]
 
 
-def dense_stages(ops: Any, config: Config, shared: Any) -> Any:
+def dense_stages(ops: Any, config: Config, shared: Sequence[Any]) -> Any:
     """Stages 4 and 5 of the per-cell branch, dilated: (b, 32 * width, h / 8, w / 8)."""
-    return stage(ops, config, stage(ops, config, shared, 4, stride=1, dilation=2), 5, stride=1, dilation=4)
+    return stage(ops, config, stage(ops, config, shared[0], 4, stride=1, dilation=2), 5, stride=1, dilation=4)
 
 
-def global_stages(ops: Any, config: Config, shared: Any, suffix: str) -> Any:
+def global_stages(ops: Any, config: Config, shared: Sequence[Any], suffix: str) -> Any:
     """Stages 4 and 5 of the global branch: (b, 32 * width, h / 32, w / 32)."""
-    return stage(ops, config, stage(ops, config, shared, 4, stride=2, suffix=suffix), 5, stride=2, suffix=suffix)
+    return stage(ops, config, stage(ops, config, shared[0], 4, stride=2, suffix=suffix), 5, stride=2, suffix=suffix)
 
 
 def cell_maps(ops: Any, config: Config) -> Any:
     """Outputs of stages 3 to 5 for the images, (b, 56 * width, h / 16, w / 16); cell i is centred on pixel 16 i."""
-    third = shared_stages(ops, config, ops.input())
+    third, = shared_stages(ops, config, ops.input())
     fourth = stage(ops, config, third, 4, stride=2)
     fifth = stage(ops, config, fourth, 5, stride=1, dilation=2)
     return ops.concat([ops.max_pool(third, kernel=3, stride=2, pad=1, name="pool3"), fourth, fifth])

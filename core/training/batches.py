@@ -5,6 +5,7 @@ any number of threads, and a run can resume at any batch.
 """
 import collections
 import concurrent.futures
+import os
 from typing import Dict, Generator, List, NamedTuple, Tuple
 
 import cv2
@@ -53,7 +54,7 @@ class BatchLoader:
         self._config = config
         self._size = config.batch_size // parts
         self._part = part
-        self._workers = config.workers or joblib.cpu_count()
+        self._workers = config.workers or max(1, joblib.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         self._ahead = 2 + self._workers // self._size  # batches made in advance
 
     def batches(self, first: int) -> Generator[Batch, None, None]:

@@ -81,10 +81,11 @@ def test_the_maps_of_the_imagenet_network_are_the_same(rng):
         np.testing.assert_allclose(mine, theirs, atol=1e-4 * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("backbone", NETWORKS)
+@pytest.mark.parametrize("backbone, frozen_stages", [("resnet50", 1), ("resnet50", 3), ("efficientnet_lite2", 1),
+                                                     ("efficientnet_lite2", 5)])
 @pytest.mark.parametrize("model", ["init", "final"])
-def test_a_training_step_is_the_same(backbone, model, rng):
-    config, parameters = made(backbone, model, rng, learning_rate=0.05, weight_decay=0.3, frozen_stages=1,
+def test_a_training_step_is_the_same(backbone, frozen_stages, model, rng):
+    config, parameters = made(backbone, model, rng, learning_rate=0.05, weight_decay=0.3, frozen_stages=frozen_stages,
                               crop_size=32, batch_size=4, dropout=0.0)
     batch = batch_of(config, rng)
     theirs, mine = (step(config, model, parameters, batch, [device]) for device in (CPUS[0], TORCH))
@@ -155,7 +156,7 @@ def test_float16_keeps_gradients_that_it_would_round_to_zero(rng, monkeypatch):
     args["score_weight"] = np.sign(args["score_weight"]) * np.float32(2e-6)
     batch, changes = batch_of(config, rng), []
     for dtype in ("float32", "float16"):
-        monkeypatch.setattr(torch_steps, "resolve_dtype", lambda *_, dtype=dtype: dtype)  # CPUs can, slowly
+        monkeypatch.setattr(torch_steps, "resolve_dtype", lambda *_, dtype=dtype, **__: dtype)  # CPUs can
         changes.append({name: value - args[name] for name, value in step(config, "init", (args, aux), batch,
                                                                          [TORCH]).items() if name in args})
     for name in ("fc_weight", "new_conv1_weight", "res5a_branch2b_weight"):
@@ -186,6 +187,14 @@ def test_a_process_of_torchrun_has_the_device_of_its_number(monkeypatch, numbers
         assert torch_backend.process_devices("gpu", numbers) == [Device("torch", "gpu", number) for number in expected]
     monkeypatch.setattr(torch_backend, "gpus", lambda: 0)
     assert torch_backend.device_count("0,1") == 1 and torch_backend.device_count("cpu:2") == 2
+
+
+@pytest.mark.parametrize("capabilities, expected", [([(8, 0), (9, 0)], "bfloat16"), ([(9, 0), (7, 5)], "float32")])
+def test_training_takes_bfloat16_on_gpus_that_are_fast_in_it(monkeypatch, capabilities, expected):
+    monkeypatch.setattr(torch_backend.torch.cuda, "get_device_capability", capabilities.__getitem__)
+    gpus = [Device("torch", "gpu", number) for number in range(2)]
+    assert resolve_dtype("auto", gpus, fastest=True) == expected
+    assert resolve_dtype("auto", gpus) == resolve_dtype("float32", gpus, fastest=True) == "float32"
 
 
 def test_types_that_are_for_gpus_are_refused_on_the_cpu():

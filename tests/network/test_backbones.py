@@ -14,7 +14,7 @@ from core.engines.mxnet.operations import SymbolOperations
 from core.engines.mxnet.steps import training_symbol
 from core.errors import UserError
 from core.inference.segmenter import Segmenter
-from core.network import efficientnet_lite, imagenet_weights
+from core.network import efficientnet_lite, fcn, imagenet_weights
 from core.network.fcn import (
     BACKBONES,
     base_layer_name,
@@ -146,6 +146,24 @@ def test_frozen_stages_stay_and_the_others_learn(backbone, layers, rng):
         same = np.array_equal(value, parameters[0][name].astype(np.float32))
         assert same == (name in frozen), name
     assert not set(trainer.momentum()) & set(frozen)
+
+
+@pytest.mark.parametrize("backbone, frozen_stages", [("resnet50", 3), ("efficientnet_lite2", 5)])
+def test_frozen_stages_that_run_once_folded_give_the_same_step(backbone, frozen_stages, rng, monkeypatch):
+    config = Config(**dict(LIGHT, backbone=backbone, frozen_stages=frozen_stages, final_epoch_size=1,
+                           learning_rate=0.05))
+    parameters, batch, results = arrays(light_parameters("final", config, rng)), light_batch(rng), []
+    for whole in (False, True):
+        if whole:
+            monkeypatch.setattr(fcn, "frozen_share", lambda *_: None)
+        trainer = Trainer(config, "final", devices=CPUS[:1], parameters=parameters)
+        trainer.train_epoch(1, iter([batch]))
+        results.append({name: value for part in trainer.parameters() for name, value in part.items()})
+    assert list(results[0]) == list(results[1])
+    largest = max(np.abs(value - parameters[0][name]).max() for name, value in results[1].items()
+                  if name in parameters[0])
+    for name, value in results[1].items():
+        np.testing.assert_allclose(results[0][name], value, rtol=0, atol=1e-4 * largest, err_msg=name)
 
 
 def test_the_light_network_starts_from_the_packages_weights(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
+import concurrent.futures
 import itertools
 
 import cv2
+import joblib
 import numpy as np
 import pytest
 
@@ -38,6 +40,16 @@ def take(loader, count, first=0):
         return list(itertools.islice(batches, count))
     finally:
         batches.close()
+
+
+def test_processes_of_one_machine_share_its_cores(samples, monkeypatch):
+    sizes, pool = [], concurrent.futures.ThreadPoolExecutor
+    monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", lambda size, *_: sizes.append(size) or pool(size))
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
+    for processes in ("1", "4", "16"):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        take(BatchLoader(samples, config(workers=0)), 1)
+    assert sizes == [8, 2, 1]
 
 
 def test_batches_hold_rgb_minus_the_mean_and_the_labels_of_the_whole_image(samples):

@@ -31,9 +31,10 @@ def arrays(values):
     return {name: mx.nd.array(value) for name, value in values.items()}
 
 
+@pytest.mark.parametrize("frozen_stages", [0, 3])
 @pytest.mark.parametrize("model", ["init", "final"])
-def test_one_and_two_devices_make_the_same_step(model, rng):
-    config = Config(learning_rate=0.05, **SMALL)
+def test_one_and_two_devices_make_the_same_step(model, frozen_stages, rng):
+    config = Config(learning_rate=0.05, frozen_stages=frozen_stages, **SMALL)
     parameters, batch = random_parameters(model, config, rng), batch_of(config, rng)
     one = step(config, model, parameters, batch, CPUS[:1])
     two = step(config, model, parameters, batch, CPUS[:2])

@@ -1,5 +1,5 @@
 """Training steps by MXNet, data-parallel over the devices."""
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -14,7 +14,8 @@ from core.network.snapshots import Parts
 Inputs = List[Tuple[str, Tuple[int, ...]]]  # names and shapes
 
 
-def training_symbol(model: str, config: Config, device_batch: int, stored_statistics: bool = True) -> mx.sym.Symbol:
+def training_symbol(model: str, config: Config, device_batch: int, stored_statistics: bool = True,
+                    shared: Optional[List[mx.sym.Symbol]] = None) -> mx.sym.Symbol:
     """Network with its losses.
 
     Inputs: data (b, 3, h, w) float32, RGB minus the mean; softmax_label (b, h/8 * w/8), class indices or 255; for the
@@ -27,10 +28,11 @@ def training_symbol(model: str, config: Config, device_batch: int, stored_statis
     Args:
         device_batch: images of a batch on one device.
         stored_statistics: False normalises by the statistics of the batch.
+        shared: inputs in place of data, see `fcn.scores`.
     """
     with mx.name.NameManager():  # layers without a name are counted from 0, however many networks were made before
         scores, global_scores = fcn.scores(SymbolOperations("stored" if stored_statistics else "batch"), model, config,
-                                           config.dropout)
+                                           config.dropout, shared)
     outputs = [mx.sym.SoftmaxOutput(scores, name="softmax", multi_output=True, use_ignore=True,
                                     ignore_label=IGNORE_LABEL, normalization="valid")]
     if global_scores is not None:
@@ -74,13 +76,22 @@ class Steps:
         """
         self._has_labels = model == "final"
         self._contexts = [context(device) for device in devices]
+        self._start = parameters
+        frozen = fcn.frozen_share(config, *parameters)
+        self._frozen = _FrozenStages(config, frozen, self._contexts) if frozen else None
         symbol = training_symbol(model, config, config.batch_size // len(devices))
         self.symbol = symbol.tojson()
         inputs, labels = training_inputs(model, config, config.batch_size)
+        if self._frozen:
+            inputs = self._frozen.outputs
+            symbol = training_symbol(model, config, config.batch_size // len(devices),
+                                     shared=[mx.sym.Variable(name) for name, _ in inputs])
+        names = set(symbol.list_arguments())
         self._module = mx.mod.Module(symbol, [name for name, _ in inputs], [name for name, _ in labels],
-                                     context=self._contexts, fixed_param_names=fcn.frozen_parameters(model, config))
+                                     context=self._contexts, fixed_param_names=[
+                                         name for name in fcn.frozen_parameters(model, config) if name in names])
         self._module.bind(inputs, labels)
-        self._module.init_params(arg_params=_arrays(parameters[0]), aux_params=_arrays(parameters[1]))
+        self._module.init_params(arg_params=_arrays(parameters[0]), aux_params=_arrays(parameters[1]), allow_extra=True)
         settings = {"learning_rate": config.learning_rate, "momentum": config.momentum, "wd": config.weight_decay,
                     "rescale_grad": 1.0 / len(devices)}
         if config.learning_rate_decay == "poly":
@@ -104,7 +115,8 @@ class Steps:
             ones (b, classes, 1, 1), both before the update.
         """
         targets = [labels, image_labels] if self._has_labels else [labels]
-        self._module.forward_backward(mx.io.DataBatch([mx.nd.array(data)], list(map(mx.nd.array, targets))))
+        inputs = self._frozen.forward(data) if self._frozen else [mx.nd.array(data)]
+        self._module.forward_backward(mx.io.DataBatch(inputs, list(map(mx.nd.array, targets))))
         self._module.update()
         # Copies, for the next step writes over the outputs.
         outputs = [output.copy() for output in self._module.get_outputs()]
@@ -119,8 +131,9 @@ class Steps:
         """(args, aux) after the last step."""
         # Those of the first device: the mean over equal devices, which get_params returns, may differ in the last bit.
         group = self._module._exec_group
-        args, aux = ({name: arrays[0].asnumpy() for name, arrays in zip(*part)}
-                     for part in ((group.param_names, group.param_arrays), (group.aux_names, group.aux_arrays)))
+        args, aux = ({**start, **{name: arrays[0].asnumpy() for name, arrays in zip(*part)}}
+                     for start, *part in ((self._start[0], group.param_names, group.param_arrays),
+                                          (self._start[1], group.aux_names, group.aux_arrays)))
         return args, aux
 
     def momentum(self) -> Dict[str, np.ndarray]:
@@ -137,6 +150,30 @@ class Steps:
             for number, device in enumerate(self._contexts if name in momentum else ()):
                 updater.states[index * count + number] = mx.nd.array(momentum[name], device)
                 updater.states_synced[index * count + number] = True
+
+
+class _FrozenStages:
+    """The stages before the branches, where they don't learn: batch norms are folded into the convolutions, once.
+
+    Attributes:
+        outputs: names and shapes of their maps.
+    """
+
+    def __init__(self, config: Config, parameters: Dict[str, np.ndarray], contexts: List[mx.Context]):
+        symbol = mx.sym.Group(fcn.shared_maps(SymbolOperations("folded"), config))
+        shape = (config.batch_size // len(contexts), 3, config.crop_size, config.crop_size)
+        self._executors = [symbol.simple_bind(where, grad_req="null", data=shape) for where in contexts]
+        for executor in self._executors:
+            executor.copy_params_from(_arrays(parameters))
+        self.outputs: Inputs = [(f"shared{number}", (config.batch_size, *output.shape[1:]))
+                                for number, output in enumerate(self._executors[0].outputs)]
+
+    def forward(self, data: np.ndarray) -> List[mx.nd.NDArray]:
+        """Their maps of a batch."""
+        for executor, share in zip(self._executors, np.split(data, len(self._executors))):
+            executor.forward(is_train=False, data=mx.nd.array(share))
+        return [mx.nd.concat(*(output.as_in_context(mx.cpu()) for output in maps), dim=0)
+                for maps in zip(*(executor.outputs for executor in self._executors))]
 
 
 def batch_statistics(config: Config, model: str, device: Device, args: Dict[str, np.ndarray], data: np.ndarray

@@ -24,6 +24,7 @@ _LOCAL_RANK, _LOCAL_SIZE = (int(os.environ.get(name, default)) for name, default
                                                                                      ("LOCAL_WORLD_SIZE", 1)))
 torch.set_num_threads(max(1, joblib.cpu_count(only_physical_cores=True) // _LOCAL_SIZE))
 torch.backends.cudnn.allow_tf32 = False  # unlike PyTorch's default; matrix products don't use it by default
+_BFLOAT16_GPUS = (8, 0)  # compute capability from which on it is fast: Ampere
 _TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -145,6 +146,9 @@ def resolve_dtype(text: str, devices: List[Device], fastest: bool = False) -> st
         text, why = "float32", "for the same results on every machine"
         if fastest and on_cpu and fast:
             text, why = "bfloat16", "faster on this CPU; --dtype float32 gives the scores of other machines"
+        elif fastest and all(device.type == "gpu" and torch.cuda.get_device_capability(device.number) >= _BFLOAT16_GPUS
+                             for device in devices):
+            text, why = "bfloat16", "faster on this GPU; --dtype float32 computes as CPUs do"
     else:
         why = "as set" + (SLOW_BFLOAT16 if text == "bfloat16" and on_cpu and not fast else "")
     logger.info("computing in %s, %s", text, why)

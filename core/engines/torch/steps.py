@@ -32,7 +32,8 @@ class Steps:
         self._config = config
         self._step, self._last = first, last
         self._device = torch_device(device)
-        dtype = resolve_dtype(config.dtype, devices)
+        torch.backends.cudnn.benchmark = True  # all crops have one size
+        dtype = resolve_dtype(config.dtype, devices, fastest=device.type == "gpu")
         self._dtype = number_format(dtype)
         self._network = _Network(config, model, self._device, self._dtype, parameters)
         self._wrapped: torch.nn.Module = self._network
@@ -84,18 +85,28 @@ class _Network(torch.nn.Module):
         super().__init__()
         self._config, self._model = config, model
         self._format = memory_format(device, dtype)
-        trained, self.states = ({name: torch.tensor(value, dtype=torch.float32, device=device)
-                                 for name, value in part.items()} for part in parameters)
+        trained, self.states = ({name: self._tensor(value, device) for name, value in part.items()}
+                                for part in parameters)
         self.trained = torch.nn.ParameterDict(list(trained.items()))  # a dict would be sorted
         for name in fcn.frozen_parameters(model, config):
             self.trained[name].requires_grad_(False)
+        self._frozen = {name: self._tensor(value, device)
+                        for name, value in (fcn.frozen_share(config, *parameters) or {}).items()}
+
+    def _tensor(self, value, device):
+        """In the order of the maps, so that no step has to lay out weights, gradients or momentum again."""
+        tensor = torch.tensor(value, dtype=torch.float32, device=device)
+        return tensor.contiguous(memory_format=self._format) if tensor.ndim == 4 else tensor
 
     def forward(self, data: torch.Tensor, labels: torch.Tensor, image_labels: torch.Tensor
                 ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
         """(loss, list of the outputs that `Steps.step` promises); the losses are those of MXNet's `training_symbol`."""
-        ops = TorchOperations({**self.trained, **self.states}, data.contiguous(memory_format=self._format),
-                              "stored")
-        scores, whole = fcn.scores(ops, self._model, self._config, self._config.dropout)
+        data, shared = data.contiguous(memory_format=self._format), None
+        if self._frozen:
+            with torch.no_grad():
+                shared = fcn.shared_maps(TorchOperations(self._frozen, data), self._config)
+        ops = TorchOperations({**self.trained, **self.states}, data, "stored")
+        scores, whole = fcn.scores(ops, self._model, self._config, self._config.dropout, shared)
         scores = scores.float()
         labels = labels.long().view(len(labels), *scores.shape[2:])
         valid = (labels != IGNORE_LABEL).sum().clamp(min=1)
@@ -124,17 +135,25 @@ class _SGD(torch.optim.Optimizer):
                          if config.momentum}
         for name in self.momentum.keys() & momentum.keys():
             self.momentum[name].copy_(torch.from_numpy(momentum[name]))
-        self._rules = []
-        for name, value in learning.items():
+        self._rules: Dict[Tuple[float, float], List[str]] = {}  # names by multiple of the learning rate, and decay
+        for name in learning:
             rate, decay = fcn.multipliers(model, name)
             decays = name.endswith(("_weight", "_gamma"))  # the others never decay in MXNet
-            self._rules.append((value, self.momentum.get(name), rate, decay * config.weight_decay * decays))
+            self._rules.setdefault((rate, decay * config.weight_decay * decays), []).append(name)
+        self._learning = learning
 
     @torch.no_grad()
     def step(self, closure=None):
-        for value, momentum, rate, decay in self._rules:
-            change = value.grad.add(value, alpha=decay).mul_(-rate * self.learning_rate)
-            value += change if momentum is None else momentum.mul_(self._mu).add_(change)
+        for (rate, decay), names in self._rules.items():
+            values = [self._learning[name] for name in names]
+            changes: Any = torch._foreach_add([value.grad for value in values], values, alpha=decay)
+            torch._foreach_mul_(changes, -rate * self.learning_rate)
+            if self.momentum:
+                momenta = [self.momentum[name] for name in names]
+                torch._foreach_mul_(momenta, self._mu)
+                torch._foreach_add_(momenta, changes)
+                changes = momenta
+            torch._foreach_add_(values, changes)
 
 
 def batch_statistics(config: Config, model: str, device: Device, args: Dict[str, np.ndarray], data: np.ndarray
