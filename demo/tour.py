@@ -15,7 +15,7 @@ from core.cosegmentation.cell_classifier import Models, fold_of, predict
 from core.cosegmentation.cells import Cells, relative
 from core.cosegmentation.cosegment import cosegment
 from core.cosegmentation.feature_maps import describer, imagenet_network
-from core.cosegmentation.items import model_path
+from core.cosegmentation.items import ROUNDS, model_path
 from core.engines.chooser import resolve_devices
 from core.errors import UserError
 from core.evaluation.ranking import find_epoch
@@ -146,7 +146,7 @@ def web_steps(config, name, model):
     layout = config.layout
     image = read_image(image_path(layout.web_images, name))
     cells = Cells(**describer(imagenet_network(model.device), config)(image))
-    first, last = (Models(**read_arrays(model_path(layout, number))) for number in (0, config.web_rounds))
+    first, last = (Models(**read_arrays(model_path(layout, number))) for number in (0, ROUNDS))
     evidence, learned = (predict(models, fold_of(name), class_of(name), cells.features) for models in (first, last))
     walked = cells.walk(relative(learned), first.centre).reshape(cells.size)
     posterior, _ = refined(image, walked, config)
