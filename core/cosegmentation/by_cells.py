@@ -122,11 +122,11 @@ def refined(image: np.ndarray, labels: np.ndarray, config: Config) -> Tuple[np.n
 def _learn(config, items, describe, run):
     """Step 1: fit and store each round's models and the noise filter, unless they are there.
 
-    Reads the maps of at most `_SAMPLE` of a class, one image at a time; keeps (c + 1)^2 numbers for each
-    class and fold.
+    Reads the maps of at most `_SAMPLE` images of a class, one at a time; keeps (c + 1)^2 numbers for each class and
+    fold.
     """
-    layout, rounds = config.layout, ROUNDS
-    missing = [number for number in range(rounds + 1) if not os.path.exists(model_path(layout, number))]
+    layout = config.layout
+    missing = [number for number in range(ROUNDS + 1) if not os.path.exists(model_path(layout, number))]
     if not missing and os.path.exists(noise_filter_path(layout)):
         return
     sample = _draw_sample(config, items, describe)
@@ -154,7 +154,7 @@ def _learn(config, items, describe, run):
         if moments is None:
             with threadpool_limits(1):
                 moments = Moments(features())
-        logger.info("round %d of %d: learning from %d images", number, rounds, len(sample))
+        logger.info("round %d of %d: learning from %d images", number, ROUNDS, len(sample))
         if number == 0:
             models = moments.fit_classes()
         else:
@@ -166,7 +166,7 @@ def _learn(config, items, describe, run):
 
     centre = _models(layout, 0).centre
     # The labels that the last round learned from are there; those after it would take another pass.
-    descriptors = np.stack([_descriptor(mean, centre) for mean in labelled(max(rounds - 1, 0))])
+    descriptors = np.stack([_descriptor(mean, centre) for mean in labelled(ROUNDS - 1)])
     with threadpool_limits(1):
         noise_filter = fit_noise_filter(descriptors, np.array(classes), np.array(folds))
     write_arrays(noise_filter_path(layout), noise_filter._asdict(), compressed=True)

@@ -252,12 +252,12 @@ def test_nothing_is_lost_to_an_overwriting_that_can_not_begin(done):
 
 def test_damaged_caches_and_pipes_are_named(done):
     first = masks(done)
-    path = done.path("cache", "web_masks", "round2.npz")
+    path = done.path("cache", "web_masks", "round4.npz")
     content = read_bytes(path)
     for damaged in (b"", content[:len(content) // 2], content[:-30] + bytes(30), b"PK\x03\x04" + content[9:]):
         write_bytes(path, damaged)
         os.remove(done.path("dataset", "web_labels", "6_000001.png"))
-        with pytest.raises(UserError, match="round2.npz is damaged: remove it"):
+        with pytest.raises(UserError, match="round4.npz is damaged: remove it"):
             cosegment(done)
         write_mask(done.path("dataset", "web_labels", "6_000001.png"), np.zeros((4, 4)))
     os.remove(path)
