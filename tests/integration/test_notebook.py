@@ -116,3 +116,11 @@ def test_the_results_are_those_of_the_best_epochs(tmp_path, monkeypatch):
                                          "| final | 4 | 2 | no | 50.0 |"]
     with pytest.raises(UserError, match="nothing has been evaluated"):
         tour.show_results(Config(root=str(tmp_path / "outputs")))
+
+
+def test_readers_see_its_outputs_without_running_it():
+    path = os.path.join(ROOT, "demo", "Demo.ipynb")
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    assert os.path.getsize(path) < 1.5e6 and all(cell.outputs for cell in cells)
+    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
+    assert sum("image/jpeg" in output.get("data", {}) for cell in cells for output in cell.outputs) == 7
