@@ -141,6 +141,8 @@ class Config:
     logit_adjustment: float = _setting(0.0, "power to which mask estimation divides the init model's scores by the "
                                        "share of each class in the masks that it was trained on; 1 takes the training "
                                        "set's prior out of them", at_least=0, at_most=4)
+    min_confidence: float = _setting(0.0, "probability up to which a pixel of a pseudo mask is 255, which training "
+                                     "leaves out; 0: none is", at_least=0, at_most=0.99)
     crf_engine: str = _setting("own", "implementation of the dense CRF: own, or the published pydensecrf, if it is "
                                "installed", choices=("own", "pydensecrf"))
     crf_iterations: int = _setting(10, "mean-field iterations of the dense CRF", at_least=1, at_most=10000)

@@ -28,7 +28,7 @@ class MaskedImages:
         self.images = images
         self.masks = masks
         self._config = config
-        self._labels = labels
+        self.labels = labels
         self._script = script
         self._record = record or masks + ".json"
 
@@ -45,7 +45,7 @@ class MaskedImages:
         names = self.names if names is None else list(names)
         digests = content_digests([image_path(self.images, name) for name in names], self._config.layout.digests)
         return {name: {"image_sha256": digest, **{f"class {index}": self._config.classes[index]
-                                                  for index in self._labels[name]}}
+                                                  for index in self.labels[name]}}
                 for name, digest in zip(names, digests)}
 
     def check_images(self, remedy: str) -> None:

@@ -20,13 +20,30 @@ settings=(--config demo/light.yaml --config "$folder/photographs.yaml" --root "$
 val=()
 [ ! -d "$folder/val/masks" ] || val=(--val-images "$folder/val/images" --val-masks "$folder/val/masks")
 
+# step WEIGHT COMMAND: the weights are about the minutes that the steps take for twenty classes, on two quiet cores.
+left=87
+[ ${#val[@]} -gt 0 ] || left=75
+spent=0
+begin=$SECONDS
 step() {
+    weight=$1
+    shift
     echo
     echo "== $*"
+    if [ $spent -gt 0 ]; then
+        echo "== $(((SECONDS - begin) / 60)) minutes so far, about $(((SECONDS - begin) * left / spent / 60)) to go"
+    fi
+    before=$SECONDS
     "$@"
+    left=$((left - weight))
+    if [ $((SECONDS - before)) -gt 20 ]; then  # a finished step, which is skipped, tells nothing about the speed
+        spent=$((spent + weight))
+    else
+        begin=$((begin + SECONDS - before))
+    fi
 }
 
-step python create_dataset.py --train-images "$folder/train/images" --train-labels "$folder/train/labels.csv" \
+step 1 python create_dataset.py --train-images "$folder/train/images" --train-labels "$folder/train/labels.csv" \
     "${val[@]}" "${settings[@]}"
 trained=$(python -c '
 import sys
@@ -34,21 +51,21 @@ from core.config import make_config
 config = make_config("demo/light.yaml", sys.argv[1], root=sys.argv[2])
 print(config.max_epoch - 1, config.layout.snapshot("init", config.max_epoch - 1))' "$folder/photographs.yaml" "$work")
 last=${trained%% *}  # epoch of both models
-step python fetch_web_images.py --folder "$folder/web" "${settings[@]}"
-step python create_web_masks.py "${settings[@]}"
-step python train_seg_model.py --model init --resume "${settings[@]}"
-step python est_voc_train_masks.py --epoch $last --crf "${settings[@]}"
+step 2 python fetch_web_images.py --folder "$folder/web" "${settings[@]}"
+step 25 python create_web_masks.py "${settings[@]}"
+step 11 python train_seg_model.py --model init --resume "${settings[@]}"
+step 10 python est_voc_train_masks.py --epoch $last --crf "${settings[@]}"
 # Smaller steps: the global branch's new layers diverge with the init model's.
-step python train_seg_model.py --model final --resume --lr 0.01 "${settings[@]}" \
+step 24 python train_seg_model.py --model final --resume --lr 0.01 "${settings[@]}" \
     --base-model "${trained#* }"
 if [ ${#val[@]} -gt 0 ]; then
-    step python eval_seg_model.py --model init --epoch $last "${settings[@]}"
-    step python eval_seg_model.py --model final --epoch $last "${settings[@]}"
-    step python eval_seg_model.py --model init --epoch $last --ms --crf "${settings[@]}"
-    step python eval_seg_model.py --model final --epoch $last --ms "${settings[@]}"
-    step python eval_seg_model.py --model final --epoch $last --ms --crf --savemask "${settings[@]}"
-    step python demo/show_results.py --epoch $last "${settings[@]}"
-    step python report.py "${settings[@]}"
+    step 1 python eval_seg_model.py --model init --epoch $last "${settings[@]}"
+    step 1 python eval_seg_model.py --model final --epoch $last "${settings[@]}"
+    step 4 python eval_seg_model.py --model init --epoch $last --ms --crf "${settings[@]}"
+    step 2 python eval_seg_model.py --model final --epoch $last --ms "${settings[@]}"
+    step 4 python eval_seg_model.py --model final --epoch $last --ms --crf --savemask "${settings[@]}"
+    step 1 python demo/show_results.py --epoch $last "${settings[@]}"
+    step 1 python report.py "${settings[@]}"
 else
-    step python predict.py --ms --crf --epoch $last "${settings[@]}" "$folder/train/images"
+    step 2 python predict.py --ms --crf --epoch $last "${settings[@]}" "$folder/train/images"
 fi

@@ -83,8 +83,9 @@ def listed_web_images(config: Config) -> List[str]:
     return names
 
 
-def web_images(config: Config, names: Iterable[str], *, estimated: bool = False) -> MaskedImages:
-    """Web images with their masks by co-segmentation or, if `estimated`, by a model.
+def web_images(config: Config, names: Iterable[str], *, estimated: bool = False, masks: Optional[str] = None
+               ) -> MaskedImages:
+    """Web images with their masks by co-segmentation or, if `estimated`, by a model; these may be in another folder.
 
     Raises:
         UserError: a name does not start with a class index.
@@ -92,14 +93,14 @@ def web_images(config: Config, names: Iterable[str], *, estimated: bool = False)
     layout = config.layout
     labels = {name: [web_class(name, config.num_classes)] for name in names}
     if estimated:
-        return MaskedImages(config, labels, images=layout.web_images, masks=layout.web_estimated,
+        return MaskedImages(config, labels, images=layout.web_images, masks=masks or layout.web_estimated,
                             script="est_voc_train_masks.py --images web")
     return MaskedImages(config, labels, images=layout.web_images, masks=layout.web_masks, script="create_web_masks.py",
                         record=layout.web_record)
 
 
-def train_images(config: Config) -> MaskedImages:
-    """Training images with their estimated masks.
+def train_images(config: Config, *, masks: Optional[str] = None) -> MaskedImages:
+    """Training images with their estimated masks, which may be in another folder.
 
     Raises:
         UserError: the list is missing, or the labels are wrong.
@@ -107,7 +108,7 @@ def train_images(config: Config) -> MaskedImages:
     layout = config.layout
     names = read_list(layout.train_list, "run create_dataset.py")
     labels = read_labels(layout.train_labels, names, config)
-    return MaskedImages(config, labels, images=layout.train_images, masks=layout.train_masks,
+    return MaskedImages(config, labels, images=layout.train_images, masks=masks or layout.train_masks,
                         script="est_voc_train_masks.py")
 
 
@@ -155,17 +156,13 @@ def samples_record(samples: List[Sample], layout: Layout) -> Dict[str, str]:
             "masks_sha256": combined(digests[1::2] + [json.dumps(origins, sort_keys=True)])}
 
 
-def label_shares(samples: List[Sample], config: Config) -> np.ndarray:
-    """Share of each class among the labelled pixels that the init model is trained on: (classes,).
-
-    Args:
-        samples: as `web_samples` gives them.
-    """
-    shares: Dict[int, List[np.ndarray]] = {}
+def class_prior(samples: List[Sample], config: Config) -> np.ndarray:
+    """Share of each class among the labelled pixels of the web images that training draws: (classes,)."""
+    shares: Dict[Optional[int], List[np.ndarray]] = {}
     for sample in samples:
         counts = np.bincount(read_mask(sample.mask, config.num_classes).ravel(), minlength=IGNORE_LABEL + 1)
         counts = counts[:config.num_classes]
-        shares.setdefault(class_of(sample.name), []).append(counts / max(counts.sum(), 1))
+        shares.setdefault(sample.label, []).append(counts / max(counts.sum(), 1))
     groups = [np.mean(values, 0) for values in shares.values()]
     weights = None if config.web_sampling == "balanced" else [len(values) for values in shares.values()]
     return np.average(groups, 0, weights)

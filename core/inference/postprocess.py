@@ -1,6 +1,6 @@
 """What becomes of the scores of an image: CRF, mask, files, comparison. Does not import mxnet: it runs in workers."""
 import os
-from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -87,30 +87,6 @@ def compare(scored: Scored, config: Config, options: EvaluationOptions) -> np.nd
     if options.save_masks:
         write_mask(mask_path(masks_folder(options.output), scored.name), mask)
     return confusion_matrix(truth, mask, config.num_classes)
-
-
-def estimate(scored: Scored, config: Config, *, crf: bool, labels: Mapping[str, Sequence[int]], folder: str,
-             priors: Optional[np.ndarray] = None) -> List[int]:
-    """Predict an image with its image-level labels only and write its mask.
-
-    Args:
-        labels: dict from id to class indices.
-        priors: (classes,) array that the scores are divided by; None leaves them as they are.
-        folder: where the mask goes.
-
-    Returns:
-        those of the labels that the mask shows, a list.
-    """
-    if priors is not None:
-        scored = scored._replace(scores=scored.scores / priors.astype(np.float32)[:, None, None])
-    mask, _ = predict(scored, config, crf, labels[scored.name])
-    write_mask(mask_path(folder, scored.name), mask)
-    return shown_labels(mask, labels[scored.name])
-
-
-def shown_labels(mask: np.ndarray, labels: Iterable[int]) -> List[int]:
-    """Those of the labels, class indices, that stand anywhere in a mask, (h, w) uint8: list of int."""
-    return [label for label in labels if (mask == label).any()]
 
 
 def segment(scored: Scored, config: Config, options: SegmentationOptions) -> Tuple[Dict[int, float], np.ndarray]:

@@ -2,7 +2,8 @@
 
 The settings that the parameters fit travel inside the file, as the name of one more array: "settings:" and a JSON
 object. MXNet and the published implementation take names that start with "arg:" and "aux:" only. A file without that
-record, as the published ones are, fits the settings that it is used with.
+record, as the published ones are, fits the settings that it is used with. Likewise "class_prior:", which mask
+estimation needs for logit adjustment.
 """
 import dataclasses
 import hashlib
@@ -30,10 +31,12 @@ class Parameters(NamedTuple):
     Attributes:
         args, aux: dicts from parameter name to float32 array.
         settings: dict from the name of a setting to its value, as the file records them; empty where it records none.
+        class_prior: (classes,) share of each class among the pixels that it was trained on, or None.
     """
     args: Dict[str, np.ndarray]
     aux: Dict[str, np.ndarray]
     settings: Dict[str, Any]
+    class_prior: Optional[np.ndarray] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Snapshot:
         parameters: (args, aux), dicts from parameter name to float32 array; just those of the network.
         digest: SHA-256 of its file, as hexadecimal text.
         path: of its file.
+        class_prior: as in `Parameters`.
     """
     config: Config
     model: str
@@ -53,15 +57,17 @@ class Snapshot:
     parameters: Parts
     digest: str
     path: str = ""
+    class_prior: Optional[np.ndarray] = None
 
 
 def save_snapshot(layout: Layout, model: str, epoch: int, config: Config, symbol: Optional[str],
-                  args: Dict[str, np.ndarray], aux: Dict[str, np.ndarray]) -> str:
+                  args: Dict[str, np.ndarray], aux: Dict[str, np.ndarray],
+                  class_prior: Optional[np.ndarray] = None) -> str:
     """Write the parameters after `epoch`, and the network beside them.
 
     Args:
         symbol: JSON of the network, as MXNet's users load it; None keeps the file that is there.
-        args, aux: dicts from parameter name to float32 array.
+        args, aux, class_prior: as in `Parameters`.
 
     Returns:
         path of the parameters.
@@ -69,7 +75,7 @@ def save_snapshot(layout: Layout, model: str, epoch: int, config: Config, symbol
     if symbol:
         write_text(layout.symbol(model), symbol)
     path = layout.snapshot(model, epoch)
-    write_parameters(path, Parameters(args, aux, network_settings(config)))
+    write_parameters(path, Parameters(args, aux, network_settings(config), class_prior))
     return path
 
 
@@ -82,6 +88,8 @@ def write_parameters(path: str, parameters: Parameters) -> None:
     values = {"arg:" + name: value for name, value in parameters.args.items()}
     values.update(("aux:" + name, value) for name, value in parameters.aux.items())
     values["settings:" + json.dumps(parameters.settings)] = np.zeros(1, np.float32)  # an empty array can't be saved
+    if parameters.class_prior is not None:
+        values["class_prior:"] = parameters.class_prior.astype(np.float32)
     write_params(path, values)
 
 
@@ -94,7 +102,7 @@ def read_parameters(path: str) -> Parameters:
     """
     values = read_params(path)
     parameters: Dict[str, Dict[str, np.ndarray]] = {"arg": {}, "aux": {}}
-    settings = {}
+    settings, class_prior = {}, None
     for key, value in values.items():
         prefix, _, name = key.partition(":")
         if prefix in parameters:
@@ -104,7 +112,9 @@ def read_parameters(path: str) -> Parameters:
             parameters[prefix][name] = _float32(value, values.get("scale:" + name))
         elif prefix == "settings":
             settings = read_record(name, path)
-    return Parameters(parameters["arg"], parameters["aux"], settings)
+        elif prefix == "class_prior":
+            class_prior = value
+    return Parameters(parameters["arg"], parameters["aux"], settings, class_prior)
 
 
 def _float32(value: np.ndarray, steps: Optional[np.ndarray]) -> np.ndarray:
@@ -196,7 +206,7 @@ def load_snapshot(config: Config, model: str, epoch: int, path: Optional[str] = 
     args, aux = (
         {name: matching(path, values, name, shape, f"the {model} model") for name, shape in shapes.items()}
         for values, shapes in zip((parameters.args, parameters.aux), parameter_shapes(model, config)))
-    return Snapshot(config, model, epoch, (args, aux), digest, path)
+    return Snapshot(config, model, epoch, (args, aux), digest, path, parameters.class_prior)
 
 
 def ranked_epochs(layout: Layout, model: str) -> List[int]:

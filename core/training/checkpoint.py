@@ -50,11 +50,12 @@ class Checkpoint(NamedTuple):
     record: Dict[str, Any]
 
 
-def run_record(model: str, config: Config, *, data: Dict[str, str], start_epoch: int, devices: int) -> Dict[str, Any]:
+def run_record(model: str, config: Config, *, data: Dict[str, Any], start_epoch: int, devices: int) -> Dict[str, Any]:
     """What a run was started with, as JSON keeps it. Parameters to start from that are missing have no digest.
 
     Args:
-        data: digests of the training samples, as `samples.samples_record` gives them.
+        data: digests of the training samples, as `samples.samples_record` gives them, and their "class_prior", if
+            snapshots are to record it.
         start_epoch: epoch of the parameters that it started from, 0 for the base model.
         devices: number of devices, of all machines.
     """
@@ -92,7 +93,8 @@ def save_checkpoint(model: str, symbol: Optional[str], checkpoint: Checkpoint, k
     values = {"momentum:" + name: value for name, value in checkpoint.momentum.items()}
     values["record:" + json.dumps(record)] = np.zeros(1, np.float32)  # an empty array can't be saved
     write_params(layout.state(model, epoch), values)
-    path = save_snapshot(layout, model, epoch, checkpoint.config, symbol, args, aux)
+    prior = record.get("class_prior")
+    path = save_snapshot(layout, model, epoch, checkpoint.config, symbol, args, aux, prior and np.array(prior))
 
     for earlier in layout.epochs(model, "states"):
         if earlier <= epoch - min(_STATES_KEPT, keep or _STATES_KEPT):

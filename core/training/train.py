@@ -8,7 +8,7 @@ from typing import Any, List, Optional
 import numpy as np
 
 from core.config import Config
-from core.dataset.samples import samples_record, training_samples
+from core.dataset.samples import class_prior, samples_record, training_samples
 from core.engines.devices import Device, explaining_engine_errors
 from core.errors import UserError
 from core.io.locks import locked
@@ -70,6 +70,8 @@ def _train(config, model, devices, start_epoch, resume, keep, group):
         logger.info(f"resuming after epoch {checkpoint.epoch}" if checkpoint else "there is no run to resume")
     if checkpoint is None:
         checkpoint = _start(config, model, devices[0], samples, start_epoch or 0)
+        if model == "init":
+            data = {**data, "class_prior": class_prior(samples, config).tolist()}
         record = run_record(model, checkpoint.config, data=data, start_epoch=checkpoint.epoch, devices=count)
         checkpoint = checkpoint._replace(record=record)
     if group:

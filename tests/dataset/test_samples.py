@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from core.config import Config
-from core.dataset.samples import Sample, label_shares, training_samples
+from core.dataset.samples import Sample, class_prior, training_samples
 from core.errors import UserError
 from core.io.files import write_json, write_lines
 from core.io.images import write_image, write_mask
@@ -47,11 +47,11 @@ def test_the_final_model_gets_web_images_only_where_they_have_a_share(tmp_path):
 
 
 @pytest.mark.parametrize("sampling, weights", [("uniform", [3, 1]), ("balanced", [1, 1])])
-def test_shares_of_the_labels_are_means_over_what_training_draws(tmp_path, sampling, weights):
+def test_the_prior_of_the_classes_is_the_mean_over_what_training_draws(tmp_path, sampling, weights):
     """Three images of class 1 with half of their labelled pixels, and one of class 2 with a quarter."""
     samples = []
     for name, row in {"1_a": [0, 1], "1_b": [1, 0, 255, 255], "1_c": [0, 0, 1, 1], "2_d": [0, 0, 2, 0]}.items():
         write_mask(str(tmp_path / (name + ".png")), np.array([row], np.uint8))
-        samples.append(Sample(name, "", str(tmp_path / (name + ".png"))))
-    found = label_shares(samples, config(classes=("bk", "a", "b", "c"), web_sampling=sampling))
-    np.testing.assert_allclose(found, np.average([[0.5, 0.5, 0, 0], [0.75, 0, 0.25, 0]], 0, weights))
+        samples.append(Sample(name, "", str(tmp_path / (name + ".png")), int(name[0])))
+    prior = class_prior(samples, config(classes=("bk", "a", "b", "c"), web_sampling=sampling))
+    np.testing.assert_allclose(prior, np.average([[0.5, 0.5, 0, 0], [0.75, 0, 0.25, 0]], 0, weights))

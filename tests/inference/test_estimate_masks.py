@@ -6,14 +6,14 @@ import pytest
 from conftest import CPUS
 
 from core.dataset.create import create_dataset
-from core.dataset.samples import label_shares, read_labels, web_samples
+from core.dataset.samples import read_labels
 from core.errors import UserError
 from core.inference.estimate_masks import estimate_train_masks
 from core.inference.options import InferenceOptions
 from core.inference.segmenter import Segmenter, scored_images
 from core.io.files import read_list
 from core.io.images import read_mask
-from core.network.snapshots import load_snapshot
+from core.network.snapshots import load_snapshot, read_parameters, write_parameters
 from core.paths import mask_path
 
 pytestmark = pytest.mark.slow
@@ -21,24 +21,27 @@ pytestmark = pytest.mark.slow
 CPU = CPUS[:1]
 
 
-def test_logit_adjustment_divides_the_scores_by_the_shares_of_the_web_masks(untrained, sample):
+def test_logit_adjustment_divides_the_scores_by_the_prior_that_the_snapshot_records(untrained, sample):
     create_dataset(untrained, 1)
     layout = untrained.layout
     adjusted = dataclasses.replace(untrained, logit_adjustment=2.0)
-    shares = label_shares(web_samples(untrained), untrained)
-    priors = (shares / shares[0]) ** 2
-    priors[shares == 0] = 1  # nothing is known of a class that no web mask shows
-    assert shares[0] == shares.max() and (shares == 0).any()
+    path = layout.snapshot("init", 2)
+    with pytest.raises(UserError, match=f"{path} does not record"):
+        estimate_train_masks(adjusted, 2, devices=CPU)
+    prior = np.where(np.arange(untrained.num_classes) % 2, 0.01, 0.0)  # nothing is known of every other class
+    prior[0] = 1 - prior.sum()
+    write_parameters(path, read_parameters(path)._replace(class_prior=prior))
+    factors = np.where(prior > 0, (prior / prior[0]) ** 2, 1)
     expected = {}
     for scored in scored_images(Segmenter(load_snapshot(untrained, "init", 2), CPU), read_list(layout.train_list),
                                 folder=layout.train_images, options=InferenceOptions(untrained.scales)):
         allowed = sorted({0, *read_labels(layout.train_labels, [scored.name], untrained)[scored.name]})
-        odds = scored.scores[allowed] / priors[allowed, None, None]
+        odds = scored.scores[allowed] / factors[allowed, None, None]
         expected[scored.name] = np.array(allowed)[np.maximum(odds, 1e-20).argmax(0)]  # as everywhere
-    estimate_train_masks(adjusted, 2, devices=CPU, overwrite=True)
+    estimate_train_masks(adjusted, 2, devices=CPU)
     masks = {name: read_mask(mask_path(layout.train_masks, name), untrained.num_classes) for name in expected}
     assert all((masks[name] == expected[name]).mean() > 0.999 for name in expected)
-    with pytest.raises(UserError, match="priors"):
+    with pytest.raises(UserError, match="logit_adjustment"):
         estimate_train_masks(untrained, 2, devices=CPU)
     estimate_train_masks(untrained, 2, devices=CPU, overwrite=True)
     plain = {name: read_mask(mask_path(layout.train_masks, name), untrained.num_classes) for name in expected}

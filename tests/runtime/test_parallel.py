@@ -13,7 +13,8 @@ from conftest import ROOT
 from core.config import Config
 from core.errors import UserError
 from core.inference.options import EvaluationOptions, InferenceOptions, SegmentationOptions
-from core.inference.postprocess import Picture, Scored, compare, estimate, segment
+from core.inference.postprocess import Picture, Scored, compare, segment
+from core.inference.pseudo_masks import Estimation, estimate
 from core.runtime.parallel import ordered_map, process_pool
 
 
@@ -26,7 +27,7 @@ def test_results_come_in_order():
 
 def test_what_workers_are_sent_brings_no_mxnet_along():
     sent = (functools.partial(compare, config=Config(), options=EvaluationOptions(InferenceOptions(), *[None] * 4)),
-            functools.partial(estimate, config=Config(), crf=True, labels={}, folder=""),
+            functools.partial(estimate, estimation=Estimation(Config(), True, {}, None, None, "")),
             functools.partial(segment, config=Config(), options=SegmentationOptions(InferenceOptions(), "")),
             Scored(Picture("a", "a.png", (1, 1)), None, None))
     with process_pool(1) as pool:

@@ -17,6 +17,7 @@ from conftest import CPUS, ROOT, TINY, largest_file
 
 from core.config import Config
 from core.dataset.create import create_dataset
+from core.dataset.samples import class_prior, training_samples
 from core.errors import UserError
 from core.evaluation.evaluate import evaluate, evaluation_options
 from core.inference.estimate_masks import estimate_train_masks
@@ -136,6 +137,13 @@ def test_momentum_resumes_with_resume_and_starts_fresh_with_epoch(begun):
     assert_equal_bits(values(exact, 3, "init"), values(smooth, 3, "init"))
     training.train(fresh, "init", devices=CPU, start_epoch=2)
     assert not np.array_equal(values(fresh, 3, "init")["fc_weight"], values(smooth, 3, "init")["fc_weight"])
+
+
+def test_snapshots_of_the_init_model_record_the_prior_of_its_masks_after_a_resume_too(begun):
+    expected = class_prior(training_samples("init", begun), begun)
+    training.train(begun, "init", devices=CPU, resume=True)
+    for epoch in (1, 3):
+        np.testing.assert_allclose(load_snapshot(begun, "init", epoch).class_prior, expected, atol=1e-6)
 
 
 def test_no_pickle_is_in_the_states(begun):

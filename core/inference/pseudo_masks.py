@@ -1,0 +1,82 @@
+"""The pseudo mask of an image, limited to its image-level labels. Does not import mxnet: it runs in workers."""
+from typing import Mapping, NamedTuple, Optional, Sequence
+
+import numpy as np
+
+from core.classes import BACKGROUND, IGNORE_LABEL
+from core.config import Config
+from core.dataset.train_posteriors import read_posteriors
+from core.errors import UserError
+from core.inference.postprocess import Scored, predict
+from core.io.images import write_mask
+from core.paths import mask_path
+
+_LEAST_PROBABILITY = 1 / 255  # of the co-segmentation: it never rules out what the model sees
+
+
+class Estimation(NamedTuple):
+    """How to make pseudo masks.
+
+    Attributes:
+        config: its settings `min_confidence` and of the CRF count.
+        crf: whether the dense CRF refines the scores.
+        labels: dict from id to class indices.
+        prior: (classes,) array that the model's scores are divided by; None leaves them as they are.
+        posteriors: folder of the co-segmentation's posteriors, or None.
+        folder: where the masks go.
+    """
+    config: Config
+    crf: bool
+    labels: Mapping[str, Sequence[int]]
+    prior: Optional[np.ndarray]
+    posteriors: Optional[str]
+    folder: str
+
+
+def estimate(scored: Scored, estimation: Estimation) -> None:
+    """Write the pseudo mask of an image.
+
+    Raises:
+        UserError: its co-segmentation is missing, or of other labels.
+    """
+    labels, foreground = sorted(set(estimation.labels[scored.name])), None
+    if estimation.prior is not None:
+        scored = scored._replace(scores=scored.scores / estimation.prior.astype(np.float32)[:, None, None])
+    if estimation.posteriors:
+        judged = read_posteriors(estimation.posteriors, scored.name, scored.image.shape[:2])
+        if list(judged.labels) != labels:
+            raise UserError(f"{estimation.posteriors}: {scored.name} was co-segmented with other labels: run "
+                            "create_web_masks.py again")
+        foreground = judged.foreground
+    mask = pseudo_mask(scored, labels, estimation.config, crf=estimation.crf, foreground=foreground)
+    write_mask(mask_path(estimation.folder, scored.name), mask)
+
+
+def pseudo_mask(scored: Scored, labels: Sequence[int], config: Config, *, crf: bool,
+                foreground: Optional[np.ndarray] = None) -> np.ndarray:
+    """Mask of an image that shows some of the labels and background.
+
+    Where the co-segmentation has an opinion, the probabilities of both are multiplied (Hinton, "Products of experts",
+    ICANN 1999): a class needs both. Pixels whose class has a probability of at most `min_confidence` before the CRF are
+    255, so that training leaves them out; a label that would be lost keeps its pixels.
+
+    Args:
+        labels: class indices, rising.
+        foreground: (labels, h, w) float32, the probability of each label rather than anything else, or None.
+
+    Returns:
+        (h, w) uint8 class indices or 255.
+    """
+    classes = np.array([BACKGROUND, *labels], np.uint8)
+    scores = scored.scores[classes]
+    if foreground is not None:
+        likely = np.clip(foreground, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+        scores[1:] *= likely / (1 - likely)
+    best, _ = predict(scored._replace(scores=scores), config, crf)
+    mask = classes[best]
+    if config.min_confidence:
+        confidence = np.take_along_axis(scores, best[None], 0)[0] / scores.sum(0)
+        sure = confidence > config.min_confidence
+        lost = [label for label in labels if not (sure & (mask == label)).any()]
+        mask[~sure & ~np.isin(mask, lost)] = IGNORE_LABEL
+    return mask
