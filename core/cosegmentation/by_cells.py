@@ -81,23 +81,31 @@ def label(item: Item, config: Config, rounds: int) -> None:
 def segment(item: Item, config: Config) -> None:
     """Step 2 for one image: writes its mask and its result, or its posteriors. O(1) in the number of images."""
     layout = config.layout
-    image = read_image(item.image)
-    noise_filter, fold, centre = read_noise_filter(layout), fold_of(item.name), _models(layout, 0).centre
-    judged = []
     with threadpool_limits(1):
         cells = _read_cells(item)
-        for index in item.classes:
-            labels, learned = _labels_after(layout, cells, item._replace(classes=(index,)), ROUNDS)
-            descriptor = _descriptor(_labelled(cells, labels), centre)
-            judged.append((*refined(image, learned.reshape(cells.size), config),
-                           likeness(noise_filter, fold, descriptor, index)))
-        also = other_classes(noise_filter, fold, unit(cells.around(centre)), item.classes[0]) if item.web else []
-    if item.web:
-        posterior = cv2.resize(judged[0][0], image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        finish_web_image(layout, config, item.name, posterior, *judged[0][1:], also)
-    else:
-        foreground, scores, likenesses = map(np.array, zip(*judged))
-        write_posteriors(layout.train_posteriors, item.name, Posteriors(item.classes, foreground, scores, likenesses))
+        judged = [_labels_after(layout, cells, item._replace(classes=(index,)), ROUNDS)
+                  for index in item.classes]
+        if item.web:
+            _finish_web_image(item, config, cells, *judged[0])
+        else:
+            foreground = [scipy.special.expit(_log_odds(learned)).reshape(cells.size) for _, learned in judged]
+            write_posteriors(layout.train_posteriors, item.name, Posteriors(item.classes, np.stack(foreground)))
+
+
+def _finish_web_image(item, config, cells, labels, learned):
+    layout, (index,) = config.layout, item.classes
+    image = read_image(item.image)
+    noise_filter, fold, centre = read_noise_filter(layout), fold_of(item.name), _models(layout, 0).centre
+    posterior, score = refined(image, learned.reshape(cells.size), config)
+    finish_web_image(
+        layout, config, item.name, cv2.resize(posterior, image.shape[1::-1], interpolation=cv2.INTER_LINEAR), score,
+        likeness(noise_filter, fold, _descriptor(_labelled(cells, labels), centre), index),
+        other_classes(noise_filter, fold, unit(cells.around(centre)), index))
+
+
+def _log_odds(labels):
+    """Log-odds of the foreground from what the regressions gave, in [0, 1]."""
+    return _SLOPE * (labels - _EVEN)
 
 
 def refined(image: np.ndarray, labels: np.ndarray, config: Config) -> Tuple[np.ndarray, float]:
@@ -111,7 +119,7 @@ def refined(image: np.ndarray, labels: np.ndarray, config: Config) -> Tuple[np.n
         (h'', w'') float32 in [0, 1], and the Jaccard index of the two foregrounds.
     """
     small = np.ascontiguousarray(shrink(image, config.web_side))
-    odds = _SLOPE * (cv2.resize(labels.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_LINEAR) - _EVEN)
+    odds = _log_odds(cv2.resize(labels.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_LINEAR))
     unary = scipy.special.expit(np.stack([-odds, odds]))
     crf = dataclasses.replace(config, **_CRF, crf_bilateral_sxy=_CRF_REACH * max(small.shape))
     posterior = refine(unary, small, crf)[1]

@@ -4,9 +4,12 @@ from typing import NamedTuple, Tuple
 
 import cv2
 import numpy as np
+import scipy.special
 
 from core.errors import UserError
 from core.io.files import read_arrays, write_arrays
+
+_LEAST = 1e-3  # probability, in either direction: none is sure
 
 
 class Posteriors(NamedTuple):
@@ -14,15 +17,11 @@ class Posteriors(NamedTuple):
 
     Attributes:
         labels: k class indices, rising.
-        foreground: (k, h, w) float32 in [0, 1], probability that a pixel shows the label rather than anything else.
-        scores: (k,) float32 in [0, 1], how well the foregrounds before and after the CRF agree (Jaccard index).
-        likeness: (k,) float32 in [0, 1], probability, in the eyes of the other images, that the foreground shows the
-            label rather than an average other class; 0.5 is chance, 1 where the others are too few to tell.
+        foreground: (k, h, w) float32 in (0, 1), probability, before any CRF, that a pixel shows the label rather than
+            anything else.
     """
     labels: Tuple[int, ...]
     foreground: np.ndarray
-    scores: np.ndarray
-    likeness: np.ndarray
 
 
 def posteriors_path(folder: str, name: str) -> str:
@@ -30,16 +29,13 @@ def posteriors_path(folder: str, name: str) -> str:
 
 
 def write_posteriors(folder: str, name: str, posteriors: Posteriors) -> None:
-    """Write <folder>/<name>.npz; probabilities are rounded to 1 / 255."""
-    write_arrays(posteriors_path(folder, name), {
-        "labels": np.array(posteriors.labels, np.uint8),
-        "foreground": np.rint(255 * posteriors.foreground).astype(np.uint8),
-        "scores": posteriors.scores.astype(np.float32), "likeness": posteriors.likeness.astype(np.float32),
-    }, compressed=True)
+    """Write <folder>/<name>.npz, in half precision."""
+    write_arrays(posteriors_path(folder, name), {"labels": np.array(posteriors.labels, np.uint8),
+                                                 "foreground": posteriors.foreground.astype(np.float16)})
 
 
-def read_posteriors(folder: str, name: str, size: Tuple[int, int]) -> Posteriors:
-    """The posteriors of an image, at its size, (h, w).
+def read_posteriors(folder: str, name: str, size: Tuple[int, ...]) -> Posteriors:
+    """The posteriors of an image, their log-odds interpolated to its size, (h, w).
 
     Raises:
         UserError: the file is missing or damaged.
@@ -49,8 +45,8 @@ def read_posteriors(folder: str, name: str, size: Tuple[int, int]) -> Posteriors
         raise UserError(f"{path} is missing: run create_web_masks.py --cosegmented-images web+train")
     stored = read_arrays(path)
     try:
-        maps = [cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)
-                for values in stored["foreground"].astype(np.float32) / 255]
-        return Posteriors(tuple(stored["labels"].tolist()), np.stack(maps), stored["scores"], stored["likeness"])
+        odds = scipy.special.logit(np.clip(stored["foreground"].astype(np.float32), _LEAST, 1 - _LEAST))
+        odds = [cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR) for values in odds]
+        return Posteriors(tuple(stored["labels"].tolist()), scipy.special.expit(np.stack(odds)))
     except (KeyError, ValueError, cv2.error) as error:
         raise UserError(f"{path} is damaged: remove it and run create_web_masks.py again") from error

@@ -11,8 +11,6 @@ from core.inference.postprocess import Scored, predict
 from core.io.images import write_mask
 from core.paths import mask_path
 
-_LEAST_PROBABILITY = 1 / 255  # of the co-segmentation: it never rules out what the model sees
-
 
 class Estimation(NamedTuple):
     """How to make pseudo masks.
@@ -42,7 +40,7 @@ def estimate(scored: Scored, estimation: Estimation) -> None:
     labels, foreground = sorted(set(estimation.labels[scored.name])), None
     if estimation.prior is not None:
         scored = scored._replace(scores=scored.scores / estimation.prior.astype(np.float32)[:, None, None])
-    if estimation.posteriors:
+    if estimation.posteriors and labels:
         judged = read_posteriors(estimation.posteriors, scored.name, scored.image.shape[:2])
         if list(judged.labels) != labels:
             raise UserError(f"{estimation.posteriors}: {scored.name} was co-segmented with other labels: run "
@@ -62,7 +60,7 @@ def pseudo_mask(scored: Scored, labels: Sequence[int], config: Config, *, crf: b
 
     Args:
         labels: class indices, rising.
-        foreground: (labels, h, w) float32, the probability of each label rather than anything else, or None.
+        foreground: (labels, h, w) float32 in (0, 1), probability of each label rather than anything else, or None.
 
     Returns:
         (h, w) uint8 class indices or 255.
@@ -70,8 +68,7 @@ def pseudo_mask(scored: Scored, labels: Sequence[int], config: Config, *, crf: b
     classes = np.array([BACKGROUND, *labels], np.uint8)
     scores = scored.scores[classes]
     if foreground is not None:
-        likely = np.clip(foreground, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
-        scores[1:] *= likely / (1 - likely)
+        scores[1:] *= foreground / (1 - foreground)
     best, _ = predict(scored._replace(scores=scores), config, crf)
     mask = classes[best]
     if config.min_confidence:

@@ -43,10 +43,10 @@ def test_where_neither_is_sure_the_mask_is_255():
 
 def test_labels_of_the_cosegmentation_are_those_of_the_image(tmp_path):
     image = scored([0.4, 0.6], [0.6, 0.4], [0, 0], [0, 0])
-    write_posteriors(str(tmp_path), "x", Posteriors((2,), np.ones((1, 1, 2)), np.ones(1), np.ones(1)))
+    write_posteriors(str(tmp_path), "x", Posteriors((2,), np.ones((1, 1, 2))))
     estimation = Estimation(Config(classes=CLASSES), False, {"x": [1]}, None, str(tmp_path), str(tmp_path))
     with pytest.raises(UserError, match="x was co-segmented with other labels"):
         estimate(image, estimation)
-    write_posteriors(str(tmp_path), "x", Posteriors((1,), np.array([[[1.0, 0.0]]]), np.ones(1), np.ones(1)))
+    write_posteriors(str(tmp_path), "x", Posteriors((1,), np.array([[[1.0, 0.0]]])))
     estimate(image, estimation)
     assert read_mask(str(tmp_path / "x.png"), 4).tolist() == [[1, 0]]
