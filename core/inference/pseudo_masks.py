@@ -11,6 +11,8 @@ from core.inference.postprocess import Scored, predict
 from core.io.images import write_mask
 from core.paths import mask_path
 
+_NEAR_BEST = 0.5  # of a lost label's highest probability
+
 
 class Estimation(NamedTuple):
     """How to make pseudo masks.
@@ -56,7 +58,8 @@ def pseudo_mask(scored: Scored, labels: Sequence[int], config: Config, *, crf: b
 
     Where the co-segmentation has an opinion, the probabilities of both are multiplied (Hinton, "Products of experts",
     ICANN 1999): a class needs both. Pixels whose class has a probability of at most `min_confidence` before the CRF are
-    255, so that training leaves them out; a label that would be lost keeps its pixels.
+    255, so that training leaves them out. A label that would be lost by that keeps its pixels, and one that the mask
+    does not show at all gets those where it is at least half as probable as anywhere in the image.
 
     Args:
         labels: class indices, rising.
@@ -72,8 +75,12 @@ def pseudo_mask(scored: Scored, labels: Sequence[int], config: Config, *, crf: b
     best, _ = predict(scored._replace(scores=scores), config, crf)
     mask = classes[best]
     if config.min_confidence:
-        confidence = np.take_along_axis(scores, best[None], 0)[0] / scores.sum(0)
-        sure = confidence > config.min_confidence
-        lost = [label for label in labels if not (sure & (mask == label)).any()]
-        mask[~sure & ~np.isin(mask, lost)] = IGNORE_LABEL
+        probabilities = scores / scores.sum(0)
+        sure = np.take_along_axis(probabilities, best[None], 0)[0] > config.min_confidence
+        made = np.where(sure, mask, IGNORE_LABEL).astype(np.uint8)
+        for label, likely in zip(labels, probabilities[1:]):
+            if not (made == label).any():
+                shown = mask == label
+                made[shown if shown.any() else likely >= _NEAR_BEST * likely.max()] = label
+        mask = made
     return mask

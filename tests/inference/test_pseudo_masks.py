@@ -41,6 +41,12 @@ def test_where_neither_is_sure_the_mask_is_255():
     assert mask_of(image, [1], min_confidence=0.8) == [1, 255, 0], "a label that would be lost keeps its pixels"
 
 
+def test_a_label_that_the_mask_does_not_show_gets_its_most_probable_pixels():
+    image = scored([0.7, 0.9, 0.6], [0, 0, 0], [0.3, 0.1, 0.4], [0, 0, 0])
+    assert mask_of(image, [2]) == [0, 0, 0], "as published"
+    assert mask_of(image, [2], min_confidence=0.8) == [2, 0, 2]
+
+
 def test_labels_of_the_cosegmentation_are_those_of_the_image(tmp_path):
     image = scored([0.4, 0.6], [0.6, 0.4], [0, 0], [0, 0])
     write_posteriors(str(tmp_path), "x", Posteriors((2,), np.ones((1, 1, 2))))
