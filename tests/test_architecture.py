@@ -29,7 +29,7 @@ def test_imports_point_down_and_workers_import_no_engine():
     ("inference/crf.py", "import core.engines.mxnet.backend", "Code that runs in worker processes imports no engine"),
     ("inference/crf.py", "import core.engines.torch.backend", "Code that runs in worker processes imports no engine"),
     ("network/fcn.py", "import mxnet", "One module imports mxnet"),
-    ("network/fcn.py", "import torch", "One module imports torch")])
+    ("network/fcn.py", "import torch", "Torch computes behind one module")])
 def test_an_import_that_points_up_is_found(tmp_path, module, line, contract):
     for folder, folders, names in os.walk(os.path.join(ROOT, "core")):
         folders[:] = [name for name in folders if name != "__pycache__"]
