@@ -16,7 +16,6 @@ from core.paths import mask_path, stems
 
 SETTINGS = ("cosegmented_images", "web_side", "web_min_score", "web_min_likeness", "web_min_foreground",
             "web_max_foreground", "seed", "classes")
-_FORMAT = 6  # of the files; those of another one can't be used
 
 
 def claim(config: Config, features: str, items: Sequence[Item], overwrite: bool) -> StageRecord:
@@ -33,7 +32,7 @@ def claim(config: Config, features: str, items: Sequence[Item], overwrite: bool)
         UserError: what is there was made otherwise, or can't be removed, or an image is no file.
     """
     layout = config.layout
-    origin = {"settings": network_settings(config, SETTINGS), "features": features, "format": _FORMAT}
+    origin = {"settings": network_settings(config, SETTINGS), "features": features}
     if features == "resnet":
         origin["base_model_sha256"] = file_digest(layout.base_model)
     check_classes(config, [index for item in items for index in item.classes], record=True)

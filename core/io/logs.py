@@ -29,6 +29,14 @@ class _OneLine(logging.Formatter):
         return super().formatMessage(record)
 
 
+class _File(logging.FileHandler):
+    """A log that a full disk ends, in one line; the run goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        logger.removeHandler(self)
+        logger.warning("%s can't be written: going on without it", self.baseFilename)
+
+
 def start_log(path: str, config: Any) -> None:
     """Log to the console and append to the file at `path`; the first lines say what runs, on what, how set.
 
@@ -40,7 +48,7 @@ def start_log(path: str, config: Any) -> None:
         handler.close()
     with naming_errors(path, "can't be written"):
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        file_handler = logging.FileHandler(path, encoding="utf-8")
+        file_handler = _File(path, encoding="utf-8")
     file_handler.stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names that are not UTF-8
     file_handler.setFormatter(_OneLine("%(asctime)s %(message)s"))
     if hasattr(sys.stdout, "reconfigure"):  # file names that the console's encoding lacks
@@ -50,8 +58,8 @@ def start_log(path: str, config: Any) -> None:
     console.setLevel(logging.INFO)
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
+    logger.addHandler(console)  # first, as the other one may remove itself
     logger.addHandler(file_handler)
-    logger.addHandler(console)
     logger.info("command: %s", " ".join(sys.argv))
     logger.info("versions: %s", versions())
     changes = "; ".join(f"{name}={value}" for name, value in config.changed().items())

@@ -371,7 +371,8 @@ def test_a_log_on_a_full_disk_ends_no_run(tiny, tmp_path, capsys):
         for number in range(3):
             logger.info("line %d", number)
     out, err = capsys.readouterr()
-    assert "line 2" in out and not err
+    assert all(f"line {number}\n" in out for number in range(3)) and not err
+    assert out.count("a.log can't be written: going on without it") == 1
 
 
 @pytest.mark.parametrize("folder, run", [
