@@ -17,7 +17,8 @@ from core.cli import positive
 from core.config import Config
 from core.inference.confusion import confusion_matrix
 from core.inference.options import EvaluationOptions, InferenceOptions
-from core.inference.postprocess import compare, estimate, scores_path
+from core.inference.postprocess import compare, scores_path
+from core.inference.pseudo_masks import Estimation, estimate
 from core.io.files import read_array, write_array
 from core.io.images import read_image, read_mask, write_image, write_mask
 from core.paths import image_path, mask_path, stems
@@ -50,8 +51,8 @@ def main():
         names, scores = draw_data(folder, args, config)
         inference = InferenceOptions(config.scales, crf=True)
         options = EvaluationOptions(inference, None, folder, folder, folder)
-        work = functools.partial(estimate, config=config, crf=False, labels=dict.fromkeys(names, LABELS),
-                                 folder=folder) if args.estimate \
+        estimation = Estimation(config, False, dict.fromkeys(names, LABELS), None, None, folder)
+        work = functools.partial(estimate, estimation=estimation) if args.estimate \
             else functools.partial(compare, config=config, options=options)
 
         def ours(segmenter):
