@@ -26,11 +26,11 @@ class MaskedImages:
                  record: Optional[str] = None):
         self.names = list(labels)
         self.images = images
-        self.masks = masks
+        self.masks = os.path.normpath(masks)
         self._config = config
         self.labels = labels
         self._script = script
-        self._record = record or masks + ".json"
+        self._record = record or self.masks + ".json"
 
     def record(self) -> StageRecord:
         """What the masks that are there were made of: its items are what `inputs` gave."""
