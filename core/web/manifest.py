@@ -13,7 +13,7 @@ import numpy as np
 
 from core.config import Config
 from core.errors import UserError
-from core.io.files import list_folder, naming_errors, remove
+from core.io.files import list_folder, naming_errors, remove, remove_leftovers
 from core.io.journal import Journal
 from core.io.logs import logger
 from core.paths import Layout, class_of, image_path, stems
@@ -43,6 +43,7 @@ class Manifest:
         self.rows = self._journal.rows()
         for number, row in enumerate(self.rows, 1):
             self._check(number, row)
+        remove_leftovers(self.folder)
         for name in list_folder(self.folder):
             if re.fullmatch(r"\.[0-9]+_[0-9]+\.jpg\.new", name):  # of a killed run
                 if self.rows and self.rows[-1].get("name") == name[1:-len(".jpg.new")]:
