@@ -8,6 +8,7 @@ import hashlib
 from typing import Iterable, NamedTuple, Tuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 FOLDS = 3
 _RIDGE = 0.1       # times the mean variance of the features
@@ -113,4 +114,5 @@ def _ridge(products: np.ndarray, labelled: np.ndarray) -> np.ndarray:
     mean = products[-1, :-1] / products[-1, -1]
     variance = np.mean(np.diag(products)[:-1] / products[-1, -1] - mean ** 2)
     penalty = np.append(np.full(len(mean), _RIDGE * max(variance, _LEAST_VARIANCE) * products[-1, -1]), 0.0)
-    return np.linalg.solve(products + np.diag(penalty), labelled.astype(np.float64))
+    with threadpool_limits(1):  # with more threads the last bits would be others
+        return np.linalg.solve(products + np.diag(penalty), labelled.astype(np.float64))

@@ -6,6 +6,7 @@ from typing import Callable, Dict, NamedTuple, Tuple
 
 import cv2
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from core.config import Config
 from core.engines.devices import Device
@@ -92,14 +93,17 @@ def describer(network: MapNetwork, config: Config) -> Callable[[np.ndarray], Dic
     maps: (256, h', w') float16, the stages, each of unit length in every cell, all projected by one random matrix
     (Johnson and Lindenstrauss). contrast: (h', w') float16, see `MapNetwork`.
     """
-    rng = np.random.default_rng((config.seed, 4))
-    directions = np.linalg.qr(rng.normal(size=(sum(network.channels), CHANNELS)))[0].T.astype(np.float32)
+    random = np.random.default_rng((config.seed, 4)).normal(size=(sum(network.channels), CHANNELS))
+    with threadpool_limits(1):  # with more threads the last bits would be others
+        directions = np.linalg.qr(random)[0].T.astype(np.float32)
 
     def describe(image):
         maps, contrast = network.forward(network_view(image, _SCALE * config.web_side))
         for stage in np.split(maps, np.cumsum(network.channels[:-1])):
             stage /= np.maximum(np.linalg.norm(stage, axis=0), 1e-6)
-        return {"maps": np.tensordot(directions, maps, 1).astype(np.float16), "contrast": contrast.astype(np.float16)}
+        with threadpool_limits(1):
+            projected = np.tensordot(directions, maps, 1)
+        return {"maps": projected.astype(np.float16), "contrast": contrast.astype(np.float16)}
     return describe
 
 
