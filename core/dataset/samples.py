@@ -57,9 +57,9 @@ def web_samples(config: Config) -> List[Sample]:
 
 
 def voc_samples(config: Config) -> List[Sample]:
-    """Samples of the final model: training images with estimated masks."""
+    """Samples of the final model: training images with estimated masks, or the user's own, which need no labels."""
     check_classes(config)
-    images = train_images(config)
+    images = train_images(config, own_masks=not os.path.exists(f"{config.layout.train_masks}.json"))
     images.check_images("run create_dataset.py")
     images.check_masks()
     return [Sample(name, image_path(images.images, name), mask_path(images.masks, name)) for name in images.names]
@@ -99,15 +99,17 @@ def web_images(config: Config, names: Iterable[str], *, estimated: bool = False,
                         record=layout.web_record)
 
 
-def train_images(config: Config, *, masks: Optional[str] = None) -> MaskedImages:
-    """Training images with their estimated masks, which may be in another folder.
+def train_images(config: Config, *, masks: Optional[str] = None, own_masks: bool = False) -> MaskedImages:
+    """Training images with their estimated masks, which may be in another folder; `own_masks` need no labels.
 
     Raises:
         UserError: the list is missing, or the labels are wrong.
     """
     layout = config.layout
     names = read_list(layout.train_list, "run create_dataset.py")
-    labels = read_labels(layout.train_labels, names, config)
+    labels: Dict[str, List[int]] = dict.fromkeys(names, [])
+    if os.path.exists(layout.train_labels) or not own_masks:
+        labels = read_labels(layout.train_labels, names, config)
     return MaskedImages(config, labels, images=layout.train_images, masks=masks or layout.train_masks,
                         script="est_voc_train_masks.py")
 

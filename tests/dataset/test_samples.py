@@ -26,10 +26,19 @@ def test_missing_files_and_names_without_class_are_named(tmp_path):
     (tmp_path / "dataset" / "train_images").mkdir()
     (tmp_path / "dataset" / "train_images" / "a.jpg").write_bytes(b"")
     (tmp_path / "dataset" / "train_list.txt").write_text("a\n")
-    with pytest.raises(UserError, match="train_labels.json is missing: run create_dataset.py"):
-        training_samples("final", tiny)
-    (tmp_path / "dataset" / "train_labels.json").write_text('{"a": []}')
     with pytest.raises(UserError, match="a.png is missing: run est_voc_train_masks.py"):
+        training_samples("final", tiny)
+
+
+def test_masks_of_the_users_own_need_no_labels_and_estimated_ones_do(tmp_path):
+    tiny = config(root=str(tmp_path))
+    layout = tiny.layout
+    write_image(image_path(layout.train_images, "a"), np.zeros((9, 9, 3), np.uint8))
+    write_mask(mask_path(layout.train_masks, "a"), np.ones((9, 9), np.uint8))
+    write_lines(layout.train_list, ["a"])
+    assert [sample.name for sample in training_samples("final", tiny)] == ["a"]
+    write_json(layout.train_masks + ".json", {})
+    with pytest.raises(UserError, match="train_labels.json is missing: run create_dataset.py"):
         training_samples("final", tiny)
 
 

@@ -64,10 +64,12 @@ def test_pictures_in_folders_below_a_class_are_taken_and_others_reported(config,
         (own / name).write_bytes(encoded(picture(number)))
     (own / "cat" / "again").symlink_to(own / "cat")
     (own / "lost.png").write_bytes(b"")
+    (own / "cats").mkdir()
     source = sources.folder_source(config, str(own))
     assert [os.path.relpath(candidate.url[len("file://"):], str(own / "cat")) for candidate in source(1)] == [
         "1.jpg", "3.png/latest", "deep/er/2.png"]
     assert list(source(2)) == [] and "1 entries of" in caplog.text and "lost.png" in caplog.text
+    assert f"left out: {own}/cats: there is no class 'cats'; did you mean cat?" in caplog.text
 
 
 def test_flickr_gives_its_pages_in_order_in_the_size_that_is_wanted(config, get, server):
