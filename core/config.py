@@ -121,6 +121,8 @@ class Config:
                                       at_least=0, at_most=0.9)
     web_masks: str = _setting("cosegmented", "masks of the web images that train: cosegmented, or estimated, those of "
                               "est_voc_train_masks.py --images web", choices=("cosegmented", "estimated"))
+    label_loss: str = _setting("mean", "image-level loss of an image: mean or sum over the classes",
+                               choices=("mean", "sum"))
     momentum: float = _setting(0.9, "momentum of SGD", at_least=0, at_most=0.9999)
     weight_decay: float = _setting(5e-4, "weight decay of SGD on weights and gammas", at_least=0, at_most=1000)
     init_epoch_size: int = _setting(200, "batches in an epoch of the init model", at_least=1, at_most=1000000000)
@@ -241,8 +243,8 @@ NETWORK_SETTINGS = ("classes", "backbone", "width", "units", "stride_on", "head_
 
 # What decides the course of a training run, besides the network, the samples and the initial weights.
 TRAINING_SETTINGS = ("dropout", "new_layer_deviation", "seed", "batch_size", "crop_size", "scale_range",
-                     "flip_probability", "label_sampling", "web_sampling", "final_web_share", "learning_rate",
-                     "learning_rate_decay", "momentum", "weight_decay", "frozen_stages")
+                     "flip_probability", "label_sampling", "web_sampling", "final_web_share", "label_loss",
+                     "learning_rate", "learning_rate_decay", "momentum", "weight_decay", "frozen_stages")
 
 
 def network_settings(config: Config, names: Sequence[str] = NETWORK_SETTINGS) -> Dict[str, Any]:

@@ -156,6 +156,9 @@ class OnnxOperations:
     def global_max(self, data: _Map, name: str) -> _Map:
         return self.add("GlobalMaxPool", data, name=name)
 
+    def global_mean(self, data: _Map, name: str) -> _Map:
+        return self.add("GlobalAveragePool", data, name=name)
+
     def dropout(self, data: _Map, share: float) -> _Map:
         return data
 

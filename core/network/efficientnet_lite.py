@@ -112,9 +112,14 @@ def dense_stages(ops: Any, config: Config, shared: Sequence[Any]) -> Any:
     return ops.concat([ops.concat(shared), sixth, stage(ops, sixth, 7, stride=1, dilation=2)])
 
 
-def global_stages(ops: Any, config: Config, shared: Sequence[Any], suffix: str) -> Any:
-    """Stages 6 and 7 of the global branch: (b, 352, h / 32, w / 32). Even padding also serves an input of one cell."""
-    return stage(ops, stage(ops, shared[1], 6, stride=2, same=False, suffix=suffix), 7, stride=1, suffix=suffix)
+def global_features(ops: Any, config: Config, shared: Sequence[Any], suffix: str) -> Any:
+    """Mean over the cells of stages 6 and 7 of the global branch: (b, 352, 1, 1).
+
+    The network was trained with the mean; these outputs are linear, and their maxima are alike in all images. Even
+    padding also serves an input of one cell.
+    """
+    sixth = stage(ops, shared[1], 6, stride=2, same=False, suffix=suffix)
+    return ops.global_mean(stage(ops, sixth, 7, stride=1, suffix=suffix), "g_pool")
 
 
 def stage_of(name: str) -> Optional[int]:

@@ -63,8 +63,7 @@ def branches(ops: Any, model: str, config: Config, dropout: float = 0.0, shared:
     if model == "init":
         return cells, None
 
-    whole = ops.global_max(backbone.global_stages(ops, config, shared, _GLOBAL), "g_pool")
-    whole = _scaled(ops, backbone, whole)
+    whole = _scaled(ops, backbone, backbone.global_features(ops, config, shared, _GLOBAL))
     for name in ("g_multi_fc1", "g_multi_fc2"):
         whole = ops.dropout(ops.relu(ops.convolution(whole, name, config.global_channels)), dropout)
     return cells, ops.convolution(whole, "g_score", config.num_classes)

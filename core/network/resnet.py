@@ -26,9 +26,10 @@ def dense_stages(ops: Any, config: Config, shared: Sequence[Any]) -> Any:
     return stage(ops, config, stage(ops, config, shared[0], 4, stride=1, dilation=2), 5, stride=1, dilation=4)
 
 
-def global_stages(ops: Any, config: Config, shared: Sequence[Any], suffix: str) -> Any:
-    """Stages 4 and 5 of the global branch: (b, 32 * width, h / 32, w / 32)."""
-    return stage(ops, config, stage(ops, config, shared[0], 4, stride=2, suffix=suffix), 5, stride=2, suffix=suffix)
+def global_features(ops: Any, config: Config, shared: Sequence[Any], suffix: str) -> Any:
+    """Maximum over the cells of stages 4 and 5 of the global branch: (b, 32 * width, 1, 1)."""
+    fourth = stage(ops, config, shared[0], 4, stride=2, suffix=suffix)
+    return ops.global_max(stage(ops, config, fourth, 5, stride=2, suffix=suffix), "g_pool")
 
 
 def cell_maps(ops: Any, config: Config) -> Any:

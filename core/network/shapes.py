@@ -48,5 +48,5 @@ class ShapeRecorder:
     def _same(self, data, *_, **__):
         return data
 
-    relu = relu6 = max_pool = average_pool = global_max = _same
+    relu = relu6 = max_pool = average_pool = global_max = global_mean = _same
     dropout = upsample = scale = broadcast_add = softmax = sigmoid = _same

@@ -86,7 +86,8 @@ def test_the_maps_of_the_imagenet_network_are_the_same(rng):
 @pytest.mark.parametrize("model", ["init", "final"])
 def test_a_training_step_is_the_same(backbone, frozen_stages, model, rng):
     config, parameters = made(backbone, model, rng, learning_rate=0.05, weight_decay=0.3, frozen_stages=frozen_stages,
-                              crop_size=32, batch_size=4, dropout=0.0)
+                              label_loss="sum" if frozen_stages == 5 else "mean", crop_size=32, batch_size=4,
+                              dropout=0.0)
     batch = batch_of(config, rng)
     theirs, mine = (step(config, model, parameters, batch, [device]) for device in (CPUS[0], TORCH))
     before = {**parameters[0], **parameters[1]}
@@ -134,6 +135,20 @@ def test_a_batch_without_labels_changes_nothing_but_what_decays(rng):
     for device in (CPUS[0], TORCH):
         for name, value in step(config, "init", parameters, batch, [device]).items():
             np.testing.assert_array_equal(value, {**parameters[0], **parameters[1]}[name], err_msg=name)
+
+
+@pytest.mark.parametrize("device", [CPUS[0], TORCH], ids=["mxnet", "torch"])
+def test_the_image_level_loss_is_a_mean_or_a_sum_over_the_classes(device, rng):
+    changes = []
+    for loss in ("mean", "sum"):
+        config, parameters = made("efficientnet_lite2", "final", np.random.default_rng(0), label_loss=loss,
+                                  weight_decay=0.0, dropout=0.0)
+        batch = batch_of(config, np.random.default_rng(1))
+        unlabelled = batch._replace(labels=np.full_like(batch.labels, 255))
+        changes.append(step(config, "final", parameters, unlabelled, [device])["g_score_bias"]
+                       - parameters[0]["g_score_bias"])
+    np.testing.assert_allclose(changes[1], config.num_classes * changes[0], rtol=1e-3)
+    assert np.abs(changes[0]).max() > 0
 
 
 def test_narrow_types_train_float32_weights_and_give_nearly_the_same_scores(rng):

@@ -62,7 +62,7 @@ def test_both_branches_continue_the_network_as_it_was_trained(rng):
     ops, data = SymbolOperations(), mx.sym.Variable("data")
     whole = efficientnet_lite.stages(ops, data)[-1]
     shared = efficientnet_lite.shared_stages(ops, None, data)
-    alone = efficientnet_lite.global_stages(ops, None, shared, "")
+    alone = efficientnet_lite.global_features(ops, None, shared, "").get_children()[0]  # before the mean
     dense = mx.sym.slice_axis(efficientnet_lite.dense_stages(ops, None, shared), axis=1, begin=-352, end=None)
     config = Config(**LIGHT)
     args, aux = light_parameters("init", config, rng)

@@ -60,6 +60,10 @@ class SymbolOperations:
         """(b, channels, 1, 1)."""
         return mx.sym.Pooling(data, kernel=(1, 1), global_pool=True, pool_type="max", name=name)
 
+    def global_mean(self, data: mx.sym.Symbol, name: str) -> mx.sym.Symbol:
+        """(b, channels, 1, 1)."""
+        return mx.sym.Pooling(data, kernel=(1, 1), global_pool=True, pool_type="avg", name=name)
+
     def average_pool(self, data: mx.sym.Symbol, kernel: int, stride: int) -> mx.sym.Symbol:
         return mx.sym.Pooling(data, kernel=(kernel, kernel), stride=(stride, stride), pool_type="avg")
 

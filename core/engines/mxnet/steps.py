@@ -22,8 +22,9 @@ def training_symbol(model: str, config: Config, device_batch: int, stored_statis
     final model also g_logistic_label (b, classes, 1, 1), 1 where the class is in the image. Outputs: class
     probabilities (b, classes, h/8, w/8); final: also those of the image-level labels (b, classes, 1, 1).
 
-    The softmax loss is averaged over the valid cells of a device's batch; the logistic loss over its images and the
-    classes. With rescale_grad = 1 / devices the update is then the same for any number of devices.
+    The softmax loss is averaged over the valid cells of a device's batch; the logistic loss over its images and, as the
+    setting `label_loss` says, over the classes. With rescale_grad = 1 / devices the update is then the same for any
+    number of devices.
 
     Args:
         device_batch: images of a batch on one device.
@@ -37,8 +38,9 @@ def training_symbol(model: str, config: Config, device_batch: int, stored_statis
                                     ignore_label=IGNORE_LABEL, normalization="valid")]
     if global_scores is not None:
         # LogisticRegressionOutput itself divides by the number of classes.
+        weight = config.num_classes if config.label_loss == "sum" else 1.0
         outputs.append(mx.sym.LogisticRegressionOutput(global_scores, name="g_logistic",
-                                                       grad_scale=1.0 / device_batch))
+                                                       grad_scale=weight / device_batch))
     symbol = mx.sym.Group(outputs)
     variables = symbol.get_internals()
     for name in symbol.list_arguments():

@@ -73,6 +73,9 @@ class TorchOperations:
     def global_max(self, data: torch.Tensor, name: str) -> torch.Tensor:
         return data.flatten(2).max(2).values[..., None, None]
 
+    def global_mean(self, data: torch.Tensor, name: str) -> torch.Tensor:
+        return data.mean((2, 3), keepdim=True)
+
     def dropout(self, data: torch.Tensor, share: float) -> torch.Tensor:
         return F.dropout(data, share) if share else data
 

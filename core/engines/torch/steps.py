@@ -113,7 +113,8 @@ class _Network(torch.nn.Module):
         loss = F.cross_entropy(scores, labels, ignore_index=IGNORE_LABEL, reduction="sum") / valid
         outputs = [ops.softmax(scores.detach(), "softmax")]
         if whole is not None:
-            loss = loss + F.binary_cross_entropy_with_logits(whole.float(), image_labels)
+            weight = self._config.num_classes if self._config.label_loss == "sum" else 1
+            loss = loss + weight * F.binary_cross_entropy_with_logits(whole.float(), image_labels)
             outputs.append(ops.sigmoid(whole.detach(), "g_logistic"))
         return loss, outputs
 
