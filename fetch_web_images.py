@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from core.web.sources import Source
 
 SETTINGS = ("voc_dir", "web_images_per_class", "web_longest_side", "web_shortest_side", "web_hash_distance", "web_rate",
-            "web_timeout", "web_total_time", "web_retries", "web_user_agent")
+            "web_user_agent")
 
 
 def main() -> None:

@@ -62,11 +62,6 @@ class Config:
     web_hash_distance: int = _setting(70, "most bits of 256 in which the perceptual hashes of near duplicates differ",
                                       at_least=0, at_most=255)
     web_rate: float = _setting(2.0, "most requests a second to one host", at_least=0.001, at_most=100000)
-    web_timeout: float = _setting(10.0, "seconds to wait for a connection and for each next byte", above=0,
-                                  at_most=86400)
-    web_total_time: float = _setting(60.0, "most seconds that a download takes, retries included", above=0,
-                                     at_most=86400)
-    web_retries: int = _setting(3, "retries after a temporary failure; waits 1, 2, 4, ... s", at_least=0, at_most=20)
     web_user_agent: str = _setting("fetch_web_images/1.0 (research)", "User-Agent of downloads; some sites want a "
                                    "contact address in it")
 

@@ -78,7 +78,8 @@ def shared_server():
 @pytest.fixture
 def server(shared_server, monkeypatch):
     """A web server that misbehaves, asked again without waiting."""
-    monkeypatch.setattr("core.web.downloader._BACK_OFF", 0.01)
+    for limit, seconds in (("_BACK_OFF", 0.01), ("_TIMEOUT", 4.0), ("_TOTAL_TIME", 5.0)):
+        monkeypatch.setattr(f"core.web.downloader.{limit}", seconds)
     for seen in ("hits", "times", "agents", "asked", "files"):
         getattr(shared_server, seen).clear()
     shared_server.streamed = 0

@@ -20,7 +20,7 @@ from core.web.cleaning import decode
 from core.web.corrections import naming
 from core.web.downloader import MOST_BYTES, THREADS, Downloader, Failed, Rejected
 from core.web.duplicates import Fingerprint, HashIndex, fingerprints
-from core.web.manifest import Manifest, file_name, reasons
+from core.web.manifest import Manifest, reasons
 from core.web.sources import Candidate, Source
 
 _QUALITY = 95  # of the stored JPEGs
@@ -72,7 +72,7 @@ def _keep(config, class_index, source, downloader, pool, manifest, index):
     fresh = (candidate for candidate in source(class_index) if manifest.is_new(class_name, candidate.url))
     with contextlib.closing(ordered_map(process, fresh, pool, 2 * THREADS)) as processed:
         for _, (row, jpeg, views) in processed:
-            if jpeg and not manifest.reject_placeholder(row):
+            if jpeg:
                 near = next(index.matches(views, config.web_hash_distance), None)
                 if near is None:
                     row["name"] = manifest.free_name(class_index)
@@ -97,12 +97,7 @@ def _process(candidate: Candidate, config: Config, downloader: Downloader
     row: Dict[str, Any] = {"status": "kept", "class": config.classes[candidate.class_index]}
     row.update((name, value) for name, value in candidate._asdict().items() if name != "class_index" and value)
     try:
-        if candidate.source == "folder":
-            content = _read_local(candidate.url, config)
-        else:
-            content, address = downloader.get(candidate.url)
-            if file_name(address) != file_name(candidate.url):
-                row["redirect"] = address
+        content = _read_local(candidate.url) if candidate.source == "folder" else downloader.get(candidate.url)
         row.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
         image = decode(content, config, row)
     except Rejected as error:
@@ -115,7 +110,7 @@ def _process(candidate: Candidate, config: Config, downloader: Downloader
     return row, jpeg, views
 
 
-def _read_local(url: str, config: Config) -> bytes:
+def _read_local(url: str) -> bytes:
     path = os.fsdecode(urllib.parse.unquote_to_bytes(urllib.parse.urlsplit(url).path))
     try:
         size = os.path.getsize(path)

@@ -4,7 +4,7 @@ import ipaddress
 import queue
 import threading
 import time
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Set
+from typing import Any, Dict, Mapping, Optional, Set
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -17,6 +17,9 @@ THREADS = 8  # simultaneous downloads
 MOST_BYTES = 20000000  # of a download
 _CHUNK = 1 << 14  # bytes
 _REDIRECTS = 5
+_TIMEOUT = 10.0  # seconds to wait for a connection and for each next byte
+_TOTAL_TIME = 60.0  # seconds that a download takes at most, retries included
+_RETRIES = 3  # after a failure that may pass
 _BACK_OFF = 1  # seconds before the first new attempt; doubled for each further one
 _BUSY = (429, 503)  # the whole host wants a pause
 _PASSING = _BUSY + (408, 425, 500, 502, 504)
@@ -32,35 +35,32 @@ class Failed(Rejected):
     """What was asked for did not arrive; another time it may."""
 
 
-class Answer(NamedTuple):
-    """Content of an address, and the address that redirects led to."""
-    content: bytes
-    url: str
-
-
 class Downloader:
     """HTTP client for many addresses, used from several threads at once.
 
-    Every download ends within `web_total_time` seconds, holds at most `MOST_BYTES` bytes, and starts at least
-    1 / `web_rate` seconds after the one before from the same host. Private networks are asked only where an address
-    itself names one: no public name and no redirect of one leads there.
-
-    Args:
-        config: Config; its settings web_* apply.
+    Every download ends within a minute, holds at most `MOST_BYTES` bytes, and starts at least 1 / `web_rate` seconds
+    after the one before from the same host. Private networks are asked only where an address itself names one: no
+    public name and no redirect of one leads there.
     """
 
     def __init__(self, config: Config):
-        self._config = config
-        self._session = requests.Session()
-        self._session.headers.update({"User-Agent": config.web_user_agent, "Accept": "image/*, */*;q=0.5",
-                                      "Accept-Encoding": "identity"})
-        self._private = HTTPAdapter(pool_maxsize=THREADS)
-        self._public = _PublicAdapter(pool_maxsize=THREADS)
+        self._pause = 1 / config.web_rate
+        self._private, self._public = (self._session(config, adapter) for adapter in (HTTPAdapter, _PublicAdapter))
         self._lock = threading.Lock()
         self._turns: Dict[str, float] = {}  # host: time from which on it may be asked
         self._failures: Dict[str, int] = {}  # host: downloads in a row that failed
         self._waiting: Set[queue.SimpleQueue] = set()
         self._closed = threading.Event()
+
+    def _session(self, config, adapter):
+        session = requests.Session()
+        session.headers.update({"User-Agent": config.web_user_agent, "Accept": "image/*, */*;q=0.5",
+                                "Accept-Encoding": "identity"})
+        session.max_redirects = _REDIRECTS
+        session.hooks["response"].append(self._pass_redirect)
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, adapter(pool_maxsize=THREADS))
+        return session
 
     def close(self) -> None:
         """End all downloads now; they raise Failed."""
@@ -68,8 +68,8 @@ class Downloader:
         for answers in list(self._waiting):
             answers.put(Failed("stopped"))
 
-    def get(self, url: str, headers: Optional[Mapping[str, str]] = None) -> Answer:
-        """Answer of an http or https address.
+    def get(self, url: str, headers: Optional[Mapping[str, str]] = None) -> bytes:
+        """Content of an http or https address.
 
         Args:
             headers: dict of those that differ from the image downloads', or None.
@@ -85,13 +85,12 @@ class Downloader:
         self._waiting.add(answers)
         try:
             self._wait_for_turn(host)
-            deadline = time.monotonic() + self._config.web_total_time
             # No timeout of a socket ends the look-up of a host, or what comes byte by byte: the thread of such a
             # download is left behind.
-            threading.Thread(target=self._download, args=(url, headers, deadline, answers), daemon=True).start()
-            answer = answers.get(timeout=self._config.web_total_time)
+            threading.Thread(target=self._download, args=(url, headers, answers), daemon=True).start()
+            answer = answers.get(timeout=_TOTAL_TIME)
         except queue.Empty:
-            answer = self._late()
+            answer = Failed(f"took more than {_TOTAL_TIME:g} s")
         finally:
             self._waiting.discard(answers)
         self._failures[host] = self._failures.get(host, 0) + 1 if isinstance(answer, Failed) else 0
@@ -99,24 +98,25 @@ class Downloader:
             raise answer
         return answer
 
-    def _download(self, url, headers, deadline, answers):
+    def _download(self, url, headers, answers):
         try:
-            answers.put(self._try(url, headers, deadline))
+            answers.put(self._try(url, headers))
         except Exception as error:
             answers.put(error)
 
-    def _try(self, url, headers, deadline):
-        """Answer of an address, which is asked again after failures that may pass.
+    def _try(self, url, headers):
+        """Content of an address, which is asked again after failures that may pass.
 
         With urllib3's own retries, a server would decide how long to sleep and how much of a refusal to read.
         """
-        host = _host(url)
-        for attempt in range(self._config.web_retries + 1):
+        host, deadline = _host(url), time.monotonic() + _TOTAL_TIME
+        session = self._private if _is_private(host) else self._public
+        for attempt in range(_RETRIES + 1):
             pause = _BACK_OFF * 2 ** attempt
             try:
-                with self._follow(url, headers, deadline) as response:
+                with session.get(url, headers=headers, timeout=_TIMEOUT, stream=True) as response:
                     if response.status_code == 200:
-                        return Answer(self._body(response, deadline), response.url)
+                        return _body(response)
                     reason = f"HTTP {response.status_code}"
                     if response.status_code not in _PASSING:
                         raise Rejected(reason)
@@ -125,62 +125,46 @@ class Downloader:
                     if response.status_code in _BUSY:
                         with self._lock:
                             self._turns[host] = max(self._turns[host], time.monotonic() + pause)
+            except requests.TooManyRedirects as error:
+                raise Rejected(f"more than {_REDIRECTS} redirects") from error
             except ValueError as error:  # requests and urllib3 derive their errors for bad addresses from it
                 raise Rejected(f"not an address: {url!r} ({error})") from error
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            if attempt == self._config.web_retries or time.monotonic() + pause > deadline:
+            if attempt == _RETRIES or time.monotonic() + pause > deadline:
                 break
             self._sleep(pause)
             self._wait_for_turn(host)
         raise Failed(reason)
 
-    def _follow(self, url, headers, deadline):
-        """The response that redirects lead to; Session.get would read the bodies of redirects, of any size."""
-        adapter = self._private if _is_private(_host(url)) else self._public
-        for _ in range(_REDIRECTS + 1):
-            self._check_time(deadline)
-            request: Any = self._session.prepare_request(requests.Request("GET", url, headers))
-            settings = self._session.merge_environment_settings(request.url, {}, True, None, None)
-            response = adapter.send(request, timeout=self._config.web_timeout, **settings)
-            target = self._session.get_redirect_target(response)
-            if target is None:
-                return response
+    def _pass_redirect(self, response, **_):
+        """Close a redirect, whose body the session would read, of any size, and wait for the turn of the next host."""
+        if response.is_redirect:
             response.close()
-            url = urljoin(url, target)
-            self._wait_for_turn(_host(url))
-        raise Rejected(f"more than {_REDIRECTS} redirects")
-
-    def _body(self, response, deadline):
-        limit = MOST_BYTES
-        length = response.headers.get("Content-Length", "")
-        if length.isdigit() and int(length) > limit:
-            raise Rejected(f"too large: {length} bytes")
-        content = bytearray()
-        for chunk in response.iter_content(_CHUNK):  # decompressed: some servers compress though identity was asked for
-            self._check_time(deadline)
-            content += chunk
-            if len(content) > limit:
-                raise Rejected(f"too large: more than {limit} bytes")
-        return bytes(content)
-
-    def _check_time(self, deadline):
-        if self._closed.is_set() or time.monotonic() >= deadline:
-            raise self._late()
-
-    def _late(self):
-        return Failed(f"took more than {self._config.web_total_time:g} s")
+            self._wait_for_turn(_host(urljoin(response.url, response.headers["Location"])))
 
     def _wait_for_turn(self, host):
         with self._lock:
             now = time.monotonic()
             turn = max(now, self._turns.get(host, now))
-            self._turns[host] = turn + 1 / self._config.web_rate
+            self._turns[host] = turn + self._pause
         self._sleep(turn - now)
 
     def _sleep(self, seconds):
         if self._closed.wait(seconds):
             raise Failed("stopped")
+
+
+def _body(response: requests.Response) -> bytes:
+    length = response.headers.get("Content-Length", "")
+    if length.isdigit() and int(length) > MOST_BYTES:
+        raise Rejected(f"too large: {length} bytes")
+    content = bytearray()
+    for chunk in response.iter_content(_CHUNK):  # decompressed: some servers compress though identity was asked for
+        content += chunk
+        if len(content) > MOST_BYTES:
+            raise Rejected(f"too large: more than {MOST_BYTES} bytes")
+    return bytes(content)
 
 
 class _PublicConnection:

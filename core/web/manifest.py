@@ -6,8 +6,7 @@ import collections
 import contextlib
 import os
 import re
-from typing import Any, Container, Counter, DefaultDict, Dict, Iterable, List, Tuple
-from urllib.parse import unquote, urlsplit
+from typing import Any, Container, Counter, Dict, Iterable, List, Tuple
 
 import numpy as np
 
@@ -62,9 +61,6 @@ class Manifest:
             if name in files:
                 self.counts[class_of(name)] += 1
         self._decided = {(row["class"], row["url"]) for row in self.rows}
-        self._alike: DefaultDict[str, List[Dict[str, Any]]] = collections.defaultdict(list)
-        for row in self.rows:
-            self._alike[_origin(row)].append(row)
         self._last = last_numbers(layout)
         others = files - {row["name"] for row in self.rows if "name" in row} - {made.new_name for made in moves}
         if others:
@@ -116,20 +112,6 @@ class Manifest:
     def close(self) -> None:
         self._journal.close()
 
-    def reject_placeholder(self, row: Dict[str, Any]) -> bool:
-        """Whether a download is what a host shows for several photos, deleted ones for example; rejects it and them.
-
-        Two addresses with other file names were redirected to it, or three of one host brought the very same bytes.
-        """
-        earlier = [other for other in self._alike[_origin(row)] if file_name(other["url"]) != file_name(row["url"])]
-        if len({file_name(other["url"]) for other in earlier}) < (1 if "redirect" in row else 2):
-            return False
-        row.update(status="rejected", reason=f"placeholder: the same came from {earlier[0]['url']}")
-        for other in earlier:
-            if other["status"] == "kept":
-                self.reject(other["name"], f"placeholder: the same came from {row['url']}")
-        return True
-
     def is_new(self, class_name: str, url: str) -> bool:
         """Whether an address was not asked for before; from now on it was."""
         new = (class_name, url) not in self._decided
@@ -156,25 +138,11 @@ class Manifest:
         """
         self._journal.append(row)
         self.rows.append(row)
-        self._alike[_origin(row)].append(row)
         if row["status"] == "kept":
             self._finish(row["name"])
             class_index, number = map(int, row["name"].split("_"))
             self._last[class_index] = number
             self.counts[class_index] += 1
-
-
-def _origin(row: Dict[str, Any]) -> str:
-    """What downloads of one and the same picture have in common; files, and what did not come, have nothing."""
-    if "redirect" in row:
-        return str(row["redirect"])
-    host = urlsplit(row["url"]).hostname if "sha256" in row else None
-    return f"{host} {row['sha256']}" if host else row["url"]
-
-
-def file_name(url: str) -> str:
-    """What tells the photos of a host apart: the end of their addresses."""
-    return unquote(url.rsplit("/", 1)[-1])
 
 
 def reasons(rows: Iterable[Dict[str, Any]], class_name: str) -> Counter[str]:

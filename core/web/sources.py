@@ -9,6 +9,8 @@ import logging
 import os
 import pathlib
 import queue
+import types
+import unicodedata
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 from urllib.parse import quote, urlencode, urljoin
 
@@ -17,7 +19,7 @@ from core.config import Config
 from core.errors import UserError
 from core.io.files import list_folder, parse_json, read_lines, read_yaml, walk
 from core.io.logs import logger
-from core.web.downloader import Answer, Rejected
+from core.web.downloader import Rejected
 
 
 class Candidate(NamedTuple):
@@ -60,15 +62,11 @@ def read_queries(path: Optional[str], config: Config) -> Dict[int, List[str]]:
     values = {} if path is None else read_yaml(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no lines like 'sofa: [sofa, couch]'")
-    named = {}
     for name, words in values.items():
-        index = _class_index(config, name, path)
-        if index in named:
-            raise UserError(f"{path}: the class {name!r} appears twice, with its accents in two Unicode forms")
-        named[index] = [words] if isinstance(words, str) else words
         if not isinstance(words, (str, list)) or not words or not all(word and isinstance(word, str) for word in words):
             raise UserError(f"{path}: the queries of {name} are a list of texts, not {words!r}")
-    return {**queries, **named}
+        queries[_class_index(config, name, path)] = [words] if isinstance(words, str) else words
+    return queries
 
 
 def folder_source(config: Config, folder: str) -> Source:
@@ -118,12 +116,12 @@ def url_source(config: Config, path: str) -> Source:
     return lambda class_index: iter(listed[class_index])
 
 
-def flickr_source(config: Config, queries: Mapping[int, Sequence[str]], get: Callable[[str], Answer], key: str,
+def flickr_source(config: Config, queries: Mapping[int, Sequence[str]], get: Callable[[str], bytes], key: str,
                   licence: Optional[str] = None, base: str = FLICKR) -> Source:
     """Photos that Flickr finds for the queries, most relevant first, in the smallest size that is large enough.
 
     Args:
-        get: function from an address to its Answer; raises Rejected.
+        get: function from an address to its content; raises Rejected.
         licence: one of LICENCES, or None for any.
 
     Raises:
@@ -133,7 +131,7 @@ def flickr_source(config: Config, queries: Mapping[int, Sequence[str]], get: Cal
         """What `read` finds in the answer."""
         values.update(method="flickr." + method, api_key=key, format="json", nojsoncallback=1)
         try:
-            answer = json.loads(get(base + "?" + urlencode(sorted(values.items()))).content)
+            answer = json.loads(get(base + "?" + urlencode(sorted(values.items()))))
             if answer["stat"] == "ok":
                 return read(answer)
             reason = f"{answer.get('message')} (code {answer.get('code')})"
@@ -191,14 +189,14 @@ def _flickr_size(photo, longest_side):
     return min(sizes)[2] if sizes else None
 
 
-def search_source(queries: Mapping[int, Sequence[str]], get: Callable[[str, Mapping[str, str]], Answer], engine: str,
+def search_source(queries: Mapping[int, Sequence[str]], get: Callable[[str, Mapping[str, str]], bytes], engine: str,
                   licence: Optional[str] = None) -> Source:
     """Up to 1,000 addresses that a search engine shows for each query; icrawler knows its pages.
 
     A page is asked for when the addresses of those before it are used up, so a class that is full asks for no more.
 
     Args:
-        get: function from an address and headers to its Answer; raises Rejected.
+        get: function from an address and headers to its content; raises Rejected.
         engine: key of ENGINES.
         licence: one of LICENCES, or None for any; Bing only.
 
@@ -228,7 +226,7 @@ def _shown(crawler, get, engine, query, filters):
     while barren < 2 and not crawler.feeder.out_queue.empty():
         page = crawler.feeder.out_queue.get()
         try:
-            answer = get(page, dict(crawler.session.headers, Referer=urljoin(page, "/")))
+            content = get(page, dict(crawler.session.headers, Referer=urljoin(page, "/")))
         except Rejected as error:
             if not seen:
                 raise UserError(f"{engine} can't be queried for {query!r}: {error}; check the network, or use your own "
@@ -237,7 +235,8 @@ def _shown(crawler, get, engine, query, filters):
             return
         shown = []
         try:
-            shown.extend(task["file_url"] for task in crawler.parser.parse(answer))
+            shown.extend(task["file_url"] for task in crawler.parser.parse(
+                types.SimpleNamespace(content=content)))
         except Exception as error:  # the engine answers with something other than the parser expects
             reason = f"{type(error).__name__}: {error}"
         fresh = [url for url in dict.fromkeys(shown) if url not in seen]
@@ -267,32 +266,28 @@ def _class_index(config: Config, name: Any, where: Optional[str]) -> int:
 def _entries_of_classes(config: Config, folder: str, ending: str) -> Dict[int, str]:
     """Dict from class index to <class name><ending> in a folder, a file or, with no ending, a folder.
 
-    Everything else is named in a warning.
+    Warns of everything else, and of classes that have none.
 
     Raises:
         UserError: there is no such folder, or none of any class in it.
     """
-    what = f"<class name>{ending or '/'}"
+    expected = f"<class name>{ending or '/'} for each class is expected"
     if not os.path.isdir(folder):
-        raise UserError(f"{folder} is not a folder; one with {what} for each class is expected")
+        raise UserError(f"{folder} is not a folder; one with {expected}")
     entries, others = {}, []
     for name in list_folder(folder):
         path = os.path.join(folder, name)
-        if name.startswith("."):
-            continue
-        if not name.endswith(ending) or not (os.path.isfile if ending else os.path.isdir)(path):
+        class_name = unicodedata.normalize("NFC", name[:len(name) - len(ending)])
+        if class_name in config.classes[BACKGROUND + 1:] and name.endswith(ending) and (
+                os.path.isfile if ending else os.path.isdir)(path):
+            entries[config.class_index(class_name)] = path
+        elif not name.startswith("."):
             others.append(path)
-            continue
-        try:
-            entries[_class_index(config, name[:len(name) - len(ending)], path)] = path
-        except UserError as error:
-            logger.warning("left out: %s", error)
-    if others:
-        logger.warning("%d entries of %s are left out, such as %s: only %s is read", len(others), folder, others[0],
-                       what)
     if not entries:
-        raise UserError(f"{folder} holds none of {config.classes[1]}{ending} ... {config.classes[-1]}{ending}: {what} "
-                        "for each class is expected")
+        raise UserError(f"{folder} holds none of {config.classes[1]}{ending} ... {config.classes[-1]}{ending}: "
+                        + expected)
+    if others:
+        logger.warning("%d entries of %s are left out, such as %s: %s", len(others), folder, others[0], expected)
     missing = [name for index, name in enumerate(config.classes) if index != BACKGROUND and index not in entries]
     if missing:
         logger.warning("%s has nothing for: %s", folder, ", ".join(missing))

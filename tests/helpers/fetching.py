@@ -9,7 +9,7 @@ from core.web.collect import fetch_web_images
 from core.web.downloader import Downloader
 from core.web.sources import Candidate
 
-SETTINGS = {"classes": ("bk", "cat", "oak tree", "dog"), "web_rate": 1000.0, "web_timeout": 4.0, "web_total_time": 5.0}
+SETTINGS = {"classes": ("bk", "cat", "oak tree", "dog"), "web_rate": 1000.0}
 
 
 def changed(config, **values):

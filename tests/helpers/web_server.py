@@ -116,10 +116,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def to(self, rest, hit):
         self.send(302, Location=self.path.split("?", 1)[1])
 
-    def gone(self, rest, hit):
-        """/gone/<id>: a deleted photo"""
-        self.send(302, Location="/ok/99")
-
     def loop(self, rest, hit):
         self.send(302, Location=self.path)
 

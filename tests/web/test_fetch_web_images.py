@@ -24,8 +24,7 @@ def start(folder, *flags):
 @pytest.fixture
 def web(tmp_path, server):
     """Folder with settings and lists of 2 x 40 addresses, some of them bad."""
-    settings = {**SETTINGS, "classes": list(SETTINGS["classes"]), "web_timeout": 20.0,
-                "web_total_time": 60.0}
+    settings = {**SETTINGS, "classes": list(SETTINGS["classes"])}
     (tmp_path / "web.yaml").write_text(yaml.safe_dump(settings))
     (tmp_path / "lists").mkdir()
     for name, first in (("cat", 0), ("dog", 25)):
@@ -69,14 +68,14 @@ def test_a_run_killed_again_and_again_ends_with_the_same_set(web, server):
 def test_control_c_ends_a_run_at_once(web, server):
     (web / "lists" / "cat.txt").write_text(server.url("ok", 1) + "\n" + "\n".join(
         server.url("mute", number) for number in range(30)))
-    process = start(web, "--urls", str(web / "lists"), "--web-timeout", "60", "--web-total-time", "90")
+    process = start(web, "--urls", str(web / "lists"))
     while not (count_files(web) and server.hits["/mute/1"]):
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     begin = time.monotonic()
     output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and time.monotonic() - begin < 30, "downloads were waited for"
+    assert process.returncode == 130 and time.monotonic() - begin < 5, "downloads were waited for"
     assert errors == "interrupted; the same command continues from here\n"
     assert len((web / "dataset" / "web_manifest.jsonl").read_text().splitlines()) == 1
 
@@ -100,7 +99,7 @@ def test_the_key_is_not_logged(web, server):
 def test_a_key_with_characters_that_need_encoding_is_not_shown(web, monkeypatch, server, key):
     monkeypatch.setenv("FLICKR_API_KEY", key)
     text = run_script(web, "fetch_web_images.py", "--config", str(web / "web.yaml"), "--flickr", "--flickr-url",
-                      server.url("status", 404, ""), "--web-retries", "0", status=2)
+                      server.url("status", 404, ""), status=2)
     assert "s3cret" not in text + (web / "log" / "fetch_web_images.log").read_text()
     assert ("letters and digits" if "/" in key else "Flickr can't be queried") in text
 

@@ -168,6 +168,3 @@ def test_class_names_match_however_their_accents_are_composed(tmp_path):
     (tmp_path / "own" / "cafe\u0301").mkdir(parents=True)
     (tmp_path / "own" / "cafe\u0301" / "1.png").write_bytes(b"")
     assert len(list(sources.folder_source(config, str(tmp_path / "own"))(1))) == 1
-    (tmp_path / "q.yaml").write_text("cafe\u0301: a\ncaf\u00e9: b\n")
-    with pytest.raises(UserError, match="twice"):
-        sources.read_queries(str(tmp_path / "q.yaml"), config)
