@@ -6,8 +6,8 @@ from core.cli import (
     add_jobs,
     add_ms,
     check_scales,
-    hours,
     make_parser,
+    non_negative,
     parse_config,
     run,
 )
@@ -21,7 +21,7 @@ def main() -> None:
     add_devices(parser)
     add_ms(parser)
     add_crf(parser)
-    parser.add_argument("--wait", type=hours, default=0.3, metavar="HOURS",
+    parser.add_argument("--wait", type=non_negative, default=0.3, metavar="HOURS",
                         help="time to wait before looking for new snapshots (default: %(default)s)")
     parser.add_argument("--once", action="store_true", help="do not wait for new snapshots")
     add_jobs(parser)

@@ -69,11 +69,6 @@ def non_negative(text: str) -> float:
     return _number(text, float, lambda number: 0 <= number < float("inf"), "a finite number of at least 0")
 
 
-def hours(text: str) -> float:
-    """A number of hours up to a year, for argparse."""
-    return _number(text, float, lambda number: 0 <= number <= 8760, "a number of hours from 0 to 8760")
-
-
 def _number(text, kind, fits, expected):
     try:
         number = kind(text)
@@ -150,7 +145,7 @@ def run(main: Callable[[], Optional[int]], way_on: str = "the same command conti
     except MemoryError as error:
         _fail(f"the memory ran out: {str(error) or 'smaller images or fewer --jobs need less'}")
     except ModuleNotFoundError as error:
-        if not error.name or error.name.split(".")[0] in ("core", *_standard_library()):
+        if not error.name or error.name.split(".")[0] == "core":
             raise
         _fail(f"the package {error.name.split('.')[0]} is missing: pip install -r dependencies.txt, or activate the "
               "environment that has it")
@@ -159,10 +154,6 @@ def run(main: Callable[[], Optional[int]], way_on: str = "the same command conti
     except KeyboardInterrupt:
         print("interrupted; " + way_on, file=sys.stderr)
         sys.exit(130)
-
-
-def _standard_library() -> Iterable[str]:
-    return getattr(sys, "stdlib_module_names", ())  # from Python 3.10 on
 
 
 def _fail(message: str) -> None:

@@ -37,13 +37,9 @@ class MaskedImages:
         return StageRecord(self._record, f"the masks in {self.masks}")
 
     def inputs(self, names: Optional[Iterable[str]] = None) -> Dict[str, Dict[str, str]]:
-        """Dict from id to what its mask depends on, besides what all masks do: content and classes of the image.
-
-        Raises:
-            UserError: an image can't be read.
-        """
+        """Dict from id to what its mask depends on, besides what all masks do: content and classes of the image."""
         names = self.names if names is None else list(names)
-        digests = content_digests([image_path(self.images, name) for name in names], self._config.layout.digests)
+        digests = content_digests([image_path(self.images, name) for name in names])
         return {name: {"image_sha256": digest, **{f"class {index}": self._config.classes[index]
                                                   for index in self.labels[name]}}
                 for name, digest in zip(names, digests)}
@@ -112,9 +108,6 @@ def compare_classes(path: str, then: Sequence[str], now: Sequence[str], indices:
 def recorded_classes(path: str) -> Dict[str, Any]:
     """Content of dataset/classes.json: "classes", their names; "unfinished" while create_dataset.py writes. Empty where
     there is no such file.
-
-    Raises:
-        UserError: the file is damaged.
     """
     if not os.path.exists(path):
         return {}

@@ -7,10 +7,11 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from core.cli import add_epoch, make_parser, parse_config, run  # noqa: E402
 from core.errors import UserError  # noqa: E402
 from core.evaluation.results import ResultFolder  # noqa: E402
-from core.io.drawing import colour_mask, side_by_side  # noqa: E402
+from core.io.drawing import colour_mask  # noqa: E402
 from core.io.files import read_list  # noqa: E402
 from core.io.images import read_image, read_mask, write_image  # noqa: E402
 from core.paths import image_path, mask_path  # noqa: E402
+from demo.pictures_table import side_by_side  # noqa: E402
 
 ROWS = (("init", "init", 1, False), ("final", "final", 1, False), ("final + ms", "final", 3, False),
         ("final + ms + crf", "final", 3, True))  # title, model, number of scales, CRF

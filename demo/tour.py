@@ -22,12 +22,13 @@ from core.evaluation.ranking import find_epoch
 from core.evaluation.report import find_source
 from core.evaluation.results import ResultFolder
 from core.inference.segmenter import Segmenter
-from core.io.drawing import legend, side_by_side
+from core.io.drawing import legend
 from core.io.files import read_arrays, write_lines, write_text
 from core.io.images import encode_image, read_image, read_mask
 from core.io.tables import read_records
 from core.network.snapshots import identify_snapshot, load_snapshot
 from core.paths import SHIPPED_SNAPSHOT, class_of, image_path, mask_path
+from demo.pictures_table import side_by_side
 
 # Photographs of demo/pictures, with the classes of VOC that they show; the first four play web images, too.
 PHOTOGRAPHS = {"astronaut": ("person",), "admiral": ("person",), "cat": ("cat",), "cameraman": ("person",),

@@ -10,9 +10,10 @@ ROOT = os.path.dirname(FOLDER)
 sys.path.insert(0, ROOT)
 from core.cli import run  # noqa: E402
 from core.config import Config  # noqa: E402
-from core.io.drawing import legend, overlay, side_by_side  # noqa: E402
+from core.io.drawing import legend, overlay  # noqa: E402
 from core.io.images import read_image, write_image  # noqa: E402
 from core.paths import SHIPPED_SNAPSHOT  # noqa: E402
+from demo.pictures_table import HEADER, side_by_side  # noqa: E402
 
 SHOWN = ("cat", "astronaut", "admiral", "coffee")  # the last one shows no class of the network
 
@@ -27,7 +28,7 @@ def main() -> None:
     images = [read_image(os.path.join(ROOT, "demo", "pictures", name + ".jpg")) for name in SHOWN]
     masks = [refine(segmenter.scores(image, config.scales), image, config).argmax(0).astype(np.uint8)
              for image in images]
-    sheet = side_by_side([images, list(map(overlay, images, masks))], [""] * len(SHOWN), 230)[22:]  # without the titles
+    sheet = side_by_side([images, list(map(overlay, images, masks))], [""] * len(SHOWN), 230)[HEADER:]
     present = np.unique(np.concatenate([mask.ravel() for mask in masks]))
     write_image(os.path.join(FOLDER, "photographs.jpg"),
                 np.concatenate([sheet, legend(present, config.classes, sheet.shape[1])]), 85)

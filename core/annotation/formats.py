@@ -1,17 +1,15 @@
 """Masks in the formats of annotation tools and trainers: COCO, YOLO, labelme and palette PNGs.
 
 `write` makes a folder that a tool opens as it is, images included; `read` takes what a tool saved. Classes are matched
-by name, so their order may differ. Images are taken one after the other, so that any number of them fits into memory.
+by name, so their order may differ.
 """
 import base64
-import codecs
+import collections
 import contextlib
 import json
 import os
-import zlib
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-import ijson
 import numpy as np
 import yaml
 
@@ -124,25 +122,21 @@ def _upright_jpeg(path: str) -> bytes:
 
 def _write_coco(items, folder, names, polygons):
     """COCO's object detection format (https://cocodataset.org/#format-data), an annotation for each region."""
-    path = os.path.join(folder, _COCO_FILE)
-    os.makedirs(os.path.dirname(path))
-    images: List[str] = []
-    count = 0
-    with open(path, "w", encoding="utf-8") as file:
-        file.write('{"annotations": [')
-        for number, item in enumerate(_with_images(items, os.path.join(folder, "images")), 1):
-            height, width = item.mask.shape
-            images.append(json.dumps({"id": number, "file_name": item.name + ".jpg", "width": width, "height": height}))
-            for label, region in _regions(item.mask, names):
-                rows, columns = region.pixels.shape
-                row = {"id": count + 1, "image_id": number, "category_id": label, "iscrowd": 0,
-                       "area": int(region.pixels.sum()), "bbox": [region.left, region.top, columns, rows],
-                       "segmentation": ([to_polygon(region).ravel().tolist()] if polygons else
-                                        {"size": [height, width], "counts": to_counts(region, (height, width))})}
-                file.write(("," if count else "") + "\n" + json.dumps(row))
-                count += 1
-        categories = [{"id": label, "name": name, "supercategory": ""} for label, name in names.items()]
-        file.write('],\n"images": [\n' + ",\n".join(images) + f'],\n"categories": {json.dumps(categories)}}}\n')
+    images: List[Dict[str, Any]] = []
+    annotations: List[Dict[str, Any]] = []
+    for number, item in enumerate(_with_images(items, os.path.join(folder, "images")), 1):
+        height, width = item.mask.shape
+        images.append({"id": number, "file_name": item.name + ".jpg", "width": width, "height": height})
+        for label, region in _regions(item.mask, names):
+            rows, columns = region.pixels.shape
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": number, "category_id": label, "iscrowd": 0,
+                "area": int(region.pixels.sum()), "bbox": [region.left, region.top, columns, rows],
+                "segmentation": ([to_polygon(region).ravel().tolist()] if polygons else
+                                 {"size": [height, width], "counts": to_counts(region, (height, width))})})
+    categories = [{"id": label, "name": name, "supercategory": ""} for label, name in names.items()]
+    content = {"annotations": annotations, "images": images, "categories": categories}
+    write_bytes(os.path.join(folder, _COCO_FILE), json.dumps(content).encode("ascii"))
 
 
 def _write_yolo(items, folder, names):
@@ -225,43 +219,34 @@ def _read_coco(path, labels, check):
     if os.path.isdir(path):
         path = os.path.join(path, _COCO_FILE)
     with _reading(path, "COCO JSON with images, annotations and categories"):
-        categories = _by_id(path, "categories", lambda row: row["name"])
-        images = _by_id(path, "images", lambda row: (row["file_name"], (row["height"], row["width"])))
+        content = read_json(path)
+        categories = _by_id(content, "categories", lambda row: row["name"])
+        images = _by_id(content, "images", lambda row: (row["file_name"], (row["height"], row["width"])))
         if not images or not categories:
             raise ValueError("it has no images, or no categories")
-        drawn: Dict[Any, List[Tuple[str, bytes]]] = {}  # compressed, as the images' annotations may come in any order
-        for row in _rows(path, "annotations"):
+        annotations = collections.defaultdict(list)
+        for row in content["annotations"]:
             if row["image_id"] not in images or row["category_id"] not in categories:
                 raise ValueError(f"annotation {row.get('id')} has image_id {row['image_id']!r} and category_id "
                                  f"{row['category_id']!r}, and one of these is not in the file")
-            shape = zlib.compress(json.dumps(row["segmentation"]).encode("ascii"))
-            drawn.setdefault(row["image_id"], []).append((categories[row["category_id"]], shape))
-    for number, shapes in drawn.items():
+            annotations[row["image_id"]].append((categories[row["category_id"]], row["segmentation"]))
+    for number, shapes in annotations.items():
         file_name, size = images[number]
         with _reading(f"{path}, image {file_name}", "polygons or run lengths of its size"):
             canvas = _Canvas(path, file_name, size, labels, check)
-            for name, shape in shapes:
-                for region in _coco_regions(json.loads(zlib.decompress(shape)), size):
+            for name, segmentation in shapes:
+                for region in _coco_regions(segmentation, size):
                     canvas.draw(name, region)
         yield canvas.name, canvas.mask
-    _say_untouched(path, len(images) - len(drawn), "without a region")
+    _say_untouched(path, len(images) - len(annotations), "without a region")
 
 
-def _rows(path, name):
-    """The rows of a list in a JSON file, one after the other."""
-    with open(path, "rb") as file:
-        if file.read(3) != codecs.BOM_UTF8:
-            file.seek(0)
-        yield from ijson.items(file, name + ".item", use_float=True)
-
-
-def _by_id(path, name, value_of):
-    found: Dict[Any, Any] = {}
-    for row in _rows(path, name):
-        if row["id"] in found:
-            raise ValueError(f"two of {name} have the id {row['id']!r}")
-        found[row["id"]] = value_of(row)
-    return found
+def _by_id(content, name, value_of):
+    rows = {row["id"]: value_of(row) for row in content[name]}
+    if len(rows) < len(content[name]):
+        number, _ = collections.Counter(row["id"] for row in content[name]).most_common(1)[0]
+        raise ValueError(f"two of {name} have the id {number!r}")
+    return rows
 
 
 def _coco_regions(segmentation, size):
@@ -279,9 +264,9 @@ def _read_yolo(path, labels, check):
     with _reading(settings, "a data.yaml with the names of the classes"):
         names = read_yaml(settings)["names"]
         names = dict(enumerate(names)) if isinstance(names, list) else dict(names)
-    pictures = _pictures(os.path.join(path, "images"))
-    files = {os.path.splitext(name)[0]: file for name, file in _files(folder, (".txt",))
-             if os.path.basename(name) != "classes.txt"}  # some tools list the classes there
+    pictures = _files(os.path.join(path, "images"), PICTURES)
+    files = {name: file for name, file in _files(folder, (".txt",)).items()
+             if os.path.basename(file) != "classes.txt"}  # some tools list the classes there
     strange = [file for name, file in files.items() if name not in pictures]
     if strange or not files:
         raise UserError(f"{strange[0] if strange else folder} " + (
@@ -300,13 +285,8 @@ def _read_yolo(path, labels, check):
     _say_untouched(path, len(pictures) - len(files), "without a label file")
 
 
-def _pictures(folder):
-    """Paths of the pictures in and below a folder, by their names below it without the ending."""
-    return {os.path.splitext(name)[0]: file for name, file in _files(folder, PICTURES)}
-
-
 def _read_labelme(path, labels, check):
-    files = [path] if os.path.isfile(path) else [file for _, file in _files(path, (".json",))]
+    files = [path] if os.path.isfile(path) else _files(path, (".json",)).values()
     for file in files:
         with _reading(file, "labelme's JSON with imagePath, imageHeight, imageWidth and shapes"):
             content = read_json(file)
@@ -354,9 +334,8 @@ def _read_png(path, labels, check):
             table = {int(index): _label_of(name, labels, listed) for index, _, name in rows if int(index) != BACKGROUND}
     table.update({BACKGROUND: BACKGROUND, IGNORE_LABEL: IGNORE_LABEL})
     known = max(set(table) - {IGNORE_LABEL}) + 1
-    for name, file in _files(folder, (".png",)):
-        mask = read_mask(file, known)
-        name = os.path.splitext(os.path.basename(name))[0]
+    for path_below, file in _files(folder, (".png",)).items():
+        mask, name = read_mask(file, known), os.path.basename(path_below)
         check(name, mask.shape)
         relabelled = np.zeros_like(mask)
         for label in np.unique(mask).tolist():
@@ -370,9 +349,11 @@ _READERS = {"coco": _read_coco, "yolo": _read_yolo, "labelme": _read_labelme, "p
 
 
 def _files(folder, endings):
-    """(path below the folder, path) of the files in and below it whose names end in one of the endings."""
-    return [(os.path.relpath(os.path.join(above, name), folder), os.path.join(above, name))
-            for above, names in walk(folder) for name in names if os.path.splitext(name)[1].lower() in endings]
+    """Files in and below a folder whose names end in one of the endings: dict from path below it, without ending, to
+    path."""
+    paths = [os.path.join(above, name) for above, names in walk(folder) for name in names]
+    return {os.path.splitext(os.path.relpath(path, folder))[0]: path for path in paths
+            if os.path.splitext(path)[1].lower() in endings}
 
 
 def _say_untouched(path, count, what):

@@ -104,8 +104,8 @@ class Review:
     def _row(self, name: str, corrected: bool) -> Dict[str, Any]:
         row = self._report.get(name, {})
         return {"name": name, "class": web_class(name, self._config.num_classes), "corrected": corrected,
-                "kept": row.get("kept") == "1", "score": _number(row.get("score")),
-                "foreground": _number(row.get("foreground")), "reason": row.get("reason", "no mask yet")}
+                "kept": row.get("kept") == "1", "score": float(row["score"]) if row else None,
+                "foreground": float(row["foreground"]) if row else None, "reason": row.get("reason", "no mask yet")}
 
     def changes(self) -> Dict[str, Dict[str, Any]]:
         """The decisions as they stand, also those of other windows: dict from name to decision and class."""
@@ -147,10 +147,3 @@ def _read_report(path: str) -> Dict[str, Dict[str, str]]:
     if not os.path.exists(path):
         return {}
     return {row["name"]: row for row in read_records(path) if row.get("name")}
-
-
-def _number(text: Optional[str]) -> Optional[float]:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None

@@ -203,9 +203,6 @@ def _with_maps(layout, items, describe):
 def _has_maps(layout, item, describe):
     """Whether the image can be read; its maps are made then, unless they are there. For a web image that can't, a
     result says why.
-
-    Raises:
-        UserError: a training image can't be read.
     """
     if os.path.exists(item.maps_file()):
         return True

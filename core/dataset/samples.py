@@ -14,7 +14,7 @@ from core.io.files import read_json, read_list
 from core.io.images import read_mask
 from core.io.logs import logger
 from core.io.provenance import StageRecord, content_digests
-from core.paths import Layout, class_of, image_path, mask_path, web_class
+from core.paths import class_of, image_path, mask_path, web_class
 from core.web.corrections import corrected_names, read_decisions, reviewed_list
 
 
@@ -143,7 +143,7 @@ def read_labels(path: str, names: Sequence[str], config: Config) -> Dict[str, Li
     return {name: labels[name] for name in names}
 
 
-def samples_record(samples: List[Sample], layout: Layout) -> Dict[str, str]:
+def samples_record(samples: List[Sample]) -> Dict[str, str]:
     """Digests that stand for the content that training reads: ids in their order, images, and masks.
 
     Masks by another snapshot count as other ones, even where they are the same.
@@ -151,7 +151,7 @@ def samples_record(samples: List[Sample], layout: Layout) -> Dict[str, str]:
     def combined(values):
         return hashlib.sha256("\n".join(values).encode("utf-8")).hexdigest()
 
-    digests = content_digests([path for sample in samples for path in (sample.image, sample.mask)], layout.digests)
+    digests = content_digests([path for sample in samples for path in (sample.image, sample.mask)])
     origins = [StageRecord(f"{folder}.json", folder).origin for folder in sorted({os.path.dirname(sample.mask)
                                                                                   for sample in samples})]
     return {"list_sha256": combined(sample.name for sample in samples), "images_sha256": combined(digests[::2]),

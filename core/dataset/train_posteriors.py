@@ -35,11 +35,7 @@ def write_posteriors(folder: str, name: str, posteriors: Posteriors) -> None:
 
 
 def read_posteriors(folder: str, name: str, size: Tuple[int, ...]) -> Posteriors:
-    """The posteriors of an image, their log-odds interpolated to its size, (h, w).
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
+    """The posteriors of an image, their log-odds interpolated to its size, (h, w)."""
     path = posteriors_path(folder, name)
     if not os.path.exists(path):
         raise UserError(f"{path} is missing: run create_web_masks.py --cosegmented-images web+train")

@@ -9,11 +9,7 @@ from core.paths import Layout, check_files, image_path
 
 
 def voc_sources(layout: Layout) -> Tuple[List[Source], List[Source]]:
-    """Training images (SBD's that are not in VOC's segmentation lists, then VOC's) and val images.
-
-    Raises:
-        UserError: a list, an image or a mask is missing.
-    """
+    """Training images (SBD's that are not in VOC's segmentation lists, then VOC's) and val images."""
     for folder, what in ((layout.voc, "PASCAL VOC 2012"), (layout.sbd, "the Semantic Boundaries Dataset")):
         if not os.path.isdir(folder):
             raise UserError(f"{folder} is missing: unpack {what} there, see dataset/README.md")

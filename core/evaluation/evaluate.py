@@ -1,5 +1,4 @@
 """Evaluate a snapshot on images with masks."""
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -60,7 +59,6 @@ def evaluate(config: Config, model: str, *, epoch: int, devices: list, options: 
     the end. What is there already is used only where snapshot, images and masks still have the same content.
 
     Args:
-        devices: list of Device, of one engine.
         options: what `evaluation_options` gives; the setting dtype decides in what type the network computes.
         path: of a snapshot from anywhere, of that model.
         jobs: processes that run the CRF.
@@ -85,7 +83,7 @@ def evaluate(config: Config, model: str, *, epoch: int, devices: list, options: 
         check_classes(snapshot.config)
     inference = dataclasses.replace(options.inference, dtype=resolve_dtype(config.dtype, devices))
     options = dataclasses.replace(options, inference=inference)
-    inputs = image_inputs(options, names, layout.digests)
+    inputs = image_inputs(options, names)
     settings = _settings(snapshot, options, inputs)
     saved = ["masks"] * options.save_masks + ["scoremaps"] * options.save_scores
     folder = ResultFolder(options.output)
@@ -120,7 +118,7 @@ def _evaluate(snapshot, options, *, devices, jobs, inputs, settings, saved, fold
     start = time.perf_counter()
     segmenter = Segmenter(snapshot, devices, options.inference.dtype)
     work = functools.partial(compare, config=config, options=options)
-    with record, process_pool(jobs) if options.inference.crf and jobs > 1 else contextlib.nullcontext() as pool:
+    with record, process_pool(jobs if options.inference.crf else 1) as pool:
         scored_rest = scored_images(segmenter, rest, folder=options.images, options=options.inference)
         compared = ordered_map(work, scored_rest, pool, 2 * jobs)
         for scored, confusion in progress(compared, len(rest), os.path.basename(os.path.abspath(options.output))):

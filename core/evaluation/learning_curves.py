@@ -5,12 +5,6 @@ import io
 import textwrap
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
-
 from core.errors import printable
 
 
@@ -56,15 +50,20 @@ def draw(curves: Sequence[Curve], file_format: str) -> bytes:
     Returns:
         the same bytes for the same curves.
     """
+    import matplotlib  # takes a second
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
     quantities = list(dict.fromkeys(curve.quantity for curve in curves))
     names = list(dict.fromkeys(curve.name for curve in curves))
+    lines = {}
     with matplotlib.rc_context({"svg.hashsalt": "curves"}):
         figure = Figure(figsize=(6, 2.8 * len(quantities)), dpi=120, layout="constrained")
-        lines: Dict[str, Line2D] = {}
         for axes, quantity in zip(figure.subplots(len(quantities), squeeze=False)[:, 0], quantities):
             for curve in curves:
                 if curve.quantity == quantity:
-                    lines[curve.name] = _plot(axes, curve, names.index(curve.name))
+                    turn, style = divmod(names.index(curve.name), len(LINES))
+                    lines[curve.name], = axes.plot(*zip(*curve.points), "--" if turn % 2 else "-", color=LINES[style],
+                                                   marker=_MARKERS[style], markersize=4, linewidth=1.6)
             axes.set(xlabel="epoch", ylabel=quantity)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(True, color="#d0d7de", linewidth=0.8)
@@ -72,19 +71,11 @@ def draw(curves: Sequence[Curve], file_format: str) -> bytes:
             axes.margins(x=0.04, y=0.12)
         _add_legend(figure, lines)
         content = io.BytesIO()
-        changing = {"svg": "Date", "png": "Software"}[file_format]
-        figure.savefig(content, format=file_format, metadata={changing: None})
+        figure.savefig(content, format=file_format, metadata={"Date" if file_format == "svg" else "Software": None})
     return content.getvalue()
 
 
-def _plot(axes: Axes, curve: Curve, number: int) -> Line2D:
-    turn, style = divmod(number, len(LINES))
-    line, = axes.plot(*zip(*curve.points), "--" if turn % 2 else "-", color=LINES[style], marker=_MARKERS[style],
-                      markersize=4, linewidth=1.6)
-    return line
-
-
-def _add_legend(figure: Figure, lines: Dict[str, Line2D]) -> None:
+def _add_legend(figure, lines):
     """Write the names of all lines below the charts, where they hide none; the figure grows by as much."""
     names = ["\n".join(textwrap.wrap(printable(name), _NAME_LENGTH)) for name in lines]
     figure.set_figheight(figure.get_figheight() + 0.16 * sum(name.count("\n") + 1 for name in names))

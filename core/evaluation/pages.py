@@ -12,13 +12,7 @@ from core.evaluation.metrics import row_shares
 from core.io.images import encode_image
 from core.io.resize import shrink
 
-COLOURS = {  # of light and of dark pages; good and bad differ for colour-blind eyes too
-    "light": {"back": (255, 255, 255), "text": (27, 31, 36), "faint": (87, 96, 106), "line": (208, 215, 222),
-              "soft": (243, 245, 248), "good": (31, 100, 200), "bad": (190, 70, 0)},
-    "dark": {"back": (15, 19, 24), "text": (230, 237, 243), "faint": (160, 171, 182), "line": (51, 59, 69),
-             "soft": (26, 32, 40), "good": (80, 150, 255), "bad": (240, 130, 50)}}
 _NUMBERED_CLASSES = 30  # in a larger matrix the numbers no longer fit the cells
-_LONGEST_NAME = 18  # characters beside the matrix; the titles of the cells have the whole name
 _MOST_OPAQUE = 0.6  # colour of the matrix's cells, so that the page's text stands out on it
 
 
@@ -113,15 +107,6 @@ def _plain(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME - 1] + "…"
-
-
-def _variables(scheme: str) -> str:
-    """Colours of a scheme as CSS variables."""
-    return " ".join("--{}: {}, {}, {};".format(name, *colour) for name, colour in COLOURS[scheme].items())
-
-
 def _finalize(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
@@ -134,5 +119,4 @@ def _parts() -> Any:
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.FileSystemLoader(os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")),
     autoescape=True, undefined=jinja2.StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True)
-_ENVIRONMENT.filters.update(percent=percent, plain=_plain, short=_short)
-_ENVIRONMENT.globals["variables"] = _variables
+_ENVIRONMENT.filters.update(percent=percent, plain=_plain)

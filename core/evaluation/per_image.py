@@ -14,14 +14,10 @@ from core.io.provenance import content_digests
 from core.paths import image_path, mask_path
 
 
-def image_inputs(options: EvaluationOptions, names: Sequence[str], cache: str) -> Dict[str, str]:
-    """Dict from id to a text that changes with the content of the image or of its mask.
-
-    Args:
-        cache: as for `content_digests`.
-    """
+def image_inputs(options: EvaluationOptions, names: Sequence[str]) -> Dict[str, str]:
+    """Dict from id to a text that changes with the content of the image or of its mask."""
     folders = [(image_path, options.images)] + ([] if options.masks is None else [(mask_path, options.masks)])
-    digests = [content_digests([path(folder, name) for name in names], cache) for path, folder in folders]
+    digests = [content_digests([path(folder, name) for name in names]) for path, folder in folders]
     return {row[0]: " ".join(row) for row in zip(names, *digests)}
 
 

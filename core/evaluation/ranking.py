@@ -11,7 +11,7 @@ from core.evaluation.evaluate import check_list, evaluate, evaluation_options
 from core.io.files import file_digest, read_json, write_json
 from core.io.logs import logger
 from core.io.provenance import file_state
-from core.network.snapshots import identify_snapshot, ranked_epochs
+from core.network.snapshots import identify_snapshot
 from core.paths import SHIPPED_SNAPSHOT
 
 
@@ -34,32 +34,25 @@ def evaluate_all(config: Config, model: str, *, devices: list, ms: bool = False,
     """
     layout = config.layout
     check_list(layout.val_list, layout)
-    earlier = set(ranked_epochs(layout, model))
     seen: Dict[int, Any] = {}
     results: Dict[int, Dict[str, Any]] = {}
-    failures: Dict[int, str] = {}
     how = {"scales": list(config.scales) if ms else [1.0], "crf": crf}
     while True:
         new = [epoch for epoch in layout.epochs(model) if seen.get(epoch) != _state(layout.snapshot(model, epoch))]
         for epoch in new:
             seen[epoch] = _state(layout.snapshot(model, epoch))  # before it is read, so that no change is missed
             results.pop(epoch, None)
-            failures.pop(epoch, None)
             try:
                 options = evaluation_options(config, model, epoch=epoch, ms=ms, crf=crf)
                 results[epoch] = evaluate(config, model, epoch=epoch, devices=devices, options=options, jobs=jobs)
             except UserError as error:
-                failures[epoch] = str(error)
-                logger.error("epoch %d can't be evaluated: %s", epoch, error)
-            if earlier.isdisjoint(set(layout.epochs(model)) - seen.keys()):  # else a part would replace the whole
-                _rank(layout, model, results, how)  # now, as training with --keep goes by it
+                logger.error("left out: epoch %d: %s", epoch, error)
         if wait_hours is None or not new:
             break
+        _rank(layout, model, results, how)  # training with --keep goes by it
         logger.info("waiting %.2f h for new snapshots", wait_hours)
         time.sleep(wait_hours * 3600)
 
-    for epoch, message in failures.items():
-        logger.error("left out: epoch %d: %s", epoch, message)
     ranking = _rank(layout, model, results, how)
     if not ranking:
         raise UserError(f"no snapshot of the {model} model in {layout.snapshots} could be evaluated")

@@ -8,6 +8,7 @@ import numpy as np
 
 from core.classes import voc_palette
 from core.errors import UserError
+from core.evaluation.learning_curves import Curve, draw, training_curves
 from core.evaluation.pages import bars, confusions, data_uri, keys, matrix, percent, picture, render
 from core.evaluation.results import ResultFolder
 from core.io.drawing import overlay
@@ -121,7 +122,6 @@ def write_comparison(path: str, sources: Sequence[Source]) -> str:
     Raises:
         UserError: there is nothing to report, or a file is damaged.
     """
-    from core.evaluation.learning_curves import Curve, draw, training_curves  # matplotlib takes a second to import
     results = [(source, folder, result) for source in sources for folder in source.folders
                for result in ResultFolder(folder).stored() if result["mean_iou"] is not None]
     curves = []
@@ -133,7 +133,7 @@ def write_comparison(path: str, sources: Sequence[Source]) -> str:
                         + ", ".join(source.folder for source in sources))
     groups = []
     for title, rows in _groups(results):
-        curves += [Curve(*curve) for curve in _epoch_curves(title, rows)]
+        curves += _epoch_curves(title, rows)
         groups.append(_group(title, rows, os.path.dirname(os.path.abspath(path))))
     png = os.path.splitext(path)[0] + ".png"
     write_bytes(png, draw(curves, "png"))
@@ -143,11 +143,7 @@ def write_comparison(path: str, sources: Sequence[Source]) -> str:
 
 
 def find_source(folder: str, title: str = "") -> Source:
-    """Source of an evaluation's output folder, or of all below a root folder with outputs/ and log/.
-
-    Raises:
-        UserError: the folder is missing.
-    """
+    """Source of an evaluation's output folder, or of all below a root folder with outputs/ and log/."""
     if not os.path.isdir(folder):
         raise UserError(f"{folder} is not a folder")
     if os.path.exists(ResultFolder(folder).path):
@@ -162,18 +158,10 @@ def find_source(folder: str, title: str = "") -> Source:
 def _conditions(result: Result, epoch: bool = True) -> str:
     """Model, epoch and settings of an evaluation in a few words."""
     settings = result["settings"]
-    words = [result["model"]]
-    if epoch:
-        words.append(f"epoch {result['epoch']}")
-    if settings["scales"] == [1.0]:
-        words.append("one scale")
-    else:
-        words.append("scales " + ", ".join(f"{scale:g}" for scale in settings["scales"]))
-    if settings["crf"]:
-        words.append("CRF")
-    if "dtype" in settings:
-        words.append(settings["dtype"])
-    return ", ".join(words)
+    scales = ", ".join(f"{scale:g}" for scale in settings["scales"])
+    words = (result["model"], epoch and f"epoch {result['epoch']}",
+             "one scale" if scales == "1" else f"scales {scales}", settings["crf"] and "CRF", settings.get("dtype"))
+    return ", ".join(filter(None, words))
 
 
 def _joined(title: str, name: str) -> str:
@@ -200,8 +188,8 @@ def _falling(row: _Row) -> float:
     return -row[2]["mean_iou"]
 
 
-def _epoch_curves(title: str, rows: Iterable[_Row]) -> List[Tuple[str, str, List[Tuple[int, float]]]]:
-    """Fields of curves of mean IoU over epochs, one for each model and kind of evaluation.
+def _epoch_curves(title: str, rows: Iterable[_Row]) -> List[Curve]:
+    """Curves of mean IoU over epochs, one for each model and its settings.
 
     An epoch may have several results, for example if its snapshot was trained again. The first counts: a folder's
     last one.
@@ -211,11 +199,11 @@ def _epoch_curves(title: str, rows: Iterable[_Row]) -> List[Tuple[str, str, List
         points = epochs[_joined(source.title, _conditions(result, epoch=False))]
         points.setdefault(result["epoch"], 100 * result["mean_iou"])
     quantity = f"mean IoU on {title}, %" if title else "mean IoU, %"
-    return [(quantity, name, sorted(values.items()))
+    return [Curve(quantity, name, sorted(values.items()))
             for name, values in sorted(epochs.items(), key=lambda item: -max(item[1].values()))]
 
 
-def _description(curves: Sequence[Any]) -> str:
+def _description(curves: Sequence[Curve]) -> str:
     """The last values of the curves as text, for people who do not see the charts."""
     return ". ".join(f"{quantity} over epochs: " + "; ".join(
         f"{curve.name}: {curve.points[-1][1]:.4g} at epoch {curve.points[-1][0]}"
@@ -224,7 +212,8 @@ def _description(curves: Sequence[Any]) -> str:
 
 
 def _group(title: str, rows: Sequence[_Row], start: str) -> Dict[str, Any]:
-    """Values of comparison.html for a group: all evaluations, and the classes of the best epoch of each kind.
+    """Values of comparison.html for a group: all evaluations, and the classes of the best epoch of each model and its
+    settings.
 
     Args:
         start: folder that links start from.
@@ -238,10 +227,10 @@ def _group(title: str, rows: Sequence[_Row], start: str) -> Dict[str, Any]:
             link = urllib.parse.quote(os.fsencode(os.path.relpath(report_path(folder), start)))
         lines.append({"name": name, "link": link, "mean_iou": result["mean_iou"], "accuracy": result["pixel_accuracy"]})
         best.setdefault(_joined(source.title, _conditions(result, epoch=False)), (name, result["iou"]))
-    kinds = list(best.values())
-    classes = [name for name in kinds[0][1] if any(iou.get(name) is not None for _, iou in kinds)]
-    columns = range(1, len(kinds) + 1)
+    compared = list(best.values())
+    classes = [name for name in compared[0][1] if any(iou.get(name) is not None for _, iou in compared)]
+    columns = range(1, len(compared) + 1)
     return {"title": f"Evaluations: {title}" if title else "Evaluations", "masks": rows[0][2]["settings"]["masks"],
-            "evaluations": lines, "best": [name for name, _ in kinds], "columns": columns,
+            "evaluations": lines, "best": [name for name, _ in compared], "columns": columns,
             "heads": ["class"] + [f"{column}." for column in columns],
-            "classes": [[name] + [percent(iou.get(name)) for _, iou in kinds] for name in classes]}
+            "classes": [[name] + [percent(iou.get(name)) for _, iou in compared] for name in classes]}

@@ -3,18 +3,14 @@ import gzip
 import io
 import os
 import tarfile
-from typing import Iterable, Tuple
+from typing import Iterable
 
-import numpy as np
-from PIL import Image
-
-from core.classes import VOC_CLASSES, voc_palette
+from core.classes import VOC_CLASSES
 from core.config import Config
 from core.errors import UserError
 from core.io.files import read_bytes, replacing
-from core.io.images import read_image, read_mask
 from core.io.logs import logger, progress
-from core.paths import image_path, mask_path
+from core.paths import mask_path
 
 # Competition 6: segmentation, trained on other data than VOC's own; here on web images.
 _FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
@@ -32,7 +28,7 @@ def check_submission(path: str, config: Config) -> None:
                         f"{config.num_classes} other ones")
 
 
-def pack_submission(path: str, names: Iterable[str], masks: str, images: str) -> None:
+def pack_submission(path: str, names: Iterable[str], masks: str) -> None:
     """Write results/VOC2012/Segmentation/comp6_test_cls/<id>.png for every id into a .tar.gz archive.
 
     The same masks give the same bytes.
@@ -40,34 +36,18 @@ def pack_submission(path: str, names: Iterable[str], masks: str, images: str) ->
     Args:
         path: of the archive.
         names: ids of the list.
-        masks, images: folders of <id>.png and <id>.jpg.
+        masks: folder of <id>.png, as an evaluation writes them.
 
     Raises:
-        UserError: a mask is missing or damaged, is not a PNG with VOC's palette, has another size than its image or a
-            label that is not a class. No archive is written then.
+        UserError: a mask is missing, or the archive can't be written. There is none then.
     """
     with replacing(path) as temporary, open(temporary, "wb") as file, \
             gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed, \
             tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive:
         names = sorted(names)
         for name in progress(names, len(names), "submission"):
-            mask = mask_path(masks, name)
-            height, width = read_image(image_path(images, name)).shape[:2]
-            _check(mask, (height, width))
-            content = read_bytes(mask)
+            content = read_bytes(mask_path(masks, name))
             entry = tarfile.TarInfo(f"{_FOLDER}/{name}.png")
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     logger.info("%s: %d predictions for the VOC server", path, len(names))
-
-
-def _check(path: str, size: Tuple[int, ...]) -> None:
-    """Raise UserError if a mask is not what the server accepts. size: (height, width) of its image."""
-    mask = read_mask(path, len(VOC_CLASSES), size)
-    if mask.max() >= len(VOC_CLASSES):
-        raise UserError(f"{path} has label {mask.max()}; a prediction is one of the classes 0..{len(VOC_CLASSES) - 1}")
-    with Image.open(path) as image:
-        palette = np.array(image.getpalette() or ()).reshape(-1, 3)
-        used = len(VOC_CLASSES)
-        if image.format != "PNG" or len(palette) < used or (palette[:used] != voc_palette()[:used]).any():
-            raise UserError(f"{path} is not a PNG with the palette of VOC")

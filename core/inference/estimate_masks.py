@@ -1,6 +1,5 @@
 """Masks for the training images from a trained model, limited to their image-level labels."""
 import collections
-import contextlib
 import functools
 import os
 from typing import Optional
@@ -38,7 +37,6 @@ def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool
 
     Args:
         epoch: snapshot of `model` to use.
-        devices: list of Device, of one engine.
         crf: refine the scores with the dense CRF.
         overwrite: make all masks again; a killed run that did so with the same settings is continued.
         jobs: processes that run the CRF.
@@ -70,7 +68,7 @@ def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool
         segmenter = Segmenter(snapshot, devices, options.dtype)
         work = functools.partial(estimate, estimation=Estimation(
             config, crf, targets.labels, _adjustment(snapshot), posteriors, targets.masks))
-        with record, process_pool(jobs) if crf and jobs > 1 else contextlib.nullcontext() as pool:
+        with record, process_pool(jobs if crf else 1) as pool:
             scored = scored_images(segmenter, rest, folder=targets.images, options=options)
             for _ in progress(ordered_map(work, scored, pool, 2 * jobs), len(rest), "mask estimation"):
                 pass

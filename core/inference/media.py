@@ -16,11 +16,9 @@ from core.io.logs import logger  # noqa: E402
 from core.io.resize import shrink  # noqa: E402
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
-_MOST_STRETCHED = 4  # width of a pixel by its height; more is a damaged header
 _USUAL_RATE = 25.0  # frames per second of a video that does not say
 _LIKELY_RATE = 120  # frames per second; headers with more rather mean the ticks of a clock
 _MOST_TICKS = 65535  # per second, of MPEG-4: the numerator of a rate that is written as a decimal fraction
-_STANDSTILL = 3  # frames at the end that repeat the one before
 
 
 class Medium(NamedTuple):
@@ -72,9 +70,6 @@ def read_picture(path: str, max_side: int) -> Tuple[np.ndarray, Tuple[int, ...]]
 
     Returns:
         ((h, w, 3) uint8 RGB, (h, w) of the picture itself).
-
-    Raises:
-        UserError: as `images.read_image`.
     """
     image = read_image(path)
     return shrink(image, max_side), image.shape[:2]
@@ -112,25 +107,17 @@ class Video:
         Raises:
             UserError: there is no frame at all.
         """
-        last, repeated, count = np.empty(0), 0, 0
-        while True:
-            good, frame = self._capture.read()
-            if not good:
-                break
-            count += 1
-            repeated = repeated + 1 if np.array_equal(frame, last) else 0
-            last = frame
-            yield self._square(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
-        self._capture.release()
-        if not count:
+        good, frame = self._capture.read()
+        if not good:
             raise UserError(f"{self._path} can't be decoded: it has no readable frame")
-        if repeated >= _STANDSTILL:  # OpenCV decodes no frame larger than the first one, and says nothing
-            logger.warning("%s: the last %d frames are all the same; unless the video stands still there, it changes "
-                           "its size, which can't be read: convert it to one size first", self._path, repeated + 1)
+        while good:
+            yield self._square(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+            good, frame = self._capture.read()
+        self._capture.release()
 
     def _square(self, frame: np.ndarray) -> np.ndarray:
         """Stretch a frame of pixels that are not square, as of DVDs and camcorders, so that they are."""
-        if not 1 / _MOST_STRETCHED <= self._stretch <= _MOST_STRETCHED or self._stretch == 1:
+        if self._stretch == 1:
             return frame
         quarter_turned = self._capture.get(cv2.CAP_PROP_ORIENTATION_META) % 180 == 90
         stretch = 1 / self._stretch if quarter_turned else self._stretch

@@ -18,8 +18,6 @@ from core.paths import mask_path
 if TYPE_CHECKING:
     from core.network.snapshots import Snapshot
 
-LONGEST_JPEG = 60000  # pixels of a side; OpenCV's encoder takes 65500, and the legend needs some
-
 
 class Scored(NamedTuple):
     """An image and its scores.
@@ -46,7 +44,6 @@ def predict(scored: Scored, config: Config, crf: bool, allowed: Optional[Sequenc
     """Mask of an image from its scores.
 
     Args:
-        scored: Scored.
         crf: whether the dense CRF refines the scores.
         allowed: indices of the classes that may occur, besides the background; None allows all.
 
@@ -68,9 +65,6 @@ def predict(scored: Scored, config: Config, crf: bool, allowed: Optional[Sequenc
 
 def compare(scored: Scored, config: Config, options: EvaluationOptions) -> np.ndarray:
     """Predict an image, keep what the options ask for, and count its pixels, if there are masks.
-
-    Args:
-        options: `options.EvaluationOptions`.
 
     Returns:
         (classes, classes) int64 confusion matrix, of zeros without masks.
@@ -94,13 +88,9 @@ def segment(scored: Scored, config: Config, options: SegmentationOptions) -> Tup
 
     Args:
         scored: Scored; its name is a `Picture`, its image the picture scaled down to what the network is given.
-        options: `options.SegmentationOptions`.
 
     Returns:
         dict from class index to its share of the pixels, for those there are, and the (h, w) uint8 mask.
-
-    Raises:
-        UserError: a file can't be written.
     """
     name, path, size = scored.name
     mask, values = predict(scored, config, options.inference.crf, options.allowed)
@@ -111,36 +101,27 @@ def segment(scored: Scored, config: Config, options: SegmentationOptions) -> Tup
     write_mask(mask_path(masks_folder(options.output), name), mask)
     if path is not None:
         image = scored.image if scored.image.shape[:2] == size else read_image(path)
-        write_image(overlay_path(options.output, name, size),
-                    np.concatenate([overlay(image, mask), legend(mask, config.classes, size[1])]))
+        picture = np.concatenate([overlay(image, mask), legend(mask, config.classes, size[1])])
+        write_image(overlay_path(options.output, name), picture)
     indices, pixels = np.unique(mask, return_counts=True)
     return {int(index): count / mask.size for index, count in zip(indices, pixels.tolist())}, mask
 
 
-def overlay_path(output: str, name: str, size: Tuple[int, ...]) -> str:
-    """Where the overlay of an (h, w) picture goes: a JPEG, or a PNG where a side is too long for JPEG."""
-    return os.path.join(output, "overlays", name + (".jpg" if max(size) <= LONGEST_JPEG else ".png"))
+def overlay_path(output: str, name: str) -> str:
+    """Where the overlay of a picture goes."""
+    return os.path.join(output, "overlays", name + ".jpg")
 
 
 def masks_folder(output: str) -> str:
-    """Where an evaluation keeps its predictions."""
     return os.path.join(output, "masks")
 
 
 def scores_path(output: str, name: str) -> str:
-    """Where an evaluation keeps the scores of an image."""
     return os.path.join(output, "scoremaps", name + ".npy")
 
 
 def scoring_settings(snapshot: "Snapshot", options: InferenceOptions) -> Dict[str, Any]:
-    """What decides the prediction of an image, as JSON keeps it.
-
-    float32 goes without saying.
-
-    Args:
-        snapshot: `snapshots.Snapshot`.
-        options: `options.InferenceOptions`.
-    """
+    """What decides the prediction of an image, as JSON keeps it; float32 goes without saying."""
     return {**({} if options.dtype == "float32" else {"dtype": options.dtype}),
             "snapshot_sha256": snapshot.digest, "scales": list(options.scales),
             "crf": crf_settings(snapshot.config) if options.crf else None,

@@ -13,15 +13,7 @@ from core.engines.devices import Device
 from core.errors import UserError
 from core.inference.media import Medium, Video, is_video, read_picture, video_writer
 from core.inference.options import SegmentationOptions
-from core.inference.postprocess import (
-    LONGEST_JPEG,
-    Picture,
-    masks_folder,
-    overlay_path,
-    scores_path,
-    scoring_settings,
-    segment,
-)
+from core.inference.postprocess import Picture, masks_folder, overlay_path, scores_path, scoring_settings, segment
 from core.inference.segmenter import Segmenter, score_pairs
 from core.io.drawing import overlay
 from core.io.files import file_digest, remove_leftovers, write_json
@@ -33,8 +25,6 @@ from core.network.snapshots import Snapshot
 from core.paths import check_no_true_mask, mask_path
 from core.runtime.parallel import ordered_map, process_pool
 
-_LONGEST_NAME = 255  # bytes of a file's name
-
 
 def segment_media(snapshot: Snapshot, *, devices: List[Device], media: Sequence[Medium], options: SegmentationOptions,
                   jobs: int = 1) -> Dict[str, Any]:
@@ -43,9 +33,6 @@ def segment_media(snapshot: Snapshot, *, devices: List[Device], media: Sequence[
     A file that can't be decoded is reported, and the others follow. A killed run continues after the last finished one.
 
     Args:
-        devices: list of Device, of one engine.
-        media: list of `media.Medium`.
-        options: `options.SegmentationOptions`.
         jobs: processes that run the CRF.
 
     Returns:
@@ -80,8 +67,7 @@ def _segment_media(snapshot, devices, media, options, jobs):
     logger.info("%s model, epoch %d: %s", snapshot.model, snapshot.epoch, snapshot.path)
     work = _Work(config, options, Segmenter(snapshot, devices, options.inference.dtype), jobs)
     many = len(rest) > 1 or any(is_video(medium.path) for medium in rest)
-    parallel = options.inference.crf and jobs > 1 and many
-    with record, process_pool(jobs) if parallel else contextlib.nullcontext() as pool:
+    with record, process_pool(jobs if options.inference.crf and many else 1) as pool:
         for medium, entry in progress(work.results(rest, pool), len(rest), "segmentation"):
             record.done(medium.name, entry)
             logger.info("%s: %d x %d pixels%s: %s", medium.path, entry["width"], entry["height"],
@@ -110,7 +96,7 @@ class _Work:
     """Takes every file from decoding to its results.
 
     Attributes:
-        failures: dict from path to message, of the files that can't be decoded or have too long a name.
+        failures: dict from path to message, of the files that can't be decoded.
     """
 
     def __init__(self, config: Config, options: SegmentationOptions, segmenter: Segmenter, jobs: int):
@@ -141,7 +127,6 @@ class _Work:
     def _pictures(self, media):
         for medium in media:
             with self._reporting(medium):
-                _check_lengths(medium, self._options.output)
                 image, size = read_picture(medium.path, self._options.max_side)
                 if image.shape[:2] != size:
                     logger.info("%s: %d x %d pixels, scaled down to %d x %d for the network; see --max-side",
@@ -151,7 +136,6 @@ class _Work:
 
     def _video(self, medium, pool):
         """Write the masks of all frames, and the video with their overlays; returns its dict for predictions.json."""
-        _check_lengths(medium, self._options.output)
         video = Video(medium.path)
         under_way = collections.deque()
 
@@ -160,9 +144,9 @@ class _Work:
                 under_way.append(frame)
                 image = shrink(frame, self._options.max_side)
                 self._segmenter.check_memory(medium.path, image.shape[:2], self._options.inference.scales)
-                yield Picture(f"{medium.name}/{number:06d}", None, frame.shape[:2]), image
+                yield Picture(_frame_name(medium, number), None, frame.shape[:2]), image
 
-        for path in _frame_results(medium.name, 0, self._options):  # an earlier video of this name may be longer
+        for path in _picture_results(_frame_name(medium, 0), self._options):  # an earlier, longer video of this name
             shutil.rmtree(os.path.dirname(path), ignore_errors=True)
         total = collections.Counter()
         count = 0
@@ -211,30 +195,18 @@ def video_path(output: str, name: str) -> str:
 def _results(medium, entry, options):
     """Paths that a finished file's results have; of a video's masks and score maps, the last ones."""
     if is_video(medium.path):
-        return [video_path(options.output, medium.name), *_frame_results(medium.name, entry["frames"], options)]
-    paths = [overlay_path(options.output, medium.name, (entry["height"], entry["width"])),
-             mask_path(masks_folder(options.output), medium.name)]
-    return paths + [scores_path(options.output, medium.name)] * options.save_scores
+        return _picture_results(_frame_name(medium, entry["frames"]), options) + [
+            video_path(options.output, medium.name)]
+    return _picture_results(medium.name, options) + [overlay_path(options.output, medium.name)]
 
 
-def _frame_results(name, number, options):
-    """Paths of the mask and the scores of a frame of a video."""
-    name = f"{name}/{number:06d}"
+def _frame_name(medium, number):
+    return f"{medium.name}/{number:06d}"
+
+
+def _picture_results(name, options):
+    """Paths of the mask and the scores of a picture, or of a frame of a video."""
     return [mask_path(masks_folder(options.output), name)] + [scores_path(options.output, name)] * options.save_scores
-
-
-def _possible_results(medium, output):
-    """Paths that belong to a medium's results, whatever size it has."""
-    if is_video(medium.path):
-        return [video_path(output, medium.name)]
-    return [mask_path(masks_folder(output), medium.name),
-            *(overlay_path(output, medium.name, (side, side)) for side in (1, LONGEST_JPEG + 1))]
-
-
-def _check_lengths(medium, output):
-    """Raise UserError if no file can have the name of one of a medium's results."""
-    if any(len(os.fsencode(os.path.basename(path))) > _LONGEST_NAME for path in _possible_results(medium, output)):
-        raise UserError(f"{medium.path}: its name is too long for those of its results: rename it")
 
 
 def _check_apart(media, output):
@@ -242,7 +214,8 @@ def _check_apart(media, output):
     inputs = {os.path.realpath(medium.path) for medium in media} | {medium.path for medium in media}
     owners = {}
     for medium in media:
-        for path in _possible_results(medium, output):
+        for path in ([video_path(output, medium.name)] if is_video(medium.path) else
+                     [mask_path(masks_folder(output), medium.name), overlay_path(output, medium.name)]):
             if os.path.abspath(path) in inputs or os.path.realpath(path) in inputs:
                 raise UserError(f"the result {path} would take the place of a file to segment: choose another --output")
             if path in owners:

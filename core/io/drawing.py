@@ -9,7 +9,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from core.classes import voc_palette
 
-_HEADER = 22  # pixels above a column
 _BAND = 256  # rows that are mixed at once
 _LEGEND_LETTERS = 11, 40  # pixels, of narrow and of wide pictures
 
@@ -84,30 +83,3 @@ def legend(mask: np.ndarray, classes: Sequence[str], width: int) -> np.ndarray:
         draw.rectangle((x, y, x + size, y + size), colour)
         draw.text((x + size + size // 3, y + size // 2), name, (0, 0, 0), _font(size), anchor="lm")
     return np.array(strip)
-
-
-def side_by_side(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], height: int = 150) -> np.ndarray:
-    """Table of pictures.
-
-    Args:
-        rows: list of lists of (h, w, 3) uint8 RGB; the pictures of a row have one shape.
-        titles: text above each column.
-        height: of a row, pixels.
-
-    Returns:
-        (H, W, 3) uint8 RGB on white.
-    """
-    rows = [[cv2.resize(picture, (max(1, round(height * picture.shape[1] / picture.shape[0])), height),
-                        interpolation=cv2.INTER_AREA) for picture in row] for row in rows]
-    widths = [max(row[column].shape[1] for row in rows) for column in range(len(titles))]
-    gap = 6
-    sheet = np.full((_HEADER + len(rows) * (height + gap), sum(widths) + gap * (len(widths) - 1), 3), 255, np.uint8)
-    left = 0
-    for column, (title, width) in enumerate(zip(titles, widths)):
-        write_title(sheet, title, left + 2, _HEADER - 7)
-        for place, row in enumerate(rows):
-            picture = row[column]
-            top = _HEADER + place * (height + gap)
-            sheet[top:top + height, left:left + picture.shape[1]] = picture
-        left += width + gap
-    return sheet

@@ -1,4 +1,7 @@
-"""Reading with clear errors, and writing that appears whole or not at all."""
+"""Reading with clear errors, and writing that appears whole or not at all.
+
+Whatever reads or writes a file raises a UserError that names it where it is missing, damaged or can't be written.
+"""
 import collections
 import contextlib
 import functools
@@ -30,11 +33,7 @@ def naming_errors(path: str, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[str]:
-    """Give a temporary name beside `path`; move it to `path` when the block ends well, else remove it.
-
-    Raises:
-        UserError: the folder can't be written to, or the disk is full.
-    """
+    """Give a temporary name beside `path`; move it to `path` when the block ends well, else remove it."""
     folder, name = os.path.split(os.path.abspath(path))
     # Not the process id, which is the same in every container that writes to the folder.
     temporary = os.path.join(folder, f".{name[:_NAME_KEPT]}.{uuid.uuid4().hex[:8]}.tmp")
@@ -98,9 +97,6 @@ def remove(path: str, missing_ok: bool = False) -> None:
 
     Args:
         missing_ok: whether it may be gone already.
-
-    Raises:
-        UserError: it is none, or its folder can't be written to.
     """
     accepted = (FileNotFoundError,) if missing_ok else ()
     with naming_errors(path, "can't be removed"), contextlib.suppress(*accepted):
@@ -108,11 +104,7 @@ def remove(path: str, missing_ok: bool = False) -> None:
 
 
 def list_folder(path: str) -> List[str]:
-    """Sorted names of what is in a folder; an empty list where there is no such folder.
-
-    Raises:
-        UserError: it can't be read.
-    """
+    """Sorted names of what is in a folder; an empty list where there is no such folder."""
     with naming_errors(path, "can't be read"):
         return sorted(os.listdir(path)) if os.path.isdir(path) else []
 
@@ -151,9 +143,6 @@ def walk(folder: str, leave_out: Iterable[str] = ()) -> Iterator[Tuple[str, List
 
     Args:
         leave_out: real paths of folders that are not entered.
-
-    Raises:
-        UserError: a folder can't be read.
     """
     def refuse(error):
         raise UserError(f"{error.filename} can't be read: {error.strerror}") from error
@@ -169,21 +158,13 @@ def walk(folder: str, leave_out: Iterable[str] = ()) -> Iterator[Tuple[str, List
 
 
 def read_bytes(path: str) -> bytes:
-    """Content of a file.
-
-    Raises:
-        UserError: there is no such file, or it can't be read.
-    """
+    """Content of a file."""
     with naming_errors(path, "can't be read"), open(path, "rb") as file:
         return file.read()
 
 
 def file_digest(path: str) -> str:
-    """SHA-256 of a file's content, as hexadecimal text.
-
-    Raises:
-        UserError: as `read_bytes`.
-    """
+    """SHA-256 of a file's content, as hexadecimal text."""
     digest = hashlib.sha256()
     with naming_errors(path, "can't be read"), open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
@@ -192,11 +173,7 @@ def file_digest(path: str) -> str:
 
 
 def read_text(path: str) -> str:
-    """Text of a UTF-8 file, with or without a byte order mark.
-
-    Raises:
-        UserError: the file is missing or is not UTF-8.
-    """
+    """Text of a UTF-8 file, with or without a byte order mark."""
     try:
         return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -271,11 +248,7 @@ def _unique_keys(pairs):
 
 
 def read_array(path: str) -> np.ndarray:
-    """Array of a .npy file.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
+    """Array of a .npy file."""
     try:
         return np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
     except (ValueError, EOFError) as error:
@@ -283,11 +256,7 @@ def read_array(path: str) -> np.ndarray:
 
 
 def read_arrays(path: str) -> Dict[str, np.ndarray]:
-    """Arrays of an .npz.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
+    """Arrays of an .npz."""
     try:
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as stored:
             return dict(stored)

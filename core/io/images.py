@@ -7,14 +7,14 @@ import contextlib
 import functools
 import io
 import os
-import re
 import struct
 import warnings
 import zlib
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 
 import cv2
 import numpy as np
+import simplejpeg  # libjpeg-turbo, as in OpenCV, but says what is wrong with a damaged file
 from PIL import Image, UnidentifiedImageError
 
 from core.classes import IGNORE_LABEL, voc_palette
@@ -22,11 +22,6 @@ from core.errors import UserError
 from core.io.files import read_bytes, write_bytes
 from core.io.logs import logger
 from core.io.palettes import check_palette
-
-try:
-    import simplejpeg  # libjpeg-turbo, as in OpenCV, but says what is wrong with a damaged file
-except ImportError:
-    simplejpeg = None  # no wheel for this machine: damaged JPEGs are decoded without a warning
 
 PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2",
             ".gif", ".avif")
@@ -48,6 +43,7 @@ _TURNS: Dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF orientation: h
 # Pillow's warnings name no file; what is wrong with a picture is found out here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 Image.MAX_IMAGE_PIXELS = None  # `_check_size` has its own limit
+Image.init()  # so that Image.OPEN has the formats that this Pillow decodes
 
 
 class DecodingError(ValueError):
@@ -91,11 +87,7 @@ def encode_mask(mask: np.ndarray) -> bytes:
 
 
 def write_mask(path: str, mask: np.ndarray) -> None:
-    """Write class indices as a PNG with the VOC palette.
-
-    Args:
-        mask: (h, w) uint8 class indices, 255 = ignore.
-    """
+    """Write (h, w) uint8 class indices, 255 = ignore, as a PNG with the VOC palette."""
     write_bytes(path, encode_mask(mask))
 
 
@@ -134,7 +126,8 @@ def image_size(content: bytes) -> Tuple[int, int]:
         DecodingError: it is no picture of a format that is read here.
     """
     with _opened(content, _FORMATS) as image:
-        return image.size[::-1] if _orientation(image, content) in (5, 6, 7, 8) else image.size
+        _check_size(image, content)  # Pillow decodes a PNG whole before it looks for EXIF data
+        return image.size[::-1] if _orientation(image) in (5, 6, 7, 8) else image.size
 
 
 def read_size(path: str) -> Tuple[int, int]:
@@ -152,7 +145,7 @@ def read_size(path: str) -> Tuple[int, int]:
 def is_upright_jpeg(content: bytes) -> bool:
     """Whether every program shows an image file as it is decoded here: a grey or RGB JPEG that isn't turned."""
     with contextlib.suppress(DecodingError), _opened(content, _FORMATS) as image:
-        return image.format == "JPEG" and image.mode in ("L", "RGB") and _orientation(image, content) not in _TURNS
+        return image.format == "JPEG" and image.mode in ("L", "RGB") and _orientation(image) not in _TURNS
     return False
 
 
@@ -169,7 +162,7 @@ def decode_image(content: bytes) -> Decoded:
             pixels, damage = _decode_jpeg(content)
         else:
             pixels, damage = _to_rgb(image, content), None
-        return Decoded(turned(pixels, _orientation(image, content)), damage)
+        return Decoded(turned(pixels, _orientation(image)), damage)
 
 
 def read_mask(path: str, num_classes: int, size: Optional[Tuple[int, ...]] = None) -> np.ndarray:
@@ -212,7 +205,7 @@ def _decode_png(content):
             raise DecodingError(f"it is a picture of mode {image.mode}; a mask is a palette or 8-bit greyscale PNG of "
                                 "class indices")
         palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3) if image.mode == "P" else None
-        mask = turned(np.array(image).astype(np.uint8), _orientation(image, content))  # the samples of mode 1: 0 and 1
+        mask = turned(np.array(image).astype(np.uint8), _orientation(image))  # the samples of mode 1: 0 and 1
     mask //= _GREY_STEPS.get(raw_mode, 1)
     return mask, palette
 
@@ -238,7 +231,7 @@ def check_mask(path: str, mask: np.ndarray, num_classes: int, size: Optional[Tup
 def _opened(content: bytes, formats: Tuple[str, ...]) -> Iterator[Image.Image]:
     """Pillow's view of an image file. Whatever its decoders raise within the block becomes a DecodingError."""
     try:
-        with Image.open(io.BytesIO(content), formats=_known(formats)) as image:
+        with Image.open(io.BytesIO(content), formats=[name for name in formats if name in Image.OPEN]) as image:
             if image.format == "PNG":
                 _check_png(content)
             yield image
@@ -249,13 +242,6 @@ def _opened(content: bytes, formats: Tuple[str, ...]) -> Iterator[Image.Image]:
                             f"format that is read here ({', '.join(formats)}, of 8 or 16 bits)") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise DecodingError(f"the file is damaged or truncated ({error or type(error).__name__})") from error
-
-
-@functools.lru_cache(maxsize=None)
-def _known(formats: Tuple[str, ...]) -> List[str]:
-    """Those of the formats that this Pillow decodes."""
-    Image.init()
-    return [name for name in formats if name in Image.OPEN]
 
 
 def _check_size(image: Image.Image, content: bytes) -> None:
@@ -278,19 +264,14 @@ def _check_png(content: bytes) -> None:
 
 
 def _decode_jpeg(content: bytes) -> Decoded:
-    """Decode a grey or three-colour JPEG file, unturned, with the same bits by either library."""
-    damage = None
-    if simplejpeg:
-        try:
-            return Decoded(simplejpeg.decode_jpeg(content, "RGB"), None)
-        except ValueError as error:
-            damage = str(error)
+    """Decode a grey or three-colour JPEG file, unturned; a damaged one by OpenCV, which gives what can be had."""
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        image, damage = None, error.err
+        return Decoded(simplejpeg.decode_jpeg(content, "RGB"), None)
+    except ValueError as error:
+        damage = str(error)
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
-        raise DecodingError("the file is damaged or truncated" + (f" ({damage})" if damage else ""))
+        raise DecodingError(f"the file is damaged or truncated ({damage})")
     return Decoded(image, damage)
 
 
@@ -315,13 +296,9 @@ def _to_rgb(image: Image.Image, content: bytes) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _orientation(image: Image.Image, content: bytes) -> Optional[int]:
+def _orientation(image: Image.Image) -> Optional[int]:
     """What the file's EXIF data says; damaged data says nothing."""
     with contextlib.suppress(Exception):
-        if image.format == "PNG":  # which Pillow decodes whole before it looks for EXIF data
-            if not re.search(b"(?i)exif", content):
-                return None
-            _check_size(image, content)
         return image.getexif().get(_ORIENTATION)
     return None
 

@@ -19,11 +19,7 @@ class Journal:
         self._file: Optional[int] = None
 
     def rows(self) -> List[Any]:
-        """Values of the file, in order; none where there is no file. An unfinished last line is left out.
-
-        Raises:
-            UserError: a line is not JSON; it is named. Or the file can't be read.
-        """
+        """Values of the file, in order; none where there is no file. An unfinished last line is left out."""
         lines = read_bytes(self._path).split(b"\n") if os.path.exists(self._path) else []
         rows = []
         for number, line in enumerate(lines, 1):
@@ -35,11 +31,7 @@ class Journal:
         return rows
 
     def open(self, rows: Iterable[Any]) -> "Journal":
-        """Make the file hold `rows`, and get ready to append.
-
-        Raises:
-            UserError: the file can't be written.
-        """
+        """Make the file hold `rows`, and get ready to append."""
         content = "".join(json.dumps(row) + "\n" for row in rows).encode()
         if not os.path.exists(self._path) or read_bytes(self._path) != content:
             write_bytes(self._path, content)
@@ -48,11 +40,7 @@ class Journal:
         return self
 
     def append(self, row: Any) -> None:
-        """Add a line.
-
-        Raises:
-            UserError: it can't be written, as on a full disk; the file is then as it was before.
-        """
+        """Add a line."""
         assert self._file is not None
         content, size = json.dumps(row).encode() + b"\n", os.fstat(self._file).st_size
         with naming_errors(self._path, "can't be written"):

@@ -38,11 +38,7 @@ class _File(logging.FileHandler):
 
 
 def start_log(path: str, config: Any) -> None:
-    """Log to the console and append to the file at `path`; the first lines say what runs, on what, how set.
-
-    Raises:
-        UserError: the file can't be written.
-    """
+    """Log to the console and append to the file at `path`; the first lines say what runs, on what, how set."""
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()

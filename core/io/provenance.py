@@ -1,16 +1,13 @@
 """What files were made of: may a stage continue with what is there, and what of it is out of date?"""
 import concurrent.futures
-import contextlib
 import json
 import os
-import time
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Set
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set
 
 from core.errors import UserError
-from core.io.files import file_digest, naming_errors, read_json, remove, write_text
+from core.io.files import file_digest, naming_errors, remove
 from core.io.journal import Journal
 
-_UNCHANGED = 2.0  # seconds after its last change from which on any further change shows in a file's times
 _THREADS = 4  # that read files to hash
 
 
@@ -116,9 +113,6 @@ class StageRecord:
 
         Args:
             value: what is known of it, as JSON keeps it.
-
-        Raises:
-            UserError: the disk is full.
         """
         self._journal.append([name, value])
         self.values[name] = value
@@ -149,49 +143,14 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return ""
 
 
-def content_digests(paths: Iterable[str], cache: str) -> List[str]:
-    """SHA-256 of files, as hexadecimal text.
-
-    A file is read again only if its size, inode or one of its times differs from those in the cache. Programs may set
-    the time of the last change of the content as they like, so that of the last change of the inode, which they can't
-    set, decides; and a file that was changed a moment ago is not entered, as it may change again within the same tick
-    of the file system's clock (as in Git's "racy" entries).
-
-    Args:
-        cache: path of a JSON file, written by this function; it may be deleted.
-
-    Raises:
-        UserError: a file can't be read.
-    """
-    paths = [os.path.abspath(path) for path in paths]
-    states = {path: file_state(path) for path in paths}
-    known = _read_digests(cache)
-    unknown = [path for path, state in states.items() if known.get(path, [None])[:-1] != state]
-    now = time.time()
+def content_digests(paths: Sequence[str]) -> List[str]:
+    """SHA-256 of files, as hexadecimal text."""
     with concurrent.futures.ThreadPoolExecutor(_THREADS, "hash") as pool:
-        found: Dict[str, List[Any]] = {path: [*states[path], digest]
-                                       for path, digest in zip(unknown, pool.map(file_digest, unknown))}
-    lasting = {path: entry for path, entry in found.items() if max(entry[1:3]) < (now - _UNCHANGED) * 1e9}
-    if lasting:
-        with contextlib.suppress(UserError):  # a full disk, say: without the cache it only takes longer
-            write_text(cache, json.dumps({**known, **lasting}))
-    known.update(found)
-    return [known[path][-1] for path in paths]
+        return list(pool.map(file_digest, paths))
 
 
 def file_state(path: str) -> List[int]:
-    """What changes whenever a file does: bytes, times of the last change of content and inode in ns, inode.
-
-    Raises:
-        UserError: there is no such file.
-    """
+    """What changes whenever a file does: bytes, times of the last change of content and inode in ns, inode."""
     with naming_errors(path, "can't be read"):
-        found = os.stat(path)
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
-
-
-def _read_digests(cache: str) -> Dict[str, List[Any]]:
-    try:
-        return {path: list(entry) for path, entry in read_json(cache).items() if isinstance(entry[-1], str)}
-    except (UserError, AttributeError, TypeError, LookupError):
-        return {}  # a cache: what is lost is computed again
+        status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]

@@ -4,7 +4,6 @@ MXNet's native code trusts the sizes that a file states: a damaged one makes it 
 those of mxnet.nd.save to the last bit. The versions read are those of MXNet 1.9.1 (src/ndarray/ndarray.cc,
 NDArray::Load), sparse arrays left out.
 """
-import errno
 import os
 import struct
 from io import BufferedReader
@@ -13,7 +12,7 @@ from typing import BinaryIO, Dict, List, Mapping, Tuple
 import numpy as np
 
 from core.errors import UserError
-from core.io.files import replacing
+from core.io.files import naming_errors, replacing
 
 _LIST_MAGIC = 0x112
 _SHAPE32, _SHAPE64 = 0xF993FAC8, 0xF993FAC9  # since MXNet 0.11, and since 1.0; before, the number of axes stood there
@@ -23,7 +22,6 @@ _NUMBERS = {np.dtype(name): number for number, name in _TYPES.items() if number 
 _CPU = 1
 _CONTEXTS = (_CPU, 2, 3)  # CPU, GPU, pinned memory; where the array was, not where it goes
 _MOST_AXES = 32
-_DISK_FULL = "the disk is full, or a quota or a limit on the size of files is reached"
 
 
 def write_params(path: str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -31,18 +29,10 @@ def write_params(path: str, arrays: Mapping[str, np.ndarray]) -> None:
 
     Args:
         arrays: floating-point numbers or integers, with one axis and one item at least: MXNet takes no others.
-
-    Raises:
-        UserError: the folder can't be written to, or the disk is full.
     """
     with replacing(path) as temporary:
-        try:
-            with open(temporary, "wb") as file:
-                _write(file, arrays)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise OSError(errno.ENOSPC, _DISK_FULL) from error
-            raise
+        with open(temporary, "wb") as file:
+            _write(file, arrays)
 
 
 def _write(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
@@ -68,10 +58,8 @@ def read_params(path: str) -> Dict[str, np.ndarray]:
         UserError: the file is missing or damaged, or its arrays have no names.
     """
     try:
-        with open(path, "rb") as file:
+        with naming_errors(path, "can't be read"), open(path, "rb") as file:
             values, names = _Reader(file).read()
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
     except ValueError as error:
         raise UserError(f"{path} is damaged, or not an MXNet parameter file: {error}") from error
     if len(names) != len(values):

@@ -80,11 +80,7 @@ def save_snapshot(layout: Layout, model: str, epoch: int, config: Config, symbol
 
 
 def write_parameters(path: str, parameters: Parameters) -> None:
-    """Write `Parameters` as a .params file.
-
-    Raises:
-        UserError: the folder can't be written to, or the disk is full.
-    """
+    """Write `Parameters` as a .params file."""
     values = {"arg:" + name: value for name, value in parameters.args.items()}
     values.update(("aux:" + name, value) for name, value in parameters.aux.items())
     values["settings:" + json.dumps(parameters.settings)] = np.zeros(1, np.float32)  # an empty array can't be saved
@@ -154,11 +150,7 @@ def parameters_digest(args: Mapping[str, np.ndarray], aux: Mapping[str, np.ndarr
 
 
 def adopt_recorded(config: Config, path: str, recorded: Dict[str, Any]) -> Config:
-    """Config with the settings that the parameter file `path` records; those that change are logged.
-
-    Raises:
-        UserError: as `config.adopt_settings`.
-    """
+    """Config with the settings that the parameter file `path` records; those that change are logged."""
     adopted = adopt_settings(config, recorded, path)
     changes = [f"{name}={getattr(adopted, name)}" for name in recorded
                if getattr(adopted, name) != getattr(config, name)]
@@ -168,11 +160,7 @@ def adopt_recorded(config: Config, path: str, recorded: Dict[str, Any]) -> Confi
 
 
 def identify_snapshot(path: str) -> Tuple[str, int]:
-    """Model that a snapshot's parameters are those of, and the epoch in its file's name; 0 where there is none.
-
-    Raises:
-        UserError: as `read_parameters`.
-    """
+    """Model that a snapshot's parameters are those of, and the epoch in its file's name; 0 where there is none."""
     epoch = re.search(r"-([0-9]{1,9})\.params$", path)
     return "final" if "g_score_weight" in read_parameters(path).args else "init", int(epoch.group(1)) if epoch else 0
 

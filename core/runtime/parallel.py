@@ -20,8 +20,12 @@ _Result = TypeVar("_Result")
 
 
 @contextlib.contextmanager
-def process_pool(jobs: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
-    """Executor of `jobs` spawned processes; none outlives this process, however it ends."""
+def process_pool(jobs: int) -> Iterator[Optional[concurrent.futures.ProcessPoolExecutor]]:
+    """Executor of `jobs` spawned processes; none outlives this process, however it ends. None for one job, which is
+    this process's own."""
+    if jobs == 1:
+        yield None
+        return
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(jobs, context, _die_with_parent)
     try:

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 import re
-import threading
 from typing import Iterator, NamedTuple, Optional
 
 from core.errors import UserError
@@ -22,7 +21,7 @@ class TaskPool(NamedTuple):
 
 @contextlib.contextmanager
 def task_pool(jobs: int, scheduler: Optional[str], folder: str) -> Iterator[TaskPool]:
-    """TaskPool for `parallel.ordered_map`.
+    """TaskPool for `parallel.ordered_map`. Where all workers of a scheduler are gone, it waits for new ones.
 
     Args:
         jobs: processes of this machine; 1 stands for this process.
@@ -32,12 +31,9 @@ def task_pool(jobs: int, scheduler: Optional[str], folder: str) -> Iterator[Task
 
     Raises:
         UserError: `distributed` is not installed, the scheduler does not answer, the workers can't import the project,
-            don't see the folder or are gone, or a task killed several of them.
+            don't see the folder, or a task killed several of them.
     """
     if scheduler is None:
-        if jobs == 1:
-            yield TaskPool(None, 1)
-            return
         with process_pool(jobs) as pool:
             yield TaskPool(pool, 4 * jobs)
         return
@@ -59,14 +55,13 @@ def task_pool(jobs: int, scheduler: Optional[str], folder: str) -> Iterator[Task
             raise UserError(f"the Dask scheduler at {scheduler} has no workers: start some with: dask worker "
                             f"{scheduler} --nworkers -1 --nthreads 1")
         _probe(client, scheduler, folder)
-        with _watch(client):
-            yield TaskPool(client.get_executor(retries=_RETRIES), 4 * threads)
+        yield TaskPool(client.get_executor(retries=_RETRIES), 4 * threads)
     except distributed.scheduler.KilledWorker as error:
         raise UserError(f"a task killed several workers of the Dask cluster: {error}; perhaps they have too little "
                         "memory") from error
     except (concurrent.futures.CancelledError, distributed.comm.CommClosedError) as error:
-        raise UserError(f"the Dask scheduler at {scheduler}, or all of its workers, are gone: start them and run the "
-                        "same command again") from error
+        raise UserError(f"the Dask scheduler at {scheduler} is gone: start it and run the same command again"
+                        ) from error
     finally:
         client.close()
 
@@ -84,27 +79,3 @@ def _probe(client, scheduler, folder):
     if not all(sees.values()):
         raise UserError(f"{folder} is not there for {min(worker for worker in sees if not sees[worker])}: the workers "
                         "need the data at the same path, on a common file system")
-
-
-@contextlib.contextmanager
-def _watch(client):
-    """Close the client, which cancels all tasks, once the cluster has had no worker for a minute."""
-    over = threading.Event()
-
-    def look():
-        missing = 0
-        while not over.wait(_PATIENCE / 10):
-            try:
-                missing = 0 if client.nthreads() else missing + 1
-            except Exception:  # the scheduler is gone
-                missing += 1
-            if missing == 10:
-                client.close(timeout=1)
-                return
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join(_PATIENCE)

@@ -58,7 +58,7 @@ def _train(config, model, devices, start_epoch, resume, keep, group):
                         "--batch-size or the devices")
     samples = training_samples(model, config)
     logger.info("%d training images for the %s model", len(samples), model)
-    data = samples_record(samples, config.layout)
+    data = samples_record(samples)
 
     checkpoint = None
     if resume:

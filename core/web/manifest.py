@@ -31,9 +31,6 @@ class Manifest:
         folder: of the kept images.
         rows: list of dict. Each has "class", "url" and "status"; "name", "phash" and more if it is kept, else "reason".
         counts: Counter from class index to the number of its kept images that are there.
-
-    Raises:
-        UserError: a line is damaged.
     """
 
     def __init__(self, layout: Layout, config: Config) -> None:
@@ -131,11 +128,7 @@ class Manifest:
             os.replace(self.pending(name), path)
 
     def append(self, row: Dict[str, Any]) -> None:
-        """Add a line and, if it belongs to a kept image, give its `pending` file its name.
-
-        Raises:
-            UserError: it can't be written, as on a full disk; the file is then as it was before.
-        """
+        """Add a line and, if it belongs to a kept image, give its `pending` file its name."""
         self._journal.append(row)
         self.rows.append(row)
         if row["status"] == "kept":

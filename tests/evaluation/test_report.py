@@ -16,7 +16,7 @@ from PIL import Image
 from core.errors import UserError, printable
 from core.evaluation.learning_curves import LINES, Curve, draw, training_curves
 from core.evaluation.metrics import image_iou, summarise
-from core.evaluation.pages import COLOURS, bars, confusions, keys, matrix
+from core.evaluation.pages import bars, confusions, keys, matrix, render
 from core.evaluation.report import Example, Source, best_and_worst, find_source, write_comparison, write_report
 from core.evaluation.results import ResultFolder
 
@@ -97,22 +97,22 @@ def test_the_matrix_shows_shares_of_the_true_class_and_no_absent_class():
     assert rows == [("bk", "spoon"), ("spoon", "bk")]
 
 
-def test_a_matrix_of_many_classes_leaves_out_the_numbers_and_long_names_are_shortened():
-    names = ["a name of more than eighteen letters"] + [f"class {number}" for number in range(40)]
+def test_a_matrix_of_many_classes_leaves_out_the_numbers():
+    names = [f"class {number}" for number in range(41)]
     content = matrix(10 * np.eye(41, dtype=int), names)
     assert ">100<" not in content and "matrix many" in content and "class 39 seen as class 39: 100.0 %" in content
-    assert content.count(">a name of more th…<") == 2 and ">a name of more than" not in content
-    assert content.count("title=\"a name of more than eighteen letters\"") == 2
     assert ">100<" in matrix(10 * np.eye(30, dtype=int), names) and "matrix many" not in matrix(np.eye(30), names)
 
 
-@pytest.mark.parametrize("scheme", COLOURS)
+@pytest.mark.parametrize("scheme", [0, 1])
 def test_the_numbers_of_the_matrix_stand_out_on_light_and_on_dark_pages(scheme):
-    text, back = (np.array(COLOURS[scheme][name]) for name in ("text", "back"))
+    root = re.findall(r":root {([^}]*)}", render("page.html", title=""))[scheme]
+    colours = {name: np.array(values.split(","), int) for name, values in re.findall(r"--([a-z]+): ([0-9, ]+);", root)}
+    text, back = colours["text"], colours["back"]
     for hits in range(0, 101, 4):
         content = matrix([[hits, 100 - hits], [0, 100]], ("bk", "mug"))
         for hue, alpha in re.findall(r"class=\"cell\" style=\"background:rgba\(var\(--([a-z]+)\),([0-9.]+)", content):
-            mixed = float(alpha) * np.array(COLOURS[scheme][hue]) + (1 - float(alpha)) * back
+            mixed = float(alpha) * colours[hue] + (1 - float(alpha)) * back
             lights = sorted(relative_luminance(rgb) for rgb in (mixed, text))
             assert (lights[1] + 0.05) / (lights[0] + 0.05) >= 4.5  # WCAG 2.1, 1.4.3
 

@@ -1,6 +1,7 @@
 import numpy as np
 
-from core.io.drawing import colour_mask, heat_map, legend, overlay, side_by_side, write_title
+from core.io.drawing import colour_mask, heat_map, legend, overlay, write_title
+from demo.pictures_table import side_by_side
 
 
 def test_masks_have_the_colours_of_voc():

@@ -10,7 +10,7 @@ import pytest
 from picture_files import claiming, encoded, tiff
 from PIL import Image, features
 
-import core.io.images
+import core.io.images  # which lets Pillow find its formats
 from core.classes import voc_palette
 from core.errors import UserError
 from core.io.images import DecodingError, decode_image, image_size, read_image, read_mask, write_image, write_mask
@@ -126,7 +126,7 @@ def test_every_mode_of_pillows_writers_is_read_as_a_viewer_shows_it(kind, modes,
             assert difference(encoded(image, kind, **flags), expected) < 3, mode
 
 
-@pytest.mark.skipif("AVIF" not in core.io.images._known(("AVIF",)), reason="Pillow without AVIF")
+@pytest.mark.skipif("AVIF" not in Image.OPEN, reason="Pillow without AVIF")
 def test_avif_is_read_and_turned():
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -222,17 +222,15 @@ def test_exif_data_with_any_damaged_byte_cost_no_picture():
             assert sorted(decode_image(bytes(damaged)).image.shape) == [3, 40, 50]
 
 
-def test_jpegs_are_decoded_to_the_bits_of_opencv_by_either_library(monkeypatch):
+def test_jpegs_are_decoded_to_the_bits_of_opencv():
     noise = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
     files = [encoded(cv2.GaussianBlur(noise, (0, 0), 2), "JPEG", quality=quality, subsampling=sampling, progressive=how)
              for quality, sampling, how in itertools.product((30, 90), (0, 1, 2), (False, True))]
     files += [cv2.imencode(".jpg", noise, [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor])[1].tobytes()
               for factor in (0x411111, 0x440000 | 0x1111, 0x211111, 0x221111, 0x111111)]
-    for library in (core.io.images.simplejpeg, None):
-        monkeypatch.setattr(core.io.images, "simplejpeg", library)
-        for content in files:
-            expected = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
-            assert (decode_image(content).image == expected).all()
+    for content in files:
+        expected = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+        assert (decode_image(content).image == expected).all()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -285,7 +283,6 @@ def test_a_header_that_claims_too_many_pixels_takes_no_memory(kind):
     with pytest.raises(DecodingError, match="pixels are too many for [0-9]+ bytes"):
         decode_image(claiming(kind, 30000, 30000))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
-    assert min(image_size(claiming(kind, 30000, 30000))) > 16000
 
 
 def test_a_large_picture_of_one_colour_is_no_damage():

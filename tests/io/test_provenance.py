@@ -1,11 +1,9 @@
 """What files were made of: when a stage may continue, and what is out of date."""
 import os
-import shutil
 
 import pytest
 
 from core.errors import UserError
-from core.io import provenance
 from core.io.files import file_digest, write_bytes
 from core.io.provenance import StageRecord, content_digests, difference
 
@@ -106,66 +104,10 @@ def test_differences_are_found_at_any_depth():
     assert difference({"a": 1}, {"a": 1}) == "" and difference({}, {"a": 1}) == "a was not set and is 1 now"
 
 
-@pytest.fixture
-def later(monkeypatch):
-    """The clock stands a minute ahead, so that no file counts as just changed."""
-    now = provenance.time.time()
-    monkeypatch.setattr(provenance.time, "time", lambda: now + 60)
-
-
-@pytest.fixture
-def hashed(monkeypatch):
-    """Names of the files that were read to hash them."""
-    names = []
-    monkeypatch.setattr(provenance, "file_digest",
-                        lambda path: (names.append(os.path.basename(path)), file_digest(path))[1])
-    return names
-
-
-def test_content_decides_where_size_and_time_are_the_same(tmp_path, later):
-    first, second, cache = (str(tmp_path / name) for name in ("a", "b", "cache.json"))
-    for path, content in ((first, b"one"), (second, b"two")):
-        write_bytes(path, content)
-        os.utime(path, (10 ** 9, 10 ** 9))
-    digests = content_digests([first, second], cache)
-    shutil.copy2(second, first)  # in place, with the time of its source, as rsync --inplace -t
-    assert content_digests([first, second], cache) == [digests[1]] * 2
-    write_bytes(str(tmp_path / "c"), b"six")
-    os.utime(str(tmp_path / "c"), (10 ** 9, 10 ** 9))
-    os.replace(str(tmp_path / "c"), first)  # as rsync -t
-    assert content_digests([first], cache)[0] == file_digest(first) != digests[1]
-
-
-def test_unchanged_files_are_read_once(tmp_path, later, hashed):
-    paths, cache = [str(tmp_path / name) for name in "abca"], str(tmp_path / "cache.json")
+def test_digests_are_those_of_the_content_and_a_missing_file_is_named(tmp_path):
+    paths = [str(tmp_path / name) for name in "aba"]
     for path in paths:
         write_bytes(path, path.encode())
-    digests = content_digests(paths, cache)
-    assert sorted(hashed) == ["a", "b", "c"] and digests == [file_digest(path) for path in paths]
-    assert content_digests(paths, cache) == digests and len(hashed) == 3
-    os.utime(paths[1])
-    assert content_digests(paths, cache) == digests and hashed[3:] == ["b"]
-
-
-def test_a_file_changed_a_moment_ago_is_not_trusted(tmp_path, hashed):
-    path, cache = str(tmp_path / "a"), str(tmp_path / "cache.json")
-    write_bytes(path, b"one")
-    content_digests([path], cache)
-    content_digests([path], cache)
-    assert hashed == ["a", "a"] and not os.path.exists(cache)
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"/a": 1}', b'{"/a": [1, 2, 3, 4, 5]}', b"\xff"])
-def test_a_damaged_cache_of_digests_is_made_again(tmp_path, later, content):
-    path, cache = str(tmp_path / "a"), str(tmp_path / "cache.json")
-    write_bytes(path, b"one")
-    write_bytes(cache, content)
-    assert content_digests([path], cache)[0] == file_digest(path)
-
-
-def test_a_missing_file_is_named_and_an_unwritable_cache_costs_time_only(tmp_path, later):
-    path = str(tmp_path / "a")
-    with pytest.raises(UserError, match="a can't be read: No such file"):
-        content_digests([path], str(tmp_path / "cache.json"))
-    write_bytes(path, b"one")
-    assert content_digests([path], os.path.join(path, "cache.json")) == [file_digest(path)]
+    assert content_digests(paths) == [file_digest(path) for path in paths]
+    with pytest.raises(UserError, match="c can't be read: No such file"):
+        content_digests([str(tmp_path / "c")])

@@ -30,7 +30,7 @@ def test_what_workers_are_sent_brings_no_mxnet_along():
             functools.partial(estimate, estimation=Estimation(Config(), True, {}, None, None, "")),
             functools.partial(segment, config=Config(), options=SegmentationOptions(InferenceOptions(), "")),
             Scored(Picture("a", "a.png", (1, 1)), None, None))
-    with process_pool(1) as pool:
+    with process_pool(2) as pool:
         assert pool.submit(workers.imported, "core.inference.postprocess", sent).result()
         assert not pool.submit(workers.imported, "mxnet", sent).result()
 
@@ -98,7 +98,7 @@ def start_script(folder, code):
 @pytest.mark.kill
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     parent = start_script(tmp_path, """
-    with process_pool(1) as pool:
+    with process_pool(2) as pool:
         pool.submit(workers.sleep_long, %r).result()
 """ % str(tmp_path / "pid"))
     wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())

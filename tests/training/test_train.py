@@ -186,7 +186,7 @@ def test_parameters_that_are_not_finite_are_not_saved(prepared):
     train(dataclasses.replace(prepared, max_epoch=2), "init", devices=CPUS[:1])
     layout = prepared.layout
     reached = find_checkpoint("init", prepared, data=samples_record(
-        training_samples("init", prepared), layout), start_epoch=None, devices=1)
+        training_samples("init", prepared)), start_epoch=None, devices=1)
     reached.parameters[0]["fc_weight"][0] = np.inf  # a ReLU makes 0 of minus infinity
     before = os.listdir(layout.snapshots)
     with pytest.raises(UserError, match="training diverged in epoch 2, fc_weight is no longer finite: lower --lr"):
