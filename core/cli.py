@@ -37,12 +37,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser(description: str, settings: Sequence[str] = ()) -> Parser:
-    """Parser with --config, --root, --seed and a flag for each named setting.
-
-    Args:
-        description: what the script does, for --help.
-        settings: names of fields of Config to offer as flags, e.g. "batch_size" as --batch-size.
-    """
+    """Parser with --config, --root, --seed and a flag for each named setting."""
     from core.config import FIELDS, item_type
     parser = Parser(description=description, allow_abbrev=False)
     group = parser.add_argument_group("settings", "Flags win over the --config file, which wins over the defaults.")
@@ -135,11 +130,7 @@ def parse_config(args: argparse.Namespace, **overrides: Any) -> "Config":
 
 
 def run(main: Callable[[], Optional[int]], way_on: str = "the same command continues from here") -> None:
-    """Run a script's main function; a user's mistake ends in one line on stderr and exit status 2.
-
-    Args:
-        way_on: what to tell a user who interrupts the script.
-    """
+    """Run a script's main function; a user's mistake ends in one line on stderr and exit status 2."""
     try:
         sys.exit(main())
     except MemoryError as error:

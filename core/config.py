@@ -187,12 +187,10 @@ class Config:
         for name in self.classes:
             if not name or self.classes.count(name) > 1:
                 raise UserError(f"setting classes: every class needs a name of its own, not {name!r}")
-            if "/" in name or "," in name or name != name.strip() or not name.isprintable() or name.startswith("."):
-                raise UserError(f"setting classes: {name!r} can't be part of a file name: leave out slashes, commas, a "
-                                "leading dot and spaces around it")
-            if len(name.encode("utf-8")) > _NAME_BYTES:
-                raise UserError(f"setting classes: {reprlib.repr(name)} is too long for a file name: at most "
-                                f"{_NAME_BYTES} bytes of UTF-8")
+            if "/" in name or "," in name or name != name.strip() or not name.isprintable() or name.startswith(".") or (
+                    len(name.encode("utf-8")) > _NAME_BYTES):
+                raise UserError(f"setting classes: {reprlib.repr(name)} can't be part of a file name: leave out "
+                                "slashes, commas, a leading dot and spaces around it; at most 200 bytes of UTF-8 fit")
 
     @functools.cached_property
     def layout(self) -> Layout:

@@ -49,10 +49,8 @@ class MaskedImages:
         check_files(self.images, ".jpg", self.names, remedy)
 
     def check_masks(self, corrected: Collection[str] = ()) -> None:
-        """Check that the masks are there and up to date; masks without a record are the user's own.
-
-        Args:
-            corrected: ids of the images whose masks lie elsewhere.
+        """Check that the masks are there, but for the `corrected` ones, which lie elsewhere, and up to date; masks
+        without a record are the user's own.
 
         Raises:
             UserError: a mask is missing, or was made of another image or for other labels or classes, or the script

@@ -177,9 +177,6 @@ def check_no_true_mask(folder: str, names: Iterable[str], *truth: str) -> None:
 def check_files(folder: str, ending: str, names: Iterable[str], remedy: str) -> None:
     """Check that a folder has the file <name><ending> of every name.
 
-    Args:
-        remedy: what to do where one is missing, for the message.
-
     Raises:
         UserError: files are missing; the first is named, the others counted.
     """

@@ -74,11 +74,7 @@ def _predicted(layout: Layout, classes: Sequence[str]) -> List[Pair]:
 
 def export_masks(config: Config, kind: str, pairs: List[Pair], output: str, *, ignore: Optional[str] = None,
                  polygons: bool = False) -> None:
-    """Write masks and images in a format of other tools; the folder appears when it is complete.
-
-    Args:
-        kind, ignore, polygons: as for `formats.write`.
-        output: folder, which must not exist or be empty.
+    """Write masks and images in a format of other tools, as `formats.write`; the folder appears when it is complete.
 
     Raises:
         UserError: the folder holds something, an image or mask is missing or damaged, two images would have the same
@@ -140,14 +136,11 @@ def _unique_names(pairs: List[Pair]) -> Dict[str, Pair]:
 
 
 def import_masks(config: Config, kind: str, path: str, *, ignore: Optional[str] = None) -> List[str]:
-    """Store corrected masks of web images; training uses them in place of the automatic ones.
+    """Store corrected masks of web images, see `formats.read`; training uses them in place of the automatic ones.
 
     All are checked before the first is stored. What the file doesn't speak of stays as it is, and an image is empty
     only where the file says so of it. Masks that equal the present ones, with their uncertain pixels or with
     background in place of these, as exported, do not count as corrected.
-
-    Args:
-        kind, path, ignore: as for `formats.read`.
 
     Returns:
         names of the images whose mask is another now.

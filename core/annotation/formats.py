@@ -184,14 +184,7 @@ def _reading(file: str, expected: str) -> Iterator[None]:
 
 
 class _Canvas:
-    """A mask that regions are drawn on, the later ones over the earlier.
-
-    Args:
-        file: what is read, for messages.
-        path: of the image, in the notation of any system.
-        size: (h, w) of the image according to the file.
-        labels: dict from class name to label.
-    """
+    """A mask that regions are drawn on, the later ones over the earlier."""
 
     def __init__(self, file: str, path: str, size: Tuple[Any, ...], labels: Dict[str, int], check: Check):
         if any(type(side) is not int or not 1 <= side <= _LONGEST_SIDE for side in size) or np.prod(size) > MOST_PIXELS:

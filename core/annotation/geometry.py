@@ -97,11 +97,7 @@ def from_polygon(points: Any, size: Tuple[int, ...]) -> Region:
 
 
 def to_counts(region: Region, size: Tuple[int, ...]) -> List[int]:
-    """COCO's run lengths: pixels outside, inside, outside, ... in column-major order.
-
-    Args:
-        size: (h, w) of the image.
-    """
+    """COCO's run lengths in an image of (h, w): pixels outside, inside, outside, ... in column-major order."""
     height, width = size
     steps = np.diff(np.pad(region.pixels.T, ((0, 0), (1, 1))).astype(np.int8))
     column, row = np.nonzero(steps)
@@ -112,10 +108,7 @@ def to_counts(region: Region, size: Tuple[int, ...]) -> List[int]:
 
 
 def from_counts(counts: Union[List[int], str], size: Tuple[int, ...]) -> Region:
-    """Region of COCO's run lengths, given as numbers or as COCO's compressed text.
-
-    Args:
-        size: (h, w) of the image.
+    """Region of COCO's run lengths of an image of (h, w), given as numbers or as COCO's compressed text.
 
     Raises:
         ValueError: the runs do not add up to h * w.

@@ -23,10 +23,7 @@ _LONGEST_REQUEST = 1 << 16  # bytes
 
 
 def serve(config: Config, port: int = 0) -> None:
-    """Serve the page until Ctrl-C; its address, with a token of this run, is printed.
-
-    Args:
-        port: 0 takes a free one.
+    """Serve the page until Ctrl-C; its address, with a token of this run, is printed. Port 0 takes a free one.
 
     Raises:
         UserError: as `Review`, or the port is out of range or taken.

@@ -1,4 +1,5 @@
 """What the files of the co-segmentation were made of: which settings, and which images."""
+import contextlib
 import os
 import shutil
 from typing import List, Sequence
@@ -9,8 +10,7 @@ from core.cosegmentation.results import result_path
 from core.data import check_classes
 from core.dataset.samples import train_images, web_images
 from core.dataset.train_posteriors import posteriors_path
-from core.errors import UserError
-from core.io.files import file_digest, remove, remove_leftovers
+from core.io.files import file_digest, naming_errors, remove, remove_leftovers
 from core.io.provenance import StageRecord
 from core.paths import mask_path, stems
 
@@ -29,7 +29,7 @@ def claim(config: Config, features: str, items: Sequence[Item], overwrite: bool)
         the record, which the stage finishes.
 
     Raises:
-        UserError: what is there was made otherwise, or can't be removed, or an image is no file.
+        UserError: what is there was made otherwise, or can't be removed.
     """
     layout = config.layout
     origin = {"settings": network_settings(config, SETTINGS), "features": features}
@@ -39,14 +39,12 @@ def claim(config: Config, features: str, items: Sequence[Item], overwrite: bool)
     record = web_images(config, []).record()
     fresh = record.claim(origin, present=record.origin is not None or bool(stems(layout.web_masks, ".png")),
                          overwrite=overwrite)
-    for item in items:
-        if os.path.exists(item.image) and not os.path.isfile(item.image) and not os.path.isdir(item.image):
-            raise UserError(f"{item.image} is no regular file: remove it")  # reading a pipe would take for ever
     changed = record.stale(_inputs(config, items))
     remove_leftovers(layout.web_cache, layout.web_masks, layout.train_cache, layout.train_posteriors)
     if fresh:
         for folder in (layout.web_cache, layout.train_cache, layout.train_posteriors):
-            _empty(folder)
+            with naming_errors(folder, "can't be removed"), contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(folder)
     else:
         for item in items:
             if _entry(item) in changed:
@@ -82,14 +80,3 @@ def _files(config: Config, item: Item) -> List[str]:
     else:
         made.append(posteriors_path(layout.train_posteriors, item.name))
     return made + [item.maps_file()]
-
-
-def _empty(folder):
-    try:
-        for entry in os.scandir(folder) if os.path.isdir(folder) else ():
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
-            else:
-                os.remove(entry.path)
-    except OSError as error:
-        raise UserError(f"{error.filename or folder} can't be removed: {error.strerror}") from error

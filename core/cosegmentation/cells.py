@@ -44,11 +44,7 @@ class Cells:
         return relative(_stretched(evidence) * _stretched(self.contrast) * np.sqrt(self.centred))
 
     def walk(self, labels: np.ndarray, centre: np.ndarray) -> np.ndarray:
-        """`walk` of (n,) labels among the cells.
-
-        Args:
-            centre: (c,) mean features of all images, which cosines are taken around.
-        """
+        """`walk` of (n,) labels among the cells."""
         return walk(labels, self.around(centre), self.positions)
 
     def around(self, centre: np.ndarray) -> np.ndarray:

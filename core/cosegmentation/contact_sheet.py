@@ -24,9 +24,6 @@ def write_sheets(layout: Layout, config: Config, results: Iterable[Result]) -> N
     """Write web_sheets/<class>.jpg: the kept images spread over the scores from the best down, then the left-out ones.
 
     At most 90 images of a class are read.
-
-    Args:
-        results: list of `results.Result`.
     """
     classes = collections.defaultdict(list)
     for result in results:
@@ -43,11 +40,7 @@ def write_sheets(layout: Layout, config: Config, results: Iterable[Result]) -> N
 
 
 def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The image with the outline of its mask: green, and grey around uncertain pixels.
-
-    Args:
-        image: (h, w, 3) uint8 RGB. mask: (h, w) uint8.
-    """
+    """The image with the outline of its mask: green, and grey around uncertain pixels."""
     picture = image.copy()
     for region, colour in (((mask == IGNORE_LABEL), _GREY), ((mask > 0) & (mask != IGNORE_LABEL), _GREEN)):
         outlines, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)

@@ -93,10 +93,8 @@ def unjudged_classes(noise_filter: NoiseFilter) -> List[int]:
 
 
 def log_odds(noise_filter: NoiseFilter, fold: int, descriptors: np.ndarray, index: int) -> Optional[np.ndarray]:
-    """Logarithms of the odds that foregrounds belong to class `index` rather than to an average other one.
-
-    Args:
-        descriptors: (n, d) float32.
+    """Logarithms of the odds that foregrounds belong to class `index` rather than to an average other one, by
+    their (n, d) float32 descriptors.
 
     Returns:
         (n,) float64, or None where the other images are too few to tell.
@@ -113,27 +111,15 @@ def likeness(noise_filter: NoiseFilter, fold: int, descriptor: np.ndarray, index
     """Probability that an image's foreground belongs to class `index` rather than to an average other one: [0, 1].
 
     It is 0.5 where the classifier gives the class no more than its share by chance, so a threshold means the same
-    whatever the number of classes.
-
-    Args:
-        noise_filter, fold, index: as for `log_odds`. descriptor: (d,) float32 of the image.
-
-    Returns:
-        float; 1 where the other images are too few to tell.
+    whatever the number of classes, and 1 where the other images are too few to tell.
     """
     odds = log_odds(noise_filter, fold, descriptor[None], index)
     return 1.0 if odds is None else float(scipy.special.expit(odds[0]))
 
 
 def other_classes(noise_filter: NoiseFilter, fold: int, cells: np.ndarray, index: int) -> List[int]:
-    """The other classes that an image shows too: to the classifier, a twentieth of its cells do.
-
-    Args:
-        noise_filter, fold, index: as for `log_odds`. cells: (n, d) float32 descriptors of unit length.
-
-    Returns:
-        sorted list of class indices.
-    """
+    """Sorted indices of the other classes that an image shows too: to the classifier, a twentieth of its cells, (n, d)
+    float32 descriptors of unit length, do."""
     known = ~np.isnan(noise_filter.offsets[fold])
     if not known.any():
         return []

@@ -153,9 +153,6 @@ def _check(source, num_classes):
 def _check_labels(what: str, masks: List[Checked], config: Config) -> None:
     """Check that the masks' values can be class indices, and warn of what is suspicious.
 
-    Args:
-        what: "training", "val" or "web", for messages.
-
     Raises:
         UserError: no mask shows a class, but some have pixels of 255: an editor's white was meant to be the object.
     """

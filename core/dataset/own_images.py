@@ -48,9 +48,6 @@ class Source(NamedTuple):
 def own_sources(own: OwnImages, config: Config) -> Tuple[List[Source], List[Source]]:
     """Training images, with labels and without masks, and val images with masks.
 
-    Args:
-        own: OwnImages.
-
     Returns:
         two lists of Source, in the order of the list, or of the files' names.
 

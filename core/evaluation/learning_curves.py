@@ -23,15 +23,8 @@ _NAME_LENGTH = 56  # characters of a line of the legend
 
 
 def training_curves(metrics: str, name: str) -> List[Curve]:
-    """Curves of a model's training: of every epoch the last row, which holds the means over its batches so far.
-
-    Args:
-        metrics: text of log/<model>_metrics.csv. Rows that a killed run did not finish are left out.
-        name: of the lines.
-
-    Returns:
-        empty without a row.
-    """
+    """Curves of a model's training, from the text of log/<model>_metrics.csv: of every epoch the last row, which holds
+    the means over its batches so far. Rows that a killed run did not finish are left out."""
     points: Dict[str, Dict[int, float]] = {column: {} for column in _QUANTITIES}
     for row in csv.DictReader(line for line in io.StringIO(metrics) if line.endswith("\n")):
         for column, (_, factor) in _QUANTITIES.items():

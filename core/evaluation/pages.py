@@ -39,23 +39,16 @@ def keys(rows: Sequence[Tuple[str, Any]]) -> Markup:
 
 
 def bars(iou: Mapping[str, Optional[float]], mean: float) -> Markup:
-    """HTML bars of the IoU of every class that has one, the highest first, and a mark at their mean.
-
-    Args:
-        iou: from class name to [0, 1] or None.
-        mean: mean IoU.
-    """
+    """HTML bars of the IoU of every class that has one, the highest first, and a mark at their mean."""
     rows = sorted(((name, value) for name, value in iou.items() if value is not None), key=lambda row: -row[1])
     return _parts().bars(rows, [name for name, value in iou.items() if value is None], mean)
 
 
 def matrix(confusion: Any, classes: Sequence[str]) -> Markup:
-    """HTML confusion matrix of the classes that occur, each row in shares of the pixels of its true class.
+    """HTML confusion matrix, from (classes, classes) pixels, of the classes that occur; each row, a true class, in
+    shares of its pixels.
 
     If the window is too narrow for it, it scrolls, and the names of the rows stay in sight.
-
-    Args:
-        confusion: (classes, classes) pixels, rows are true classes.
     """
     confusion = np.asarray(confusion)
     shown = np.flatnonzero(confusion.sum(0) + confusion.sum(1))
@@ -72,12 +65,7 @@ def _cell(share: float, true: str, predicted: str, numbered: bool) -> Dict[str, 
 
 
 def confusions(confusion: Any, classes: Sequence[str], count: int = 10) -> Markup:
-    """HTML table of the pairs of classes that are confused most often.
-
-    Args:
-        confusion: (classes, classes) pixels, rows are true classes.
-        count: rows of the table at most.
-    """
+    """HTML table of the pairs of classes that are confused most often, from (classes, classes) pixels."""
     confusion = np.asarray(confusion)
     shares = row_shares(confusion)
     wrong = [(true, predicted) for true, predicted in np.argwhere(confusion).tolist() if true != predicted]

@@ -43,14 +43,7 @@ _Row = Tuple[Source, str, Result]  # a result, with the source and the output fo
 
 
 def best_and_worst(image_iou: Mapping[str, Optional[float]]) -> Tuple[List[str], List[str]]:
-    """Ids of the images to show.
-
-    Args:
-        image_iou: from id to mean IoU, or None for an image without counted pixels.
-
-    Returns:
-        two lists, the best and the worst first; no image is in both.
-    """
+    """Ids of the images to show: two lists, the best and the worst first; no image is in both. None has no IoU."""
     values = {name: value for name, value in image_iou.items() if value is not None}
     names = sorted(values, key=lambda name: (-values[name], name))
     worst = names[max(len(names) // 2, len(names) - EXAMPLES):][::-1]
@@ -111,13 +104,8 @@ def _shown(result: Result, examples: Mapping[str, Example]) -> Tuple[List[Any], 
 
 
 def write_comparison(path: str, sources: Sequence[Source]) -> str:
-    """Write a page that compares evaluations and shows learning curves, and a PNG of the curves beside it.
-
-    Args:
-        path: of the page; the PNG has the same name but for its ending.
-
-    Returns:
-        path of the PNG.
+    """Write a page that compares evaluations and shows learning curves, and a PNG of the curves beside it; returns the
+    path of the PNG.
 
     Raises:
         UserError: there is nothing to report, or a file is damaged.
@@ -214,9 +202,6 @@ def _description(curves: Sequence[Curve]) -> str:
 def _group(title: str, rows: Sequence[_Row], start: str) -> Dict[str, Any]:
     """Values of comparison.html for a group: all evaluations, and the classes of the best epoch of each model and its
     settings.
-
-    Args:
-        start: folder that links start from.
     """
     lines = []
     best: Dict[str, Tuple[str, Mapping[str, Optional[float]]]] = {}

@@ -29,14 +29,10 @@ def check_submission(path: str, config: Config) -> None:
 
 
 def pack_submission(path: str, names: Iterable[str], masks: str) -> None:
-    """Write results/VOC2012/Segmentation/comp6_test_cls/<id>.png for every id into a .tar.gz archive.
+    """Write results/VOC2012/Segmentation/comp6_test_cls/<id>.png for every id into a .tar.gz archive, from the folder
+    of an evaluation's masks.
 
     The same masks give the same bytes.
-
-    Args:
-        path: of the archive.
-        names: ids of the list.
-        masks: folder of <id>.png, as an evaluation writes them.
 
     Raises:
         UserError: a mask is missing, or the archive can't be written. There is none then.

@@ -32,9 +32,6 @@ def segment_media(snapshot: Snapshot, *, devices: List[Device], media: Sequence[
 
     A file that can't be decoded is reported, and the others follow. A killed run continues after the last finished one.
 
-    Args:
-        jobs: processes that run the CRF.
-
     Returns:
         dict from the name of the results to what predictions.json says of it.
 

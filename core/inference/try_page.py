@@ -21,12 +21,7 @@ _LONGEST_PICTURE = 100 << 20  # bytes
 
 
 def make_app(snapshot: Snapshot, devices: Sequence[Device], dtype: str, max_side: int, token: str) -> Flask:
-    """The web application.
-
-    Args:
-        devices, dtype: as for `Segmenter`.
-        max_side: pixels of the longer side above which a picture is scaled down.
-    """
+    """The web application."""
     app = local_app(__name__, token, "try.html", _LONGEST_PICTURE)
     thread = ThreadPoolExecutor(1)  # MXNet works in one thread only, and requests come in many
     segmenter = thread.submit(Segmenter, snapshot, devices, dtype)

@@ -19,15 +19,7 @@ def colour_mask(mask: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.6) -> np.ndarray:
-    """The image with its mask's colours laid over it; background stays clear.
-
-    Args:
-        image: (h, w, 3) uint8 RGB.
-        mask: (h, w) uint8 class indices.
-
-    Returns:
-        (h, w, 3) uint8 RGB.
-    """
+    """The image, (h, w, 3) uint8 RGB, with its mask's colours laid over it; background stays clear."""
     result = np.empty_like(image)
     for top in range(0, len(image), _BAND):  # floats of a whole photograph would take gigabytes
         band = slice(top, top + _BAND)

@@ -93,11 +93,7 @@ def write_arrays(path: str, arrays: Mapping[str, Any], *, compressed: bool = Fal
 
 
 def remove(path: str, missing_ok: bool = False) -> None:
-    """Delete a file.
-
-    Args:
-        missing_ok: whether it may be gone already.
-    """
+    """Delete a file."""
     accepted = (FileNotFoundError,) if missing_ok else ()
     with naming_errors(path, "can't be removed"), contextlib.suppress(*accepted):
         os.remove(path)
@@ -139,10 +135,8 @@ def _composed_names(folder: str, changed: int) -> Dict[str, str]:
 def walk(folder: str, leave_out: Iterable[str] = ()) -> Iterator[Tuple[str, List[str]]]:
     """Yield the path and the sorted names of the files of a folder and of each below it, in the order of their paths.
 
-    Links are followed, but no folder is entered twice. Names that start with a dot are passed over.
-
-    Args:
-        leave_out: real paths of folders that are not entered.
+    Links are followed, but no folder is entered twice. Names that start with a dot, and the real paths
+    `leave_out`, are passed over.
     """
     def refuse(error):
         raise UserError(f"{error.filename} can't be read: {error.strerror}") from error
@@ -194,13 +188,10 @@ def read_lines(path: str) -> List[str]:
 
 
 def read_list(path: str, remedy: Optional[str] = None) -> List[str]:
-    """Ids of a list file, one per line.
-
-    Args:
-        remedy: what to do where the file is missing, for the message.
+    """Ids of a list file, one per line; `remedy` says what to do where it is missing.
 
     Raises:
-        UserError: as `read_lines`, or an id appears twice or is a path.
+        UserError: an id appears twice or is a path.
     """
     if remedy and not os.path.exists(path):
         raise UserError(f"{path} is missing: {remedy}")

@@ -211,11 +211,7 @@ def _decode_png(content):
 
 
 def check_mask(path: str, mask: np.ndarray, num_classes: int, size: Optional[Tuple[int, ...]] = None) -> None:
-    """Raise UserError, naming `path`, if a mask has another size than (h, w) or a label out of range.
-
-    Args:
-        mask: (h, w) array of integers; 0..num_classes-1 and 255 are in range.
-    """
+    """Raise UserError, naming `path`, if a mask has another size than (h, w) or a label out of range."""
     if size is not None and mask.shape != tuple(size):
         turned = ", turned as its EXIF orientation says, if it has one" if mask.shape == tuple(size)[::-1] else ""
         raise UserError(f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels, its image {size[1]} x {size[0]}{turned}: "

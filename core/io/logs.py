@@ -74,11 +74,8 @@ def versions() -> str:
 
 
 def progress(items: Iterable[_Item], total: Optional[int], what: str) -> Iterator[_Item]:
-    """Pass `items` on, showing how many are done: a bar on a terminal, else a line every half minute.
-
-    Args:
-        total: number of items, or None where it is not known.
-    """
+    """Pass `items` on, showing how many are done: a bar on a terminal, else a line every half minute. A total of None
+    is unknown."""
     if sys.stderr.isatty():
         with logging_redirect_tqdm([logger]):
             yield from tqdm(items, total=total, desc=what, unit="", dynamic_ncols=True, leave=False)

@@ -15,11 +15,7 @@ def check_palette(path: str, palette: np.ndarray, mask: np.ndarray, num_classes:
     palette of the user's own may hold some of VOC's colours by chance: it is refused only where more of its entries
     are misplaced colours of VOC than are colours of its own.
 
-    Args:
-        path: for the message.
-        palette: (n, 3) uint8 RGB.
-        mask: (h, w) uint8 indices.
-        num_classes: colours of the classes 0..num_classes-1 and of 255 are looked for.
+    palette: (n, 3) uint8 RGB. mask: (h, w) uint8 indices.
 
     Raises:
         UserError: it does.

@@ -83,12 +83,9 @@ class StageRecord:
         return self._all_stale
 
     def stale(self, inputs: Mapping[str, Any]) -> Set[str]:
-        """Names of the items whose files, where there are any, are out of date.
+        """Names of the items whose files, where there are any, are out of date, by what each depends on now.
 
         Items that are recorded and not in `inputs` stay recorded: they may come back.
-
-        Args:
-            inputs: dict from name to what the item's files depend on now, as JSON keeps it.
         """
         inputs = json.loads(json.dumps(inputs))
         if self._all_stale:
@@ -109,11 +106,7 @@ class StageRecord:
         self._journal.close()
 
     def done(self, name: str, value: Any) -> None:
-        """Record that an item is done.
-
-        Args:
-            value: what is known of it, as JSON keeps it.
-        """
+        """Record that an item is done, and what is known of it, as JSON keeps it."""
         self._journal.append([name, value])
         self.values[name] = value
 

@@ -153,11 +153,6 @@ def _convert(values: Dict[str, np.ndarray], of_input: Input, mean_rgb: Tuple[flo
 
     conv1's output grows by the mean deviation of the source's input, which the batch norm undoes: so the weights keep
     their size, and with it the step that a learning rate means, though the input is no longer divided.
-
-    Args:
-        of_input: what the source does to its input.
-        mean_rgb: what this network subtracts.
-        epsilon: what the source's batch norm adds to the variance.
     """
     for norm in [name[:-len("_gamma")] for name in values if name.endswith("_gamma")]:
         mean, var, bias = norm + "_moving_mean", norm + "_moving_var", convolution_of(norm) + "_bias"

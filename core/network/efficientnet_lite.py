@@ -140,9 +140,6 @@ def convolution_of(norm: str) -> str:
 def read_imagenet_weights(path: Optional[str] = None) -> Tuple[Dict[str, np.ndarray], Dict[str, np.ndarray]]:
     """The weights of `imagenet_weights` under this module's names.
 
-    Args:
-        path: copy of the package's file; None takes that of the installed package.
-
     Returns:
         (args, aux): dicts from name to float32 array.
 

@@ -26,10 +26,7 @@ def weights_path() -> Optional[str]:
 
 
 def read_tensors(path: Optional[str] = None) -> Dict[str, np.ndarray]:
-    """The package's state dict.
-
-    Args:
-        path: copy of the package's file; None takes that of the installed package.
+    """The state dict in the installed package's file, or in a copy of it.
 
     Raises:
         UserError: the package is not installed, or its file is missing, damaged or of another version.

@@ -136,11 +136,7 @@ def read_record(text: str, path: str) -> Dict[str, Any]:
 
 
 def parameters_digest(args: Mapping[str, np.ndarray], aux: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of parameters, whatever file they are in, as hexadecimal text.
-
-    Args:
-        args, aux: dicts from parameter name to float32 array.
-    """
+    """SHA-256 of parameters, whatever file they are in, as hexadecimal text."""
     digest = hashlib.sha256()
     for part in (args, aux):
         for name in sorted(part):
@@ -208,11 +204,6 @@ def ranked_epochs(layout: Layout, model: str) -> List[int]:
 def matching(path: str, values: Dict[str, np.ndarray], name: str, shape: Tuple[int, ...], network: str
              ) -> np.ndarray:
     """The parameter `name` of a file, checked.
-
-    Args:
-        path: the file, for messages.
-        values: its parameters.
-        network: what the parameter has to fit, for messages.
 
     Raises:
         UserError: it is missing, of another shape, or not float32.

@@ -13,10 +13,7 @@ _MOST_PIXELS = 40000000  # that are decoded
 
 
 def decode(content: bytes, config: Config, row: Dict[str, Any]) -> np.ndarray:
-    """Decode an image of any origin, as `images.decode_image` does, shrunk to the limit.
-
-    Args:
-        row: dict that gets the width and height as they came, "source_size".
+    """Decode an image of any origin, as `images.decode_image` does, shrunk to the limit; its size goes into the row.
 
     Returns:
         (h, w, 3) uint8 RGB, the longest side at most `web_longest_side`.

@@ -71,10 +71,7 @@ def _is_decision(cells: List[str]) -> bool:
 
 
 def add_decision(layout: Layout, name: str, decision: str, class_index: Optional[int] = None) -> Decision:
-    """Add a decision; it is on the disk when this returns.
-
-    Args:
-        class_index: the class that the image moves to.
+    """Add a decision, of a moved image with the index of its new class; it is on the disk when this returns.
 
     Raises:
         UserError: the file is damaged or can't be written, or an image is to move while others are fetched.

@@ -69,10 +69,7 @@ class Downloader:
             answers.put(Failed("stopped"))
 
     def get(self, url: str, headers: Optional[Mapping[str, str]] = None) -> bytes:
-        """Content of an http or https address.
-
-        Args:
-            headers: dict of those that differ from the image downloads', or None.
+        """Content of an http or https address; headers replace those of image downloads.
 
         Raises:
             Rejected: no such address, not http(s), too large, or the server refuses.

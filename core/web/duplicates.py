@@ -51,15 +51,9 @@ class Fingerprint(NamedTuple):
 
 
 def perceptual_hash(image: np.ndarray) -> np.ndarray:
-    """Hash that hardly changes with size, compression, colour or a small crop of the image.
+    """Bits, (32,) uint8, that hardly change with size, compression, colour or a small crop of an (h, w, 3) RGB image.
 
     The signs, about their median, of the 16 x 16 lowest frequencies of the cosine transform (imagehash.phash).
-
-    Args:
-        image: (h, w, 3) uint8 RGB.
-
-    Returns:
-        (32,) uint8, the bits of the hash.
     """
     return np.packbits(imagehash.phash(Image.fromarray(image), _SIDE).hash.ravel())
 
