@@ -10,7 +10,6 @@ import os
 import pathlib
 import queue
 import types
-import unicodedata
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 from urllib.parse import quote, urlencode, urljoin
 
@@ -277,12 +276,15 @@ def _entries_of_classes(config: Config, folder: str, ending: str) -> Dict[int, s
     entries, others = {}, []
     for name in list_folder(folder):
         path = os.path.join(folder, name)
-        class_name = unicodedata.normalize("NFC", name[:len(name) - len(ending)])
-        if class_name in config.classes[BACKGROUND + 1:] and name.endswith(ending) and (
-                os.path.isfile if ending else os.path.isdir)(path):
-            entries[config.class_index(class_name)] = path
-        elif not name.startswith("."):
+        if name.startswith("."):
+            continue
+        if not name.endswith(ending) or not (os.path.isfile if ending else os.path.isdir)(path):
             others.append(path)
+            continue
+        try:
+            entries[_class_index(config, name[:len(name) - len(ending)], path)] = path
+        except UserError as error:
+            logger.warning("left out: %s", error)
     if not entries:
         raise UserError(f"{folder} holds none of {config.classes[1]}{ending} ... {config.classes[-1]}{ending}: "
                         + expected)
