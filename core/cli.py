@@ -85,13 +85,6 @@ def add_devices(parser: argparse.ArgumentParser) -> None:
                         help="GPU number, several such as 0,1 to share the images, or cpu (default: %(default)s)")
 
 
-def add_epoch(parser: argparse.ArgumentParser, default: Optional[str] = None) -> None:
-    """Add --epoch; it is required unless it has a default."""
-    parser.add_argument("--epoch", default=default, required=default is None, metavar="X",
-                        help="epoch of the snapshot; or newest; or best, the first in eval_loop.py's ranking"
-                        + (" (default: %(default)s)" if default else ""))
-
-
 def add_snapshot(parser: argparse.ArgumentParser, model: Optional[str] = None, epoch: Optional[str] = None) -> None:
     """Add --model, --epoch and --snapshot, for `ranking.choose_snapshot`; the defaults are only told."""
     from core.config import MODELS

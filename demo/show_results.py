@@ -4,7 +4,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from core.cli import add_epoch, make_parser, parse_config, run  # noqa: E402
+from core.cli import make_parser, parse_config, run  # noqa: E402
 from core.errors import UserError  # noqa: E402
 from core.evaluation.results import ResultFolder  # noqa: E402
 from core.io.drawing import colour_mask  # noqa: E402
@@ -52,7 +52,8 @@ def picture_rows(config, count, epoch="best"):
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("--images", type=int, default=6, metavar="N", help="val images shown (default: %(default)s)")
-    add_epoch(parser, "best")
+    parser.add_argument("--epoch", default="best", metavar="X", help="epoch of both models; or newest; or best, the "
+                        "first in eval_loop.py's ranking (default: %(default)s)")
     args = parser.parse_args()
     config = parse_config(args)
     from core.evaluation.ranking import find_epoch  # after the flags: importing mxnet takes seconds

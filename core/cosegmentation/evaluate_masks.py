@@ -86,10 +86,6 @@ def judge(config: Config, truth_folder: str, masks_folder: str) -> List[Judged]:
     if not any(image.shows for image in judged):
         raise UserError(f"no mask in {truth_folder} shows the class of its image: foreground is the class index, or 1 "
                         "in all of them; 255 is not counted")
-    blank = [config.classes[index] for index in sorted(set(indices))
-             if not any(image.shows for image, other in zip(judged, indices) if other == index)]
-    if blank:
-        logger.warning("no true mask shows its class, of the images of: %s; 255 is not counted", ", ".join(blank))
     return judged
 
 

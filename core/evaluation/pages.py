@@ -1,5 +1,4 @@
 """HTML reports from the templates of this folder: self-contained pages for light and dark, narrow and wide screens."""
-import base64
 import os
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
 
@@ -9,7 +8,7 @@ from markupsafe import Markup
 
 from core.errors import printable
 from core.evaluation.metrics import row_shares
-from core.io.images import encode_image
+from core.io.images import data_uri, encode_image
 from core.io.resize import shrink
 
 _NUMBERED_CLASSES = 30  # in a larger matrix the numbers no longer fit the cells
@@ -78,12 +77,7 @@ def confusions(confusion: Any, classes: Sequence[str], count: int = 10) -> Marku
 def picture(image: np.ndarray, max_side: int = 360) -> Picture:
     """An (h, w, 3) uint8 RGB image for a page, scaled down to `max_side` pixels."""
     image = shrink(image, max_side)
-    return Picture(data_uri("image/jpeg", encode_image(image, ".jpg", 85)), image.shape[1], image.shape[0])
-
-
-def data_uri(mime_type: str, content: bytes) -> str:
-    """Content of a MIME type as an address that needs no other file."""
-    return f"data:{mime_type};base64,{base64.b64encode(content).decode('ascii')}"
+    return Picture(data_uri(encode_image(image, ".jpg", 85), "image/jpeg"), image.shape[1], image.shape[0])
 
 
 def _plain(value: Any) -> str:

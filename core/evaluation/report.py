@@ -9,10 +9,11 @@ import numpy as np
 from core.classes import voc_palette
 from core.errors import UserError
 from core.evaluation.learning_curves import Curve, draw, training_curves
-from core.evaluation.pages import bars, confusions, data_uri, keys, matrix, percent, picture, render
+from core.evaluation.pages import bars, confusions, keys, matrix, percent, picture, render
 from core.evaluation.results import ResultFolder
 from core.io.drawing import overlay
 from core.io.files import list_folder, read_text, write_bytes, write_text
+from core.io.images import data_uri
 
 EXAMPLES = 4  # images shown of the best, and as many of the worst
 
@@ -126,7 +127,7 @@ def write_comparison(path: str, sources: Sequence[Source]) -> str:
     png = os.path.splitext(path)[0] + ".png"
     write_bytes(png, draw(curves, "png"))
     write_text(path, render("comparison.html", title="Evaluations and learning curves", groups=groups,
-                            charts=data_uri("image/svg+xml", draw(curves, "svg")), description=_description(curves)))
+                            charts=data_uri(draw(curves, "svg"), "image/svg+xml"), description=_description(curves)))
     return png
 
 

@@ -1,5 +1,4 @@
 """A page on this machine to try a trained network: drop a picture, see what is in it."""
-import base64
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, Sequence
 
@@ -12,7 +11,7 @@ from core.errors import UserError
 from core.inference.postprocess import Scored, predict
 from core.inference.segmenter import Segmenter
 from core.io.drawing import overlay
-from core.io.images import DecodingError, decode_image, encode_image
+from core.io.images import DecodingError, data_uri, decode_image, encode_image
 from core.io.resize import shrink
 from core.network.snapshots import Snapshot
 from core.runtime.local_server import local_app
@@ -45,11 +44,8 @@ def _segment(segmenter: Segmenter, snapshot: Snapshot, image: np.ndarray, refine
     segmenter.check_memory("the picture", image.shape[:2], scales)
     mask, _ = predict(Scored(None, image, segmenter.scores(image, scales)), config, refined)
     shares = np.bincount(mask.ravel(), minlength=config.num_classes) / mask.size
-    return {"picture": _address(image), "overlay": _address(overlay(image, mask)),
+    return {**{name: data_uri(encode_image(pixels, ".jpg", 90), "image/jpeg")
+               for name, pixels in (("picture", image), ("overlay", overlay(image, mask)))},
             "classes": [{"name": config.classes[label], "share": shares[label],
                          "colour": "#{:02x}{:02x}{:02x}".format(*voc_palette()[label])}
                         for label in (-shares).argsort(kind="stable").tolist() if shares[label]]}
-
-
-def _address(image: np.ndarray) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(encode_image(image, ".jpg", 90)).decode("ascii")

@@ -3,6 +3,7 @@
 Images are decoded to what an image viewer shows: turned as their EXIF orientation says, 16 bits scaled to 8,
 transparent pixels on white, the first picture of a file with several. Colour profiles are not applied.
 """
+import base64
 import contextlib
 import functools
 import io
@@ -70,6 +71,11 @@ def encode_image(image: np.ndarray, ending: str, quality: int = 95) -> bytes:
         height, width = image.shape[:2]
         raise UserError(f"a picture of {width} x {height} pixels can't be encoded as {ending}")
     return content.tobytes()
+
+
+def data_uri(content: bytes, mime_type: str) -> str:
+    """Content of a MIME type as an address that needs no other file."""
+    return f"data:{mime_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def write_image(path: str, image: np.ndarray, quality: int = 95) -> None:
