@@ -45,11 +45,11 @@ def make_parser(description: str, settings: Sequence[str] = ()) -> Parser:
                        help="YAML file with any of the settings in docs/configuration.md; of several the last wins")
     for name in ("root", "seed") + tuple(settings):
         field = FIELDS[name]
-        kind, many = item_type(field)
+        value_type, many = item_type(field)
         default: Any = field.default
         default = ",".join(map(str, default)) if many else default
-        group.add_argument("--" + name.replace("_", "-"), metavar=kind.__name__.upper() + (",..." if many else ""),
-                           type=_list_of(kind) if many else kind, choices=field.metadata["choices"],
+        group.add_argument("--" + name.replace("_", "-"), type=_list_of(value_type) if many else value_type,
+                           metavar=value_type.__name__.upper() + ",..." * many, choices=field.metadata["choices"],
                            help=f"{field.metadata['help'].replace('%', '%%')} (default: {default})")
     return parser
 
@@ -64,9 +64,9 @@ def non_negative(text: str) -> float:
     return _number(text, float, lambda number: 0 <= number < float("inf"), "a finite number of at least 0")
 
 
-def _number(text, kind, fits, expected):
+def _number(text, value_type, fits, expected):
     try:
-        number = kind(text)
+        number = value_type(text)
     except ValueError:
         number = float("nan")
     if not fits(number):
@@ -109,10 +109,10 @@ def check_scales(args: argparse.Namespace) -> None:
         raise UserError("--scales is used by --ms only: pass --ms too, or leave it out")
 
 
-def _list_of(kind):
+def _list_of(value_type):
     def parse(text):
-        return tuple(kind(item) for item in text.split(","))
-    parse.__name__ = f"list of {kind.__name__}"  # argparse names it in its error message
+        return tuple(value_type(item) for item in text.split(","))
+    parse.__name__ = f"list of {value_type.__name__}"  # argparse names it in its error message
     return parse
 
 

@@ -282,24 +282,24 @@ def item_type(field: dataclasses.Field) -> Tuple[type, bool]:
 
 
 def _convert(field, value):
-    kind, many = item_type(field)
+    value_type, many = item_type(field)
     if not many:
-        return _convert_item(field, kind, value)
+        return _convert_item(field, value_type, value)
     if not isinstance(value, (list, tuple)):
         raise UserError(f"setting {field.name} is a list, not {reprlib.repr(value)}")
-    return tuple(_convert_item(field, kind, item) for item in value)
+    return tuple(_convert_item(field, value_type, item) for item in value)
 
 
-def _convert_item(field, kind, value):
+def _convert_item(field, value_type, value):
     try:
-        if isinstance(value, bool) or kind is str and (not isinstance(value, str) or "\0" in value):
+        if isinstance(value, bool) or value_type is str and (not isinstance(value, str) or "\0" in value):
             raise ValueError
-        converted = kind(value)  # also text: YAML 1.1 reads 16e-4 as such
-        if kind is int and converted != float(value) or kind is float and not math.isfinite(converted):
+        converted = value_type(value)  # also text: YAML 1.1 reads 16e-4 as such
+        if value_type is int and converted != float(value) or value_type is float and not math.isfinite(converted):
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         names = {str: "text", int: "a whole number", float: "a number"}
-        raise UserError(f"setting {field.name}: {reprlib.repr(value)} is not {names[kind]}") from None
+        raise UserError(f"setting {field.name}: {reprlib.repr(value)} is not {names[value_type]}") from None
     return converted
 
 

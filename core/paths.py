@@ -53,9 +53,9 @@ class Layout:
         self.outputs = path("outputs")
         self.logs = path("log")
 
-    def voc_list(self, part: str) -> str:
-        """List of the images of VOC's "train", "val" or "test" part that is segmented."""
-        return os.path.join(self.voc, "ImageSets", "Segmentation", f"{part}.txt")
+    def voc_list(self, split: str) -> str:
+        """List of the images of VOC's "train", "val" or "test" split that is segmented."""
+        return os.path.join(self.voc, "ImageSets", "Segmentation", f"{split}.txt")
 
     def web_mask(self, name: str, *, estimated: bool = False) -> str:
         """Mask of a web image: the corrected one where there is one, else by co-segmentation or by a model."""

@@ -29,7 +29,7 @@ class Pair(NamedTuple):
 
 
 def find_pairs(config: Config, source: str, everything: bool = False) -> List[Pair]:
-    """Images with masks of one kind.
+    """Images with masks of a source.
 
     Args:
         source: one of SOURCES: masks of the web images that the init model trains on, pseudo masks of the training
@@ -72,7 +72,7 @@ def _predicted(layout: Layout, classes: Sequence[str]) -> List[Pair]:
             for name, row in content["files"].items() if "frames" not in row]
 
 
-def export_masks(config: Config, kind: str, pairs: List[Pair], output: str, *, ignore: Optional[str] = None,
+def export_masks(config: Config, file_format: str, pairs: List[Pair], output: str, *, ignore: Optional[str] = None,
                  polygons: bool = False) -> None:
     """Write masks and images in a format of other tools, as `formats.write`; the folder appears when it is complete.
 
@@ -97,12 +97,13 @@ def export_masks(config: Config, kind: str, pairs: List[Pair], output: str, *, i
             yield Item(name, pair.image, mask)
 
     with _partial(output, f"an export into {output}") as partial:
-        write(kind, progress(items(), len(images), "export"), partial, config.classes, ignore=ignore, polygons=polygons)
+        write(file_format, progress(items(), len(images), "export"), partial, config.classes, ignore=ignore,
+              polygons=polygons)
         if os.path.isdir(output):
             os.rmdir(output)
         os.rename(partial, output)
     logger.info("%d images with masks are in %s", len(images), output)
-    if ignored and ignore is None and kind != "png":
+    if ignored and ignore is None and file_format != "png":
         logger.warning("%.1f %% of the pixels are 255 (uncertain) and were exported as background: --ignore-label NAME "
                        "exports them as a class of that name", 100 * ignored / pixels)
 
@@ -125,17 +126,17 @@ def _partial(folder: str, work: str) -> Iterator[str]:
 
 def _unique_names(pairs: List[Pair]) -> Dict[str, Pair]:
     """The pairs by the names of their files in one folder: a predicted a/b becomes a_b."""
-    found: Dict[str, Pair] = {}
+    by_name: Dict[str, Pair] = {}
     for pair in pairs:
         name = pair.name.replace("/", "_")
-        if name in found:
-            raise UserError(f"{found[name].image} and {pair.image} would both be exported as {name}: rename one of "
+        if name in by_name:
+            raise UserError(f"{by_name[name].image} and {pair.image} would both be exported as {name}: rename one of "
                             "them and run predict.py again")
-        found[name] = pair
-    return found
+        by_name[name] = pair
+    return by_name
 
 
-def import_masks(config: Config, kind: str, path: str, *, ignore: Optional[str] = None) -> List[str]:
+def import_masks(config: Config, file_format: str, path: str, *, ignore: Optional[str] = None) -> List[str]:
     """Store corrected masks of web images, see `formats.read`; training uses them in place of the automatic ones.
 
     All are checked before the first is stored. What the file doesn't speak of stays as it is, and an image is empty
@@ -169,7 +170,7 @@ def import_masks(config: Config, kind: str, path: str, *, ignore: Optional[str] 
     changed: List[str] = []
     empty: List[str] = []
     with _partial(layout.web_corrected, "an import of masks") as partial:
-        for name, mask in read(kind, path, config.classes, ignore, check):
+        for name, mask in read(file_format, path, config.classes, ignore, check):
             if _unchanged(layout.web_mask(name), mask, config.num_classes):
                 continue
             _check_labels(f"{path}: the mask of {name}", mask, web_class(name, config.num_classes), config.classes)

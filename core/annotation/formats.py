@@ -48,12 +48,12 @@ class Item(NamedTuple):
     mask: np.ndarray
 
 
-def write(kind: str, items: Iterable[Item], folder: str, classes: Sequence[str], *, ignore: Optional[str] = None,
+def write(file_format: str, items: Iterable[Item], folder: str, classes: Sequence[str], *, ignore: Optional[str] = None,
           polygons: bool = False) -> None:
     """Write masks and images below an empty folder.
 
     Args:
-        kind: one of FORMATS.
+        file_format: one of FORMATS.
         classes: names, background first.
         ignore: name of a class for the pixels of 255; None exports them as background, or as 255 in palette PNGs.
         polygons: COCO regions as polygons rather than run lengths.
@@ -63,22 +63,22 @@ def write(kind: str, items: Iterable[Item], folder: str, classes: Sequence[str],
     """
     labels = _labels(classes, ignore)
     names = {label: name for name, label in labels.items() if label != BACKGROUND}
-    if kind == "coco":
+    if file_format == "coco":
         _write_coco(items, folder, names, polygons)
-    elif kind == "yolo":
+    elif file_format == "yolo":
         _write_yolo(items, folder, names)
-    elif kind == "labelme":
+    elif file_format == "labelme":
         _write_labelme(items, folder, names)
     else:
         _write_png(items, folder, {BACKGROUND: classes[BACKGROUND], **names})
 
 
-def read(kind: str, path: str, classes: Sequence[str], ignore: Optional[str] = None, check: Check = lambda *_: None
-         ) -> Iterator[Tuple[str, np.ndarray]]:
+def read(file_format: str, path: str, classes: Sequence[str], ignore: Optional[str] = None,
+         check: Check = lambda *_: None) -> Iterator[Tuple[str, np.ndarray]]:
     """Masks that a tool saved, of the images that it says something of.
 
     Args:
-        kind: one of FORMATS.
+        file_format: one of FORMATS.
         path: file or folder that the tool wrote.
         classes: names, background first; every region's class must be one of them.
         ignore: name of the class that stands for 255.
@@ -91,7 +91,7 @@ def read(kind: str, path: str, classes: Sequence[str], ignore: Optional[str] = N
         UserError: the path holds nothing of this format, names an unknown class, has an id twice, or holds a number
             that can't be; the file is named.
     """
-    return _READERS[kind](path, _labels(classes, ignore), check)
+    return _READERS[file_format](path, _labels(classes, ignore), check)
 
 
 def _labels(classes, ignore):
@@ -291,19 +291,19 @@ def _read_labelme(path, labels, check):
 
 
 def _labelme_region(shape, size):
-    kind = shape.get("shape_type") or "polygon"
-    if kind not in ("polygon", "rectangle", "circle", "mask"):
-        raise ValueError(f"a {kind} of class {shape['label']!r} has no area; draw a polygon, a rectangle, a circle or "
-                         "a mask")
+    shape_type = shape.get("shape_type") or "polygon"
+    if shape_type not in ("polygon", "rectangle", "circle", "mask"):
+        raise ValueError(f"a {shape_type} of class {shape['label']!r} has no area; draw a polygon, a rectangle, a "
+                         "circle or a mask")
     points = check_points(shape["points"], size)
-    if kind == "polygon":
+    if shape_type == "polygon":
         return from_polygon(points, size)
     if len(points) != 2:
-        raise ValueError(f"a {kind} has two points")
+        raise ValueError(f"a {shape_type} has two points")
     (left, top), (right, bottom) = points
-    if kind == "rectangle":
+    if shape_type == "rectangle":
         return from_polygon([(left, top), (right, top), (right, bottom), (left, bottom)], size)
-    if kind == "circle":
+    if shape_type == "circle":
         half = np.hypot(right - left, bottom - top) ** 2 - (np.arange(size[0]) + 0.5 - top) ** 2
         half = np.where(half < 0, -1, np.sqrt(np.maximum(half, 0)))  # of the circle's width in each row
         return Region(0, 0, np.abs(np.arange(size[1]) + 0.5 - left) <= half[:, None])

@@ -148,7 +148,7 @@ def _conditions(result: Result, epoch: bool = True) -> str:
     """Model, epoch and settings of an evaluation in a few words."""
     settings = result["settings"]
     scales = ", ".join(f"{scale:g}" for scale in settings["scales"])
-    words = (result["model"], epoch and f"epoch {result['epoch']}",
+    words: Sequence[Any] = (result["model"], epoch and f"epoch {result['epoch']}",
              "one scale" if scales == "1" else f"scales {scales}", settings["crf"] and "CRF", settings.get("dtype"))
     return ", ".join(filter(None, words))
 

@@ -145,14 +145,14 @@ def _normalise(likelihoods, scores, rest, marginals, factors, lanes):
 @compiled_for_lanes("float32[:, :, ::1], int64, float32", "boolean[:, ::1]")
 def _exceed(marginals, labels, odds, lanes):
     """(groups, channels) bool: whether a label's marginal exceeds `odds` times the largest one at any pixel."""
-    found = np.zeros((len(marginals), len(lanes)), np.bool_)
+    exceeding = np.zeros((len(marginals), len(lanes)), np.bool_)
     for i in range(marginals.shape[1]):
         largest = _largest(marginals, i, lanes)
         for group in range(len(marginals)):
             for channel in range(len(lanes)):
-                if not found[group, channel] and marginals[group, i, channel] > odds * largest:
-                    found[group, channel] = True
+                if not exceeding[group, channel] and marginals[group, i, channel] > odds * largest:
+                    exceeding[group, channel] = True
                     labels -= 1
         if labels == 0:
             break
-    return found
+    return exceeding

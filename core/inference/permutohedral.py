@@ -147,13 +147,13 @@ def _simplices(features, scale, directions):
         barycentric[:] = 0
         for j in range(d + 1):
             # Multiples that don't add up to 0 are corrected where the rounding was coarsest
-            place = rank[j] + excess
-            shift = np.int64(place < 0) - np.int64(place > d)
-            place = d - place - shift * (d + 1)
-            order[place] = j
+            vertex = rank[j] + excess
+            shift = np.int64(vertex < 0) - np.int64(vertex > d)
+            vertex = d - vertex - shift * (d + 1)
+            order[vertex] = j
             share = offset[j] - np.float32(shift)
-            barycentric[place] += share
-            barycentric[place + 1] -= share
+            barycentric[vertex] += share
+            barycentric[vertex + 1] -= share
             key += (multiple[j] + shift) * (directions[d] - directions[j])
         barycentric[0] += np.float32(1) + barycentric[d + 1]
         for j in range(d + 1):  # section 3.1: the vertices, by their remainder

@@ -24,10 +24,10 @@ def combine_scales(probabilities: Sequence[np.ndarray], scaled_sizes: Sequence[T
     Returns:
         (classes, h, w) float32.
     """
-    widened = [part @ upsampling_matrix(part.shape[2], scaled[1], size[1]).T
-               for part, scaled in zip(probabilities, scaled_sizes)]
-    rows = [upsampling_matrix(part.shape[1], scaled[0], size[0])
-            for part, scaled in zip(probabilities, scaled_sizes)]
+    widened = [cells @ upsampling_matrix(cells.shape[2], scaled[1], size[1]).T
+               for cells, scaled in zip(probabilities, scaled_sizes)]
+    rows = [upsampling_matrix(cells.shape[1], scaled[0], size[0])
+            for cells, scaled in zip(probabilities, scaled_sizes)]
     return np.concatenate(rows, 1) @ np.concatenate(widened, 1)
 
 
@@ -61,9 +61,9 @@ def _doubling(length):
 
 def _resizing(source, target):
     """Bilinear resizing with pixel centres at halves and the border repeated, as OpenCV's: (target, source)."""
-    place = (np.arange(target) + 0.5) * (source / target) - 0.5
-    left = np.floor(place).astype(int)
-    share = place - left
+    position = (np.arange(target) + 0.5) * (source / target) - 0.5
+    left = np.floor(position).astype(int)
+    share = position - left
     matrix = np.zeros((target, source))
     rows = np.arange(target)
     np.add.at(matrix, (rows, np.clip(left, 0, source - 1)), 1 - share)

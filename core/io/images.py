@@ -256,12 +256,12 @@ def _check_size(image: Image.Image, content: bytes) -> None:
 
 def _check_png(content: bytes) -> None:
     """Raise DecodingError if a chunk of a PNG file is damaged: Pillow doesn't look at the checksums of the pixels."""
-    start, kind = 8, b""
-    while start + 12 <= len(content) and kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", content, start)
+    start, chunk = 8, b""
+    while start + 12 <= len(content) and chunk != b"IEND":
+        length, chunk = struct.unpack_from(">I4s", content, start)
         end = start + 8 + length
         if end + 4 <= len(content) and zlib.crc32(content[start + 4:end]) != struct.unpack_from(">I", content, end)[0]:
-            raise DecodingError(f"the file is damaged (checksum of a chunk {kind!r})")
+            raise DecodingError(f"the file is damaged (checksum of a chunk {chunk!r})")
         start = end + 4
 
 

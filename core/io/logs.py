@@ -64,13 +64,13 @@ def start_log(path: str, config: Any) -> None:
 
 def versions() -> str:
     """Python, platform and the packages that results depend on, as one line."""
-    found = ["Python " + platform.python_version(), platform.platform(terse=True)]
+    names = ["Python " + platform.python_version(), platform.platform(terse=True)]
     for package in _PACKAGES:
         try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
+            names.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             pass
-    return ", ".join(found)
+    return ", ".join(names)
 
 
 def progress(items: Iterable[_Item], total: Optional[int], what: str) -> Iterator[_Item]:

@@ -195,15 +195,16 @@ def _layer(ops, data, name, channels, relu=False, same=True, **shape):
 
 
 def _torch_name(name):
-    layer, part = name.rsplit("_", 1)
-    part = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "var": "running_var"}.get(part, part)
+    layer, parameter = name.rsplit("_", 1)
+    parameter = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "var": "running_var"}.get(
+        parameter, parameter)
     layer = layer[:-len("_moving")] if layer.endswith("_moving") else layer
     norm = layer.endswith("_bn")
     layer = layer[:-len("_bn")] if norm else layer
     if layer.startswith("block"):
         number, layer = layer[len("block"):].split("_")
         norms = {"expand": "_bn0", "depthwise": "_bn1", "project": "_bn2"}
-        return f"_blocks.{number}.{norms[layer] if norm else f'_{layer}_conv'}.{part}"
+        return f"_blocks.{number}.{norms[layer] if norm else f'_{layer}_conv'}.{parameter}"
     if norm:
-        return {"stem": "_bn0", "head": "_bn1"}[layer] + "." + part
-    return {"stem": "_conv_stem", "head": "_conv_head", "fc": "_fc"}[layer] + "." + part
+        return {"stem": "_bn0", "head": "_bn1"}[layer] + "." + parameter
+    return {"stem": "_conv_stem", "head": "_conv_head", "fc": "_fc"}[layer] + "." + parameter

@@ -138,10 +138,10 @@ def read_record(text: str, path: str) -> Dict[str, Any]:
 def parameters_digest(args: Mapping[str, np.ndarray], aux: Mapping[str, np.ndarray]) -> str:
     """SHA-256 of parameters, whatever file they are in, as hexadecimal text."""
     digest = hashlib.sha256()
-    for part in (args, aux):
-        for name in sorted(part):
+    for parameters in (args, aux):
+        for name in sorted(parameters):
             digest.update(name.encode("utf-8"))
-            digest.update(part[name].tobytes())
+            digest.update(parameters[name].tobytes())
     return digest.hexdigest()
 
 

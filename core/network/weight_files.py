@@ -26,7 +26,7 @@ _KERAS_PARTS = {"kernel": "weight", "W": "weight", "b": "bias", "running_mean": 
                 "moving_variance": "moving_var", "running_std": "moving_var"}
 _KERAS_ORDER = {2: ("weight", "bias"), 4: ("gamma", "beta", "moving_mean", "moving_var")}  # Keras 3 numbers them
 _TORCH_NAME = re.compile(r"(?P<prefix>.*?\.?)\b(?:layer(?P<stage>[1-4])\.(?P<unit>\d+)\.)?"
-                         r"(?P<layer>conv[1-3]|bn[1-3]|downsample\.[01])\.(?P<part>\w+)")
+                         r"(?P<layer>conv[1-3]|bn[1-3]|downsample\.[01])\.(?P<parameter>\w+)")
 _NORM_PARTS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_var"}
 
 
@@ -120,18 +120,18 @@ def _keras_name(name: str, item: h5py.Dataset) -> str:
     *folders, leaf = name.split("/")
     if folders[-1:] == ["vars"] and leaf.isdigit():
         layer = str(item.parent.attrs.get("name"))
-        part = dict(enumerate(_KERAS_ORDER.get(len(item.parent), ()))).get(int(leaf), leaf)
+        parameter = dict(enumerate(_KERAS_ORDER.get(len(item.parent), ()))).get(int(leaf), leaf)
     else:
         layer = next((folder for folder in reversed(folders)
                       if _KERAS_LAYER.fullmatch(folder) or _CAFFE_LAYER.fullmatch(folder)), "/".join(folders))
-        part = re.sub(r"(_\d+)?(:0)?$", "", leaf)
-        part = part[len(layer) + 1:] if part.startswith(layer + "_") else part
-        part = _KERAS_PARTS.get(part, part)
+        parameter = re.sub(r"(_\d+)?(:0)?$", "", leaf)
+        parameter = parameter[len(layer) + 1:] if parameter.startswith(layer + "_") else parameter
+        parameter = _KERAS_PARTS.get(parameter, parameter)
     match = _KERAS_LAYER.fullmatch(layer)
     if match:
         layer = _layer_name(match["type"] == "bn", match["stage"], int(match["unit"]) - 1 if match["unit"] else None,
                             _BRANCHES.get(match["branch"]))
-    return f"{layer}_{part}"
+    return f"{layer}_{parameter}"
 
 
 def _layer_name(norm: bool, stage: Any, unit: Optional[int], branch: Optional[str]) -> str:
@@ -145,12 +145,12 @@ def _torch_name(name: str) -> Tuple[str, str]:
     match = _TORCH_NAME.fullmatch(name)
     if not match or not match["stage"] and match["layer"] not in ("conv1", "bn1"):
         return "", name
-    layer, part = match["layer"], match["part"]
+    layer, parameter = match["layer"], match["parameter"]
     norm = layer.startswith("bn") or layer == "downsample.1"
     branch = "1" if layer.startswith("downsample") else _BRANCHES[layer[-1]]
     unit = int(match["unit"]) if match["stage"] else None
     return match["prefix"], (_layer_name(norm, int(match["stage"] or 0) + 1, unit, branch) + "_"
-                             + (_NORM_PARTS.get(part, part) if norm else part))
+                             + (_NORM_PARTS.get(parameter, parameter) if norm else parameter))
 
 
 def _read_mxnet(path):

@@ -152,7 +152,7 @@ def _evaluation_images(layout: Layout) -> Dict[str, str]:
 
     They are VOC's val and test images, and the val images of create_dataset.py.
     """
-    lists = [("VOC", layout.voc_list(part), layout.voc_images) for part in ("val", "test")]
+    lists = [("VOC", layout.voc_list(split), layout.voc_images) for split in ("val", "test")]
     lists.append(("val", layout.val_list, layout.val_images))
     if not os.path.exists(lists[0][1]) and not os.path.exists(layout.val_list):
         logger.warning("neither %s nor %s exists: web images are not compared with the evaluation images; run this "
