@@ -72,7 +72,7 @@ def main() -> None:
     evaluate(config, model, epoch=epoch, path=path, devices=resolve_devices(args.gpu, config.engine), options=options,
              jobs=args.jobs)
     if args.submission:
-        pack_submission(args.submission, read_list(options.list), masks_folder(options.output))
+        pack_submission(args.submission, read_list(options.list), masks_folder(options.output), options.images)
 
 
 if __name__ == "__main__":

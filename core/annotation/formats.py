@@ -1,15 +1,17 @@
 """Masks in the formats of annotation tools and trainers: COCO, YOLO, labelme and palette PNGs.
 
 `write` makes a folder that a tool opens as it is, images included; `read` takes what a tool saved. Classes are matched
-by name, so their order may differ.
+by name, so their order may differ. Images are taken one after the other, so that any number of them fits into memory.
 """
 import base64
-import collections
+import codecs
 import contextlib
 import json
 import os
+import zlib
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+import ijson
 import numpy as np
 import yaml
 
@@ -122,21 +124,25 @@ def _upright_jpeg(path: str) -> bytes:
 
 def _write_coco(items, folder, names, polygons):
     """COCO's object detection format (https://cocodataset.org/#format-data), an annotation for each region."""
-    images: List[Dict[str, Any]] = []
-    annotations: List[Dict[str, Any]] = []
-    for number, item in enumerate(_with_images(items, os.path.join(folder, "images")), 1):
-        height, width = item.mask.shape
-        images.append({"id": number, "file_name": item.name + ".jpg", "width": width, "height": height})
-        for label, region in _regions(item.mask, names):
-            rows, columns = region.pixels.shape
-            annotations.append({
-                "id": len(annotations) + 1, "image_id": number, "category_id": label, "iscrowd": 0,
-                "area": int(region.pixels.sum()), "bbox": [region.left, region.top, columns, rows],
-                "segmentation": ([to_polygon(region).ravel().tolist()] if polygons else
-                                 {"size": [height, width], "counts": to_counts(region, (height, width))})})
-    categories = [{"id": label, "name": name, "supercategory": ""} for label, name in names.items()]
-    content = {"annotations": annotations, "images": images, "categories": categories}
-    write_bytes(os.path.join(folder, _COCO_FILE), json.dumps(content).encode("ascii"))
+    path = os.path.join(folder, _COCO_FILE)
+    os.makedirs(os.path.dirname(path))
+    images: List[str] = []
+    count = 0
+    with open(path, "w", encoding="utf-8") as file:
+        file.write('{"annotations": [')
+        for number, item in enumerate(_with_images(items, os.path.join(folder, "images")), 1):
+            height, width = item.mask.shape
+            images.append(json.dumps({"id": number, "file_name": item.name + ".jpg", "width": width, "height": height}))
+            for label, region in _regions(item.mask, names):
+                rows, columns = region.pixels.shape
+                row = {"id": count + 1, "image_id": number, "category_id": label, "iscrowd": 0,
+                       "area": int(region.pixels.sum()), "bbox": [region.left, region.top, columns, rows],
+                       "segmentation": ([to_polygon(region).ravel().tolist()] if polygons else
+                                        {"size": [height, width], "counts": to_counts(region, (height, width))})}
+                file.write(("," if count else "") + "\n" + json.dumps(row))
+                count += 1
+        categories = [{"id": label, "name": name, "supercategory": ""} for label, name in names.items()]
+        file.write('],\n"images": [\n' + ",\n".join(images) + f'],\n"categories": {json.dumps(categories)}}}\n')
 
 
 def _write_yolo(items, folder, names):
@@ -212,34 +218,43 @@ def _read_coco(path, labels, check):
     if os.path.isdir(path):
         path = os.path.join(path, _COCO_FILE)
     with _reading(path, "COCO JSON with images, annotations and categories"):
-        content = read_json(path)
-        categories = _by_id(content, "categories", lambda row: row["name"])
-        images = _by_id(content, "images", lambda row: (row["file_name"], (row["height"], row["width"])))
+        categories = _by_id(path, "categories", lambda row: row["name"])
+        images = _by_id(path, "images", lambda row: (row["file_name"], (row["height"], row["width"])))
         if not images or not categories:
             raise ValueError("it has no images, or no categories")
-        annotations = collections.defaultdict(list)
-        for row in content["annotations"]:
+        drawn: Dict[Any, List[Tuple[str, bytes]]] = {}  # compressed, as the images' annotations may come in any order
+        for row in _rows(path, "annotations"):
             if row["image_id"] not in images or row["category_id"] not in categories:
                 raise ValueError(f"annotation {row.get('id')} has image_id {row['image_id']!r} and category_id "
                                  f"{row['category_id']!r}, and one of these is not in the file")
-            annotations[row["image_id"]].append((categories[row["category_id"]], row["segmentation"]))
-    for number, shapes in annotations.items():
+            shape = zlib.compress(json.dumps(row["segmentation"]).encode("ascii"))
+            drawn.setdefault(row["image_id"], []).append((categories[row["category_id"]], shape))
+    for number, shapes in drawn.items():
         file_name, size = images[number]
         with _reading(f"{path}, image {file_name}", "polygons or run lengths of its size"):
             canvas = _Canvas(path, file_name, size, labels, check)
-            for name, segmentation in shapes:
-                for region in _coco_regions(segmentation, size):
+            for name, shape in shapes:
+                for region in _coco_regions(json.loads(zlib.decompress(shape)), size):
                     canvas.draw(name, region)
         yield canvas.name, canvas.mask
-    _say_untouched(path, len(images) - len(annotations), "without a region")
+    _say_untouched(path, len(images) - len(drawn), "without a region")
 
 
-def _by_id(content, name, value_of):
-    rows = {row["id"]: value_of(row) for row in content[name]}
-    if len(rows) < len(content[name]):
-        number, _ = collections.Counter(row["id"] for row in content[name]).most_common(1)[0]
-        raise ValueError(f"two of {name} have the id {number!r}")
-    return rows
+def _rows(path, name):
+    """The rows of a list in a JSON file, one after the other."""
+    with open(path, "rb") as file:
+        if file.read(3) != codecs.BOM_UTF8:
+            file.seek(0)
+        yield from ijson.items(file, name + ".item", use_float=True)
+
+
+def _by_id(path, name, value_of):
+    values: Dict[Any, Any] = {}
+    for row in _rows(path, name):
+        if row["id"] in values:
+            raise ValueError(f"two of {name} have the id {row['id']!r}")
+        values[row["id"]] = value_of(row)
+    return values
 
 
 def _coco_regions(segmentation, size):

@@ -9,8 +9,9 @@ from core.classes import VOC_CLASSES
 from core.config import Config
 from core.errors import UserError
 from core.io.files import read_bytes, replacing
+from core.io.images import read_mask, read_size
 from core.io.logs import logger, progress
-from core.paths import mask_path
+from core.paths import image_path, mask_path
 
 # Competition 6: segmentation, trained on other data than VOC's own; here on web images.
 _FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
@@ -28,20 +29,21 @@ def check_submission(path: str, config: Config) -> None:
                         f"{config.num_classes} other ones")
 
 
-def pack_submission(path: str, names: Iterable[str], masks: str) -> None:
+def pack_submission(path: str, names: Iterable[str], masks: str, images: str) -> None:
     """Write results/VOC2012/Segmentation/comp6_test_cls/<id>.png for every id into a .tar.gz archive, from the folder
     of an evaluation's masks.
 
     The same masks give the same bytes.
 
     Raises:
-        UserError: a mask is missing, or the archive can't be written. There is none then.
+        UserError: a mask is missing or damaged, or has another size than its image. No archive is written then.
     """
     with replacing(path) as temporary, open(temporary, "wb") as file, \
             gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed, \
             tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive:
         names = sorted(names)
         for name in progress(names, len(names), "submission"):
+            read_mask(mask_path(masks, name), len(VOC_CLASSES), read_size(image_path(images, name)))
             content = read_bytes(mask_path(masks, name))
             entry = tarfile.TarInfo(f"{_FOLDER}/{name}.png")
             entry.size = len(content)

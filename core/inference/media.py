@@ -17,6 +17,7 @@ from core.io.resize import shrink  # noqa: E402
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 _USUAL_RATE = 25.0  # frames per second of a video that does not say
+_STANDSTILL = 3  # frames at the end that repeat the one before
 _LIKELY_RATE = 120  # frames per second; headers with more rather mean the ticks of a clock
 _MOST_TICKS = 65535  # per second, of MPEG-4: the numerator of a rate that is written as a decimal fraction
 
@@ -110,10 +111,16 @@ class Video:
         good, frame = self._capture.read()
         if not good:
             raise UserError(f"{self._path} can't be decoded: it has no readable frame")
+        repeated = 0
         while good:
             yield self._square(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+            last = frame
             good, frame = self._capture.read()
+            repeated = repeated if not good else repeated + 1 if np.array_equal(frame, last) else 0
         self._capture.release()
+        if repeated >= _STANDSTILL:  # OpenCV decodes no frame larger than the first one, and says nothing
+            logger.warning("%s: the last %d frames are all the same; unless the video stands still there, it changes "
+                           "its size, which can't be read: convert it to one size first", self._path, repeated + 1)
 
     def _square(self, frame: np.ndarray) -> np.ndarray:
         """Stretch a frame of pixels that are not square, as of DVDs and camcorders, so that they are."""

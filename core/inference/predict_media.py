@@ -25,6 +25,8 @@ from core.network.snapshots import Snapshot
 from core.paths import check_no_true_mask, mask_path
 from core.runtime.parallel import ordered_map, process_pool
 
+_LONGEST_NAME = 255  # bytes of a file's name
+
 
 def segment_media(snapshot: Snapshot, *, devices: List[Device], media: Sequence[Medium], options: SegmentationOptions,
                   jobs: int = 1) -> Dict[str, Any]:
@@ -93,7 +95,7 @@ class _Work:
     """Takes every file from decoding to its results.
 
     Attributes:
-        failures: dict from path to message, of the files that can't be decoded.
+        failures: dict from path to message, of the files that can't be decoded or have too long a name.
     """
 
     def __init__(self, config: Config, options: SegmentationOptions, segmenter: Segmenter, jobs: int):
@@ -124,6 +126,7 @@ class _Work:
     def _pictures(self, media):
         for medium in media:
             with self._reporting(medium):
+                _check_lengths(medium, self._options.output)
                 image, size = read_picture(medium.path, self._options.max_side)
                 if image.shape[:2] != size:
                     logger.info("%s: %d x %d pixels, scaled down to %d x %d for the network; see --max-side",
@@ -133,6 +136,7 @@ class _Work:
 
     def _video(self, medium, pool):
         """Write the masks of all frames, and the video with their overlays; returns its dict for predictions.json."""
+        _check_lengths(medium, self._options.output)
         video = Video(medium.path)
         under_way = collections.deque()
 
@@ -206,13 +210,24 @@ def _picture_results(name, options):
     return [mask_path(masks_folder(options.output), name)] + [scores_path(options.output, name)] * options.save_scores
 
 
+def _possible_results(medium, output):
+    if is_video(medium.path):
+        return [video_path(output, medium.name)]
+    return [mask_path(masks_folder(output), medium.name), overlay_path(output, medium.name)]
+
+
+def _check_lengths(medium, output):
+    """Raise UserError if no file can have the name of one of a medium's results."""
+    if any(len(os.fsencode(os.path.basename(path))) > _LONGEST_NAME for path in _possible_results(medium, output)):
+        raise UserError(f"{medium.path}: its name is too long for those of its results: rename it")
+
+
 def _check_apart(media, output):
     """Raise UserError if a result would take the place of one of the files, or of another's result."""
     inputs = {os.path.realpath(medium.path) for medium in media} | {medium.path for medium in media}
     owners = {}
     for medium in media:
-        for path in ([video_path(output, medium.name)] if is_video(medium.path) else
-                     [mask_path(masks_folder(output), medium.name), overlay_path(output, medium.name)]):
+        for path in _possible_results(medium, output):
             if os.path.abspath(path) in inputs or os.path.realpath(path) in inputs:
                 raise UserError(f"the result {path} would take the place of a file to segment: choose another --output")
             if path in owners:

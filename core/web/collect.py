@@ -72,7 +72,7 @@ def _keep(config, class_index, source, downloader, pool, manifest, index):
     fresh = (candidate for candidate in source(class_index) if manifest.is_new(class_name, candidate.url))
     with contextlib.closing(ordered_map(process, fresh, pool, 2 * THREADS)) as processed:
         for _, (row, jpeg, views) in processed:
-            if jpeg:
+            if jpeg and not manifest.reject_placeholder(row):
                 near = next(index.matches(views, config.web_hash_distance), None)
                 if near is None:
                     row["name"] = manifest.free_name(class_index)

@@ -6,7 +6,8 @@ import collections
 import contextlib
 import os
 import re
-from typing import Any, Container, Counter, Dict, Iterable, List, Tuple
+from typing import Any, Container, Counter, DefaultDict, Dict, Iterable, List, Optional, Tuple
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -58,6 +59,9 @@ class Manifest:
             if name in files:
                 self.counts[class_of(name)] += 1
         self._decided = {(row["class"], row["url"]) for row in self.rows}
+        self._alike: DefaultDict[Tuple[str, Optional[str]], List[Dict[str, Any]]] = collections.defaultdict(list)
+        for row in self.rows:
+            self._alike[_origin(row)].append(row)
         self._last = last_numbers(layout)
         others = files - {row["name"] for row in self.rows if "name" in row} - {made.new_name for made in moves}
         if others:
@@ -109,6 +113,18 @@ class Manifest:
     def close(self) -> None:
         self._journal.close()
 
+    def reject_placeholder(self, row: Dict[str, Any]) -> bool:
+        """Whether a host has brought the very same bytes from three addresses, as in place of deleted photos; rejects
+        them all."""
+        earlier = self._alike[_origin(row)]
+        if len(earlier) < 2:
+            return False
+        row.update(status="rejected", reason=f"placeholder: the same came from {earlier[0]['url']}")
+        for other in earlier:
+            if other["status"] == "kept":
+                self.reject(other["name"], f"placeholder: the same came from {row['url']}")
+        return True
+
     def is_new(self, class_name: str, url: str) -> bool:
         """Whether an address was not asked for before; from now on it was."""
         new = (class_name, url) not in self._decided
@@ -131,11 +147,17 @@ class Manifest:
         """Add a line and, if it belongs to a kept image, give its `pending` file its name."""
         self._journal.append(row)
         self.rows.append(row)
+        self._alike[_origin(row)].append(row)
         if row["status"] == "kept":
             self._finish(row["name"])
             class_index, number = map(int, row["name"].split("_"))
             self._last[class_index] = number
             self.counts[class_index] += 1
+
+
+def _origin(row):
+    """What downloads of one picture from one host have in common; files have nothing."""
+    return urlsplit(row["url"]).hostname or row["url"], row.get("sha256")
 
 
 def reasons(rows: Iterable[Dict[str, Any]], class_name: str) -> Counter[str]:

@@ -250,7 +250,7 @@ def coco_file(path, **changes):
     ({"row": {"category_id": 2}}, "image_id 1 and category_id 2, and one of these is not"),
     ({"row": {"segmentation": [[]]}}, "1_7.jpg: .*a polygon has at least three points"),
     ({"row": {"segmentation": [[1, 1, 9, 1, 9]]}}, "1_7.jpg: "), ({"row": {"segmentation": [None]}}, "1_7.jpg: "),
-    ({"row": {"segmentation": [[1, 1, float("nan"), 1, 9, 9]]}}, "1_7.jpg: .*no number"),
+    ({"row": {"segmentation": [[1, 1, float("nan"), 1, 9, 9]]}}, "a.json: COCO JSON with .*invalid char"),
     ({"row": {"segmentation": [[1, 1, 1e9, 1, 9, 9]]}}, "1_7.jpg: .*far outside of the picture"),
     ({"row": {"segmentation": {"size": [30, 40], "counts": [0, 2 ** 62]}}}, "run lengths add up to"),
     ({"row": {"segmentation": {"size": [40, 30], "counts": [0, 1200]}}}, "another image size than 40 x 30"),

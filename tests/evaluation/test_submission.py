@@ -33,7 +33,7 @@ def predicted(tmp_path, rng):
 
 def pack(folder, name="a.tar.gz"):
     names = [name[:-4] for name in os.listdir(str(folder / "images"))]
-    pack_submission(str(folder / name), names, str(folder / "masks"))
+    pack_submission(str(folder / name), names, str(folder / "masks"), str(folder / "images"))
     return folder / name
 
 
@@ -54,9 +54,12 @@ def test_the_same_masks_give_the_same_bytes(predicted, monkeypatch):
     assert pack(predicted, "b.tgz").read_bytes() == first
 
 
-def test_a_missing_mask_is_named_and_no_archive_appears(predicted):
-    (predicted / "masks" / "2008_000006.png").unlink()
-    with pytest.raises(UserError, match="2008_000006.png can't be read"):
+@pytest.mark.parametrize("spoil, message", [
+    (lambda path: write_mask(path, np.zeros((9, 11), np.uint8)), "is 11 x 9 pixels, its image 12 x 9"),
+    (os.remove, "can't be read")])
+def test_a_wrong_mask_is_named_and_no_archive_appears(predicted, spoil, message):
+    spoil(str(predicted / "masks" / "2008_000006.png"))
+    with pytest.raises(UserError, match="2008_000006.png " + message):
         pack(predicted)
     assert sorted(os.listdir(str(predicted))) == ["images", "masks"]
 

@@ -95,6 +95,15 @@ def test_a_video_without_frame_rate_is_timed_by_its_frames(tmp_path):
     assert video.rate == pytest.approx(9 / 0.8) and video.announced == 10
 
 
+@pytest.mark.parametrize("larger, expected", [(True, True), (False, False)])
+def test_a_video_that_changes_its_size_is_named(tmp_path, rng, caplog, larger, expected):
+    frames = [rng.integers(0, 255, (64, 96, 3), dtype=np.uint8) for _ in range(8)]
+    frames[4:] = [np.repeat(frame, 1 + larger, 0) for frame in frames[4:]]
+    video = Video(save_recording(tmp_path / "a.webm", frames, range(0, 320, 40)))
+    assert len(list(video.frames())) == 8
+    assert ("a.webm: the last 5 frames are all the same" in caplog.text) == expected
+
+
 def test_what_a_killed_writer_left_is_removed(tmp_path):
     for name in (".a.mp4.0123abcd.tmp", ".a.mp4.0123abcd.tmp.mp4", ".mine.tmp"):
         (tmp_path / name).write_bytes(b"half")

@@ -189,6 +189,16 @@ def test_files_that_are_left_out_of_a_folder_are_counted(tmp_path, image, caplog
     assert set(line.split(": ")[-1].split(", ")) == {"2 .heic", "1 .dng", "1 without ending"}
 
 
+def test_names_as_long_as_a_file_system_takes_are_segmented_and_longer_ones_left_out(untrained, tmp_path, image):
+    for name in ("x" * 251 + ".jpg", "y" * 251 + ".png", "y" * 251 + ".jpg"):  # the last two keep their endings
+        save(tmp_path / "in" / name, image)
+    save_video(tmp_path / "in" / "v.avi", [image], "MJPG")
+    os.rename(str(tmp_path / "in" / "v.avi"), str(tmp_path / "in" / ("v" * 251 + ".avi")))
+    with pytest.raises(UserError, match="3 of 4 files could not be segmented: .*its name is too long"):
+        run(untrained, [tmp_path / "in"], tmp_path / "out")
+    assert os.listdir(str(tmp_path / "out" / "masks")) == ["x" * 251 + ".png"]
+
+
 @pytest.mark.slow
 def test_a_bad_picture_is_reported_and_the_others_continue(untrained, tmp_path, image):
     for name in ("a", "c"):

@@ -60,6 +60,21 @@ def test_different_objects_on_white_are_all_kept_and_copies_rejected(config, ser
     assert rows[4]["reason"] == "near duplicate of 1_000003"
 
 
+def test_a_picture_that_a_host_shows_for_several_photos_is_no_image_of_their_class(config, server):
+    """Deleted photos lead to one; a host that wants to be visited shows one to all who link to its photos."""
+    server.files.update(dict.fromkeys("abcd", encoded(picture(98))), e=encoded(picture(97)), f=encoded(picture(97)))
+    config = changed(config, web_images_per_class=4)
+    urls = {1: [server.url("file/a"), server.url("ok", 1), server.url("to/x?" + server.url("file/b"))],
+            2: [server.url("file/c"), server.url("ok", 2)], 3: [server.url("file/e"), server.url("file/f")]}
+    rows = fetch(config, urls)
+    assert [row.get("reason", "kept").split(":")[0] for row in rows] == [
+        "placeholder", "kept", "near duplicate of 1_000001", "placeholder", "kept", "kept",
+        "near duplicate of 3_000001"]
+    assert list(stored(config)) == ["1_000002.jpg", "2_000001.jpg", "3_000001.jpg"]
+    rows = fetch(config, {1: [server.url("file/d")]})
+    assert rows[-1]["reason"].startswith("placeholder"), "forgotten by the next run"
+
+
 def test_numbers_follow_the_order_of_the_candidates_and_the_limit_holds(config, server):
     limited = changed(config, web_images_per_class=9)
     rows = fetch(limited, {1: [server.url("slow", number) for number in range(30)]})
