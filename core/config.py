@@ -203,11 +203,7 @@ class Config:
         return len(self.classes)
 
     def class_index(self, name: str) -> int:
-        """Index of the class with this name.
-
-        Raises:
-            UserError: there is none; the nearest name is given.
-        """
+        """Index of the class with this name; a UserError gives the nearest one."""
         name = unicodedata.normalize("NFC", name)
         if name not in self.classes:
             near = difflib.get_close_matches(name, self.classes, 1, 0.5)
@@ -314,14 +310,7 @@ def _check_limits(field, value):
 
 
 def read_config_file(path: str) -> Dict[str, Any]:
-    """Settings in a YAML file.
-
-    Returns:
-        dict from the name of a field of Config to its value, not yet checked.
-
-    Raises:
-        UserError: the file is missing, is not YAML, or has an unknown key (the nearest known one is named).
-    """
+    """Settings in a YAML file: dict from the name of a field of Config to its value, not yet checked."""
     values = read_yaml(path)
     if values is None:
         return {}

@@ -175,11 +175,7 @@ def check_no_true_mask(folder: str, names: Iterable[str], *truth: str) -> None:
 
 
 def check_files(folder: str, ending: str, names: Iterable[str], remedy: str) -> None:
-    """Check that a folder has the file <name><ending> of every name.
-
-    Raises:
-        UserError: files are missing; the first is named, the others counted.
-    """
+    """Check that a folder has the file <name><ending> of every name."""
     present = set(list_folder(folder))
     missing = [name for name in names if name + ending not in present]
     if missing:

@@ -35,9 +35,6 @@ def find_pairs(config: Config, source: str, everything: bool = False) -> List[Pa
         source: one of SOURCES: masks of the web images that the init model trains on, pseudo masks of the training
             images, ground truth of the val images, or what predict.py found in pictures.
         everything: web images that the noise filter left out, too.
-
-    Raises:
-        UserError: list, images or masks are missing, or were made with other classes than the setting's.
     """
     layout = config.layout
     if source == "predictions":

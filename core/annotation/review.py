@@ -23,11 +23,7 @@ _LONGEST_REQUEST = 1 << 16  # bytes
 
 
 def serve(config: Config, port: int = 0) -> None:
-    """Serve the page until Ctrl-C; its address, with a token of this run, is printed. Port 0 takes a free one.
-
-    Raises:
-        UserError: as `Review`, or the port is out of range or taken.
-    """
+    """Serve the page until Ctrl-C; its address, with a token of this run, is printed. Port 0 takes a free one."""
     local_server.serve(lambda token: make_app(config, token), port, "decisions are in "
                        f"{config.layout.web_decisions}; create_web_masks.py and training obey them")
 

@@ -19,17 +19,12 @@ SETTINGS = ("cosegmented_images", "web_side", "web_min_score", "web_min_likeness
 
 
 def claim(config: Config, features: str, items: Sequence[Item], overwrite: bool) -> StageRecord:
-    """Take possession of cache and masks; what was made of images or labels that have changed since is removed.
+    """Take possession of cache and masks; what was made of images or labels that have changed since is removed. Returns
+    the record, which the stage finishes.
 
     Args:
         features: "imagenet" or "resnet".
         overwrite: empty the cache, unless the same was begun before and has not come to its end (`finish`).
-
-    Returns:
-        the record, which the stage finishes.
-
-    Raises:
-        UserError: what is there was made otherwise, or can't be removed.
     """
     layout = config.layout
     origin = {"settings": network_settings(config, SETTINGS), "features": features}

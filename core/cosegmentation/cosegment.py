@@ -53,9 +53,6 @@ def cosegment(config: Config, device: Callable[[], Device], jobs: int = 1, *, sc
         features: "imagenet", "resnet" or "auto", see `feature_set`.
         overwrite: make everything again.
 
-    Returns:
-        list of Result.
-
     Raises:
         UserError: there are no images, a name has no class, masks of another origin are there, another run is at work,
             or none is kept.
@@ -89,9 +86,6 @@ def cosegment(config: Config, device: Callable[[], Device], jobs: int = 1, *, sc
 def feature_set(config: Config, features: str = "auto") -> Tuple[str, str]:
     """The network that images are compared by, "imagenet" or "resnet", and why; "auto" takes the first of them whose
     weights are there.
-
-    Raises:
-        UserError: the weights of the one asked for, or of all, are missing.
     """
     base_model = config.layout.base_model
     missing = {"imagenet": "" if weights_path() else f"the package {PACKAGE} is not installed",

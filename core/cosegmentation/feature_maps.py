@@ -62,9 +62,6 @@ def imagenet_network(device: Device) -> MapNetwork:
 def base_network(config: Config, device: Device) -> MapNetwork:
     """The base model, a ResNet-50: its last three stages. The contrast is the sum of the last one's channels (Wei et
     al., "Selective Convolutional Descriptor Aggregation for Fine-Grained Image Retrieval", TIP 2017, section III.B).
-
-    Raises:
-        UserError: the base model is missing, damaged or of another architecture.
     """
     path = config.layout.base_model
     stored = read_parameters(path)

@@ -95,11 +95,7 @@ def create_dataset(config: Config, jobs: int, *, copy: bool = False, own: Option
 
 
 def web_sources(config: Config) -> List[Source]:
-    """The web images of the list where there is one, else all pairs of image and mask.
-
-    Raises:
-        UserError: a name has no valid class index, or a listed image or mask is missing.
-    """
+    """The web images of the list where there is one, else all pairs of image and mask."""
     layout = config.layout
     if os.path.exists(layout.web_list):
         names = read_list(layout.web_list)

@@ -46,10 +46,7 @@ class Source(NamedTuple):
 
 
 def own_sources(own: OwnImages, config: Config) -> Tuple[List[Source], List[Source]]:
-    """Training images, with labels and without masks, and val images with masks.
-
-    Returns:
-        two lists of Source, in the order of the list, or of the files' names.
+    """Training images, with labels and without masks, and val images with masks, as listed, or by the files' names.
 
     Raises:
         UserError: a list, an image or a mask is missing, a label is no class, two images have one id, or an image is

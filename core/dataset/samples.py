@@ -66,11 +66,7 @@ def voc_samples(config: Config) -> List[Sample]:
 
 
 def listed_web_images(config: Config) -> List[str]:
-    """Names of the web images that pass the noise filter, as changed by the review.
-
-    Raises:
-        UserError: there is no list, or the review leaves nothing of it.
-    """
+    """Names of the web images that pass the noise filter, as changed by the review."""
     layout = config.layout
     listed = read_list(layout.web_list, "run create_web_masks.py, or create_dataset.py where there are masks")
     names = reviewed_list(layout, listed, read_decisions(layout, config.num_classes))
@@ -85,11 +81,7 @@ def listed_web_images(config: Config) -> List[str]:
 
 def web_images(config: Config, names: Iterable[str], *, estimated: bool = False, masks: Optional[str] = None
                ) -> MaskedImages:
-    """Web images with their masks by co-segmentation or, if `estimated`, by a model; these may be in another folder.
-
-    Raises:
-        UserError: a name does not start with a class index.
-    """
+    """Web images with their masks by co-segmentation or, if `estimated`, by a model; these may be in another folder."""
     layout = config.layout
     labels = {name: [web_class(name, config.num_classes)] for name in names}
     if estimated:
@@ -100,11 +92,7 @@ def web_images(config: Config, names: Iterable[str], *, estimated: bool = False,
 
 
 def train_images(config: Config, *, masks: Optional[str] = None, own_masks: bool = False) -> MaskedImages:
-    """Training images with their estimated masks, which may be in another folder; `own_masks` need no labels.
-
-    Raises:
-        UserError: the list is missing, or the labels are wrong.
-    """
+    """Training images with their estimated masks, which may be in another folder; `own_masks` need no labels."""
     layout = config.layout
     names = read_list(layout.train_list, "run create_dataset.py")
     labels: Dict[str, List[int]] = dict.fromkeys(names, [])
@@ -115,18 +103,7 @@ def train_images(config: Config, *, masks: Optional[str] = None, own_masks: bool
 
 
 def read_labels(path: str, names: Sequence[str], config: Config) -> Dict[str, List[int]]:
-    """Image-level labels.
-
-    Args:
-        path: JSON file, from id to a list of class indices.
-        names: ids that must be in it.
-
-    Returns:
-        dict from id to list of int.
-
-    Raises:
-        UserError: the file is missing or wrong, lacks an id, or has a label out of range.
-    """
+    """Image-level labels of the names: dict from id to class indices, as the JSON file at `path` holds them."""
     if not os.path.exists(path):
         raise UserError(f"{path} is missing: run create_dataset.py")
     labels = read_json(path)

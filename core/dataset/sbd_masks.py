@@ -11,18 +11,7 @@ from core.io.images import check_mask
 
 
 def read_sbd_mask(path: str, num_classes: int, size: Tuple[int, int]) -> np.ndarray:
-    """Class indices of an SBD file.
-
-    Args:
-        num_classes: indices 0..num_classes-1 and 255 are allowed.
-        size: (h, w) that the mask must have.
-
-    Returns:
-        (h, w) uint8.
-
-    Raises:
-        UserError: the file is missing or damaged, lacks the field, or has another size or a label out of range.
-    """
+    """Class indices, (h, w) uint8, of an SBD file; see `images.read_mask`."""
     content = io.BytesIO(read_bytes(path))
     try:
         mask = scipy.io.loadmat(content, variable_names=["GTcls"])["GTcls"]["Segmentation"].item()

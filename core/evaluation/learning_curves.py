@@ -34,14 +34,11 @@ def training_curves(metrics: str, name: str) -> List[Curve]:
 
 
 def draw(curves: Sequence[Curve], file_format: str) -> bytes:
-    """Charts of all quantities below one another, black on white.
+    """Charts of all quantities below one another, black on white; the same bytes for the same curves.
 
     Args:
         curves: a name has the same colour in every chart.
         file_format: "svg" or "png".
-
-    Returns:
-        the same bytes for the same curves.
     """
     import matplotlib  # takes a second
     from matplotlib.figure import Figure

@@ -113,11 +113,7 @@ def choose_snapshot(config: Config, flags: argparse.Namespace, model: Optional[s
 
 
 def find_epoch(config: Config, model: str, text: str) -> int:
-    """Epoch that a flag names: a number, "newest", or "best" for the first of eval_loop.py's ranking.
-
-    Raises:
-        UserError: it is none of these, or there is no snapshot or no ranking.
-    """
+    """Epoch that a flag names: a number, "newest", or "best" for the first of eval_loop.py's ranking."""
     layout = config.layout
     if text == "newest":
         epochs = layout.epochs(model)

@@ -107,9 +107,6 @@ def _shown(result: Result, examples: Mapping[str, Example]) -> Tuple[List[Any], 
 def write_comparison(path: str, sources: Sequence[Source]) -> str:
     """Write a page that compares evaluations and shows learning curves, and a PNG of the curves beside it; returns the
     path of the PNG.
-
-    Raises:
-        UserError: there is nothing to report, or a file is damaged.
     """
     results = [(source, folder, result) for source in sources for folder in source.folders
                for result in ResultFolder(folder).stored() if result["mean_iou"] is not None]
@@ -159,11 +156,8 @@ def _joined(title: str, name: str) -> str:
 
 
 def _groups(results: Iterable[_Row]) -> List[Tuple[str, List[_Row]]]:
-    """Results grouped by images and ground truth, for only those can be compared, with a title for each group.
-
-    Returns:
-        list of (title, rows in their order), the group of the highest mean IoU first.
-    """
+    """Results grouped by images and ground truth, for only those can be compared, with a title for each group; the
+    highest mean IoU first."""
     groups: Dict[Any, List[_Row]] = {}
     for row in results:
         settings = row[2]["settings"]

@@ -23,11 +23,7 @@ class ResultFolder:
         self.lock = os.path.join(folder, ".lock")
 
     def stored(self) -> List[Dict[str, Any]]:
-        """Results in the folder, the last one first.
-
-        Raises:
-            UserError: result.json is not what `write` writes.
-        """
+        """Results in the folder, the last one first."""
         if not os.path.exists(self.path):
             return []
         last = read_json(self.path)

@@ -67,11 +67,7 @@ def is_video(path: str) -> bool:
 
 
 def read_picture(path: str, max_side: int) -> Tuple[np.ndarray, Tuple[int, ...]]:
-    """Decode a picture and scale it down until its longer side has at most `max_side` pixels.
-
-    Returns:
-        ((h, w, 3) uint8 RGB, (h, w) of the picture itself).
-    """
+    """A picture, (h, w, 3) uint8 RGB, whose longer side is scaled down to `max_side` pixels, and its own (h, w)."""
     image = read_image(path)
     return shrink(image, max_side), image.shape[:2]
 
@@ -85,10 +81,6 @@ class Video:
     """
 
     def __init__(self, path: str) -> None:
-        """
-        Raises:
-            UserError: the file is missing, damaged, or no video.
-        """
         self._path = path
         self._capture = cv2.VideoCapture(os.path.abspath(path))
         if not self._capture.isOpened():
@@ -103,11 +95,7 @@ class Video:
             self.rate, self.announced = _measured(path)
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Yield (h, w, 3) uint8 RGB frames of square pixels, upright.
-
-        Raises:
-            UserError: there is no frame at all.
-        """
+        """Yield (h, w, 3) uint8 RGB frames of square pixels, upright."""
         good, frame = self._capture.read()
         if not good:
             raise UserError(f"{self._path} can't be decoded: it has no readable frame")

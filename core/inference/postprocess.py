@@ -64,14 +64,7 @@ def predict(scored: Scored, config: Config, crf: bool, allowed: Optional[Sequenc
 
 
 def compare(scored: Scored, config: Config, options: EvaluationOptions) -> np.ndarray:
-    """Predict an image, keep what the options ask for, and count its pixels, if there are masks.
-
-    Returns:
-        (classes, classes) int64 confusion matrix, of zeros without masks.
-
-    Raises:
-        UserError: the true mask is missing or wrong, or a file can't be written.
-    """
+    """Predict an image, keep what the options ask for, and give its confusion matrix, of zeros without masks."""
     mask, values = predict(scored, config, options.inference.crf)
     truth = np.full(mask.shape, IGNORE_LABEL, np.uint8)
     if options.masks is not None:

@@ -30,12 +30,10 @@ _LONGEST_NAME = 255  # bytes of a file's name
 
 def segment_media(snapshot: Snapshot, *, devices: List[Device], media: Sequence[Medium], options: SegmentationOptions,
                   jobs: int = 1) -> Dict[str, Any]:
-    """Segment pictures and videos; write palette masks and overlays of their own size, and predictions.json.
+    """Segment pictures and videos; write palette masks and overlays of their own size, and predictions.json, whose
+    entries are returned by name.
 
     A file that can't be decoded is reported, and the others follow. A killed run continues after the last finished one.
-
-    Returns:
-        dict from the name of the results to what predictions.json says of it.
 
     Raises:
         UserError: a result would replace one of the files, a true mask or another result, another process fills the
@@ -180,11 +178,7 @@ class _Work:
 
 
 def allowed_classes(config: Config, text: str) -> List[int]:
-    """Indices of the classes that a flag names, as "cat,dog"; the background may always occur.
-
-    Raises:
-        UserError: there is no such class.
-    """
+    """Indices of the classes that a flag names, as "cat,dog"; the background may always occur."""
     return sorted({config.class_index(name.strip()) for name in text.split(",")} | {BACKGROUND})
 
 

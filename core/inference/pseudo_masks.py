@@ -34,11 +34,7 @@ class Estimation(NamedTuple):
 
 
 def estimate(scored: Scored, estimation: Estimation) -> None:
-    """Write the pseudo mask of an image.
-
-    Raises:
-        UserError: its co-segmentation is missing, or of other labels.
-    """
+    """Write the pseudo mask of an image."""
     labels, foreground = sorted(set(estimation.labels[scored.name])), None
     if estimation.prior is not None:
         scored = scored._replace(scores=scored.scores / estimation.prior.astype(np.float32)[:, None, None])

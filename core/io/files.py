@@ -175,11 +175,7 @@ def read_text(path: str) -> str:
 
 
 def read_lines(path: str) -> List[str]:
-    """Non-blank lines of a text file, without the white space around them; any line ending.
-
-    Raises:
-        UserError: the file is missing, is not UTF-8, or holds nothing.
-    """
+    """Non-blank lines of a text file, without the white space around them; any line ending."""
     lines = [line.strip() for line in read_text(path).splitlines()]
     lines = [line for line in lines if line]
     if not lines:
@@ -219,11 +215,7 @@ def parse_json(text: str) -> Any:
 
 
 def read_json(path: str) -> Any:
-    """Value of a JSON file.
-
-    Raises:
-        UserError: the file is missing or is not JSON, or an object in it has a key twice.
-    """
+    """Value of a JSON file."""
     try:
         return parse_json(read_text(path))
     except ValueError as error:

@@ -63,14 +63,11 @@ class Snapshot:
 def save_snapshot(layout: Layout, model: str, epoch: int, config: Config, symbol: Optional[str],
                   args: Dict[str, np.ndarray], aux: Dict[str, np.ndarray],
                   class_prior: Optional[np.ndarray] = None) -> str:
-    """Write the parameters after `epoch`, and the network beside them.
+    """Write the parameters after `epoch`, and the network beside them; returns the path of the parameters.
 
     Args:
         symbol: JSON of the network, as MXNet's users load it; None keeps the file that is there.
         args, aux, class_prior: as in `Parameters`.
-
-    Returns:
-        path of the parameters.
     """
     if symbol:
         write_text(layout.symbol(model), symbol)
@@ -121,11 +118,7 @@ def _float32(value: np.ndarray, steps: Optional[np.ndarray]) -> np.ndarray:
 
 
 def read_record(text: str, path: str) -> Dict[str, Any]:
-    """The JSON object that the name of an array holds, as a dict.
-
-    Raises:
-        UserError: it is none; `path` is named.
-    """
+    """The JSON object that the name of an array holds, as a dict."""
     try:
         record = json.loads(text)
     except (ValueError, RecursionError):

@@ -45,11 +45,7 @@ class WeightFile(NamedTuple):
 
 
 def read_weights(path: str) -> WeightFile:
-    """Content of a weight file; its name's ending says which reader takes it.
-
-    Raises:
-        UserError: the file is missing, damaged or of another format, or its reader is not installed.
-    """
+    """Content of a weight file; its name's ending says which reader takes it."""
     ending = os.path.splitext(path)[1].lower()
     if ending in (".pth", ".pt", ".bin") and not importlib.util.find_spec("torch"):
         raise UserError(f"{path} is read by torch, which is not installed: pip install -r dependencies-torch.txt, or "

@@ -39,16 +39,8 @@ def local_app(module: str, token: str, page: str, longest_body: int) -> Flask:
 
 
 def serve(make_app: Callable[[str], Flask], port: int, ending: str) -> None:
-    """Serve an application until Ctrl-C. Its address is printed, and not logged, as others may read the log.
-
-    Args:
-        make_app: makes the application for a token.
-        port: 0 takes a free one.
-        ending: what to log at the end.
-
-    Raises:
-        UserError: the port is out of range or taken.
-    """
+    """Serve the application that a token gives until Ctrl-C, then log the ending. Its address is printed, and not
+    logged, as others may read the log. Port 0 takes a free one."""
     if not 0 <= port <= 65535:
         raise UserError(f"--port {port}: a number from 0 to 65535 is expected")
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line for each picture

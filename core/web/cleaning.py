@@ -15,9 +15,6 @@ _MOST_PIXELS = 40000000  # that are decoded
 def decode(content: bytes, config: Config, row: Dict[str, Any]) -> np.ndarray:
     """Decode an image of any origin, as `images.decode_image` does, shrunk to the limit; its size goes into the row.
 
-    Returns:
-        (h, w, 3) uint8 RGB, the longest side at most `web_longest_side`.
-
     Raises:
         Rejected: unreadable, damaged, too large to decode, tiny, or of an extreme aspect ratio.
     """

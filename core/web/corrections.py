@@ -40,11 +40,7 @@ _NONE = Decision("", AUTOMATIC)
 
 
 def read_decisions(layout: Layout, num_classes: int) -> Dict[str, Decision]:
-    """The last decision on each image.
-
-    Raises:
-        UserError: the file is not a decisions file, or a line is not a whole decision; its number is given.
-    """
+    """The last decision on each image."""
     last: Dict[str, Decision] = {}
     for decision in _all_decisions(layout):
         for name in filter(None, (decision.name, decision.new_name)):

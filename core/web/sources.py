@@ -53,9 +53,6 @@ def read_queries(path: Optional[str], config: Config) -> Dict[int, List[str]]:
     Args:
         path: YAML file, name of a class -> a query or a list of queries; None, and for classes that are not in it: the
             name of the class.
-
-    Raises:
-        UserError: the file is no such mapping, or names an unknown class.
     """
     queries = {index: [name] for index, name in enumerate(config.classes) if index != BACKGROUND}
     values = {} if path is None else read_yaml(path)
@@ -69,11 +66,7 @@ def read_queries(path: Optional[str], config: Config) -> Dict[int, List[str]]:
 
 
 def folder_source(config: Config, folder: str) -> Source:
-    """All files in and below folder/<class name>, in the order of their paths.
-
-    Raises:
-        UserError: no class has a folder there.
-    """
+    """All files in and below folder/<class name>, in the order of their paths."""
     folders = _entries_of_classes(config, folder, "")
 
     def candidates(class_index: int) -> Iterator[Candidate]:
@@ -248,11 +241,7 @@ def _shown(crawler, get, engine, query, filters):
 
 
 def _class_index(config: Config, name: Any, where: Optional[str]) -> int:
-    """Index of the class that a file names.
-
-    Raises:
-        UserError: there is no such class, or it is the background.
-    """
+    """Index of the class that a file names."""
     try:
         index = config.class_index(str(name))
     except UserError as error:
@@ -266,9 +255,6 @@ def _entries_of_classes(config: Config, folder: str, ending: str) -> Dict[int, s
     """Dict from class index to <class name><ending> in a folder, a file or, with no ending, a folder.
 
     Warns of everything else, and of classes that have none.
-
-    Raises:
-        UserError: there is no such folder, or none of any class in it.
     """
     expected = f"<class name>{ending or '/'} for each class is expected"
     if not os.path.isdir(folder):
