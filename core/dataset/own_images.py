@@ -11,8 +11,8 @@ from typing import List, NamedTuple, Optional, Tuple
 from core.classes import BACKGROUND
 from core.config import Config
 from core.errors import UserError
-from core.io.files import file_digest, find_file, list_folder, read_json, walk
-from core.io.images import PICTURES
+from core.io.files import file_digest, find_file, list_folder, read_json
+from core.io.images import PICTURES, list_pictures
 from core.io.logs import logger
 from core.io.tables import Row, read_table
 from core.paths import check_id
@@ -151,7 +151,7 @@ def _from_folders(folder, config):
         if name not in others:
             below = os.path.join(folder, name)
             label = _index(name, below, config)
-            paths = _pictures(below)
+            paths = sorted(list_pictures(below))
             if not paths:
                 raise UserError(f"{below} holds no picture")
             label_of.update(dict.fromkeys(paths, label))
@@ -171,7 +171,7 @@ def _from_folders(folder, config):
 
 def _val_sources(own):
     """Sources of the val images, each with its mask."""
-    paths = _pictures(own.val_images)
+    paths = sorted(list_pictures(own.val_images))
     if not paths:
         raise UserError(f"{own.val_images} holds no picture")
     expected = [os.path.join(own.val_masks, _stem(own.val_images, path) + ".png") for path in paths]
@@ -209,19 +209,6 @@ def _find(folder: str, image: str, where: str) -> str:
     if len(matches) > 1:
         raise UserError(f"{where}: {matches[0]} and {matches[1]}: which one is meant?")
     return matches[0]
-
-
-def _pictures(folder):
-    """Pictures in and below a folder, in the order of their paths; reports what else is there."""
-    paths, others = [], []
-    for below, names in walk(folder):
-        for path in (os.path.join(below, name) for name in names):
-            known = path.lower().endswith(PICTURES) and (os.path.isfile(path) or not os.path.exists(path))
-            (paths if known else others).append(path)
-    if others:
-        logger.warning("%s: %d files are left out, such as %s: their names don't end as those of pictures do, or "
-                       "they are no regular files", folder, len(others), min(others))
-    return sorted(paths)
 
 
 def _stem(folder, path):

@@ -10,8 +10,8 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
 from core.errors import UserError  # noqa: E402
-from core.io.files import remove, replacing, walk  # noqa: E402
-from core.io.images import PICTURES, read_image  # noqa: E402
+from core.io.files import remove, replacing  # noqa: E402
+from core.io.images import PICTURES, list_pictures, read_image  # noqa: E402
 from core.io.logs import logger  # noqa: E402
 from core.io.resize import shrink  # noqa: E402
 
@@ -47,7 +47,8 @@ def find_media(paths: Iterable[str], leave_out: Iterable[str] = ()) -> List[Medi
     for path in paths:
         matches = [path] if os.path.lexists(path) else [
             match for match in sorted(glob.glob(path, recursive=True)) if not _is_below(match, leave_out)]
-        matched = [file for match in matches for file in _files(match, leave_out)]
+        matched = [file for match in matches for file in (
+            list_pictures(match, PICTURES + VIDEOS, leave_out) if os.path.isdir(match) else [match])]
         if not matched:
             reason = ("there is no picture or video in this folder" if os.path.isdir(path)
                       else "there is no such file, and it matches nothing as a pattern")
@@ -171,22 +172,3 @@ def video_writer(path: str, rate: float) -> Iterator[Callable[[np.ndarray], None
 def _is_below(path, folders):
     """Whether a path is one of the folders, given by their real paths, or lies in or below one."""
     return any(f"{os.path.realpath(path)}{os.sep}".startswith(folder + os.sep) for folder in folders)
-
-
-def _files(path, leave_out):
-    """The file itself, or the pictures and videos in and below a folder, in the order of their names."""
-    if not os.path.isdir(path):
-        return [path]
-    files, others = [], collections.Counter()
-    for folder, names in walk(path, leave_out):
-        for name in names:
-            file, ending = os.path.join(folder, name), os.path.splitext(name)[1].lower()
-            if ending not in PICTURES + VIDEOS:
-                others[ending or "without ending"] += 1
-            elif os.path.isfile(file) or not os.path.exists(file):  # no pipes and devices
-                files.append(file)
-    if others:
-        logger.info("%s: %d files are left out, as their names don't end as those of pictures or videos that are read "
-                    "here: %s", path, sum(others.values()),
-                    ", ".join(f"{count} {ending}" for ending, count in others.most_common(8)))
-    return files

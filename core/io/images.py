@@ -4,6 +4,7 @@ Images are decoded to what an image viewer shows: turned as their EXIF orientati
 transparent pixels on white, the first picture of a file with several. Colour profiles are not applied.
 """
 import base64
+import collections
 import contextlib
 import functools
 import io
@@ -11,7 +12,7 @@ import os
 import struct
 import warnings
 import zlib
-from typing import Callable, Dict, Iterator, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from core.classes import IGNORE_LABEL, voc_palette
 from core.errors import UserError
-from core.io.files import read_bytes, write_bytes
+from core.io.files import read_bytes, walk, write_bytes
 from core.io.logs import logger
 from core.io.palettes import check_palette
 
@@ -61,6 +62,24 @@ class Decoded(NamedTuple):
 
     image: np.ndarray
     damage: Optional[str]
+
+
+def list_pictures(folder: str, endings: Tuple[str, ...] = PICTURES, leave_out: Iterable[str] = ()) -> List[str]:
+    """Paths of the files in and below a folder whose names have one of the endings; what else is there, pipes and
+    devices too, is counted in the log."""
+    paths, others = [], collections.Counter()
+    for below, names in walk(folder, leave_out):
+        for path in (os.path.join(below, name) for name in names):
+            ending = os.path.splitext(path)[1].lower()
+            if ending in endings and (os.path.isfile(path) or not os.path.exists(path)):
+                paths.append(path)
+            else:
+                others[ending or "without ending"] += 1
+    if others:
+        logger.warning("%s: %d files are left out, as their names don't end as those of files that are read here, or "
+                       "they are no regular files: %s", folder, sum(others.values()),
+                       ", ".join(f"{count} {ending}" for ending, count in others.most_common(8)))
+    return paths
 
 
 def encode_image(image: np.ndarray, ending: str, quality: int = 95) -> bytes:
