@@ -47,7 +47,7 @@ def main():
     config, model = Config(), "init" if args.estimate else "final"
     if args.plain_threads:  # MXNet has read the variable in this process
         os.environ["OMP_NUM_THREADS"] = str(args.plain_threads)
-    with tempfile.TemporaryDirectory() as folder, process_pool(args.jobs) as pool, process_pool(1) as other:
+    with tempfile.TemporaryDirectory() as folder, process_pool(args.jobs) as pool, process_pool(2) as other:
         names, scores = draw_data(folder, args, config)
         inference = InferenceOptions(config.scales, crf=True)
         options = EvaluationOptions(inference, None, folder, folder, folder)
