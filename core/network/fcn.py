@@ -137,11 +137,18 @@ def is_base_parameter(name: str) -> bool:
     return base_stage(name) is not None
 
 
-def multipliers(model: str, name: str) -> Tuple[float, float]:
+def multipliers(model: str, name: str, config: Config) -> Tuple[float, float]:
     """What a parameter's learning rate and weight decay are multiplied by: (2, 0) for biases and betas of the final
-    model's backbone, as published."""
-    shifts = model == "final" and is_base_parameter(name) and name.endswith(("_bias", "_beta"))
-    return (2.0, 0.0) if shifts else (1.0, 1.0)
+    model's backbone, as published.
+
+    With the sum as image-level loss, the stages of the global branch learn at 1 / classes of the rate, as with the
+    mean: faster, they lose what they know before the layers after them can read it.
+    """
+    backbone = model == "final" and is_base_parameter(name)
+    rate, decay = (2.0, 0.0) if backbone and name.endswith(("_bias", "_beta")) else (1.0, 1.0)
+    if backbone and config.label_loss == "sum" and base_layer_name(name) != name:
+        rate /= config.num_classes
+    return rate, decay
 
 
 def frozen_parameters(model: str, config: Config) -> List[str]:

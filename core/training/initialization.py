@@ -3,6 +3,7 @@ from typing import Optional, Tuple
 
 import numpy as np
 
+from core.classes import BACKGROUND
 from core.config import Config
 from core.engines.chooser import load
 from core.engines.devices import Device
@@ -53,6 +54,8 @@ def from_base_model(config: Config, model: str) -> Tuple[Config, Parts]:
                                 f"{BACKBONES[config.backbone].NAME}")
             else:
                 raise UserError(f"{path}: {source} has shape {base[source].shape}, the network wants {shape}")
+    if model == "final" and config.label_loss == "sum":
+        _expect_few_classes(parts[0], config)
     logger.info("%s starts from %s", BACKBONES[config.backbone].NAME, path)
     return config, parts
 
@@ -75,6 +78,16 @@ def _imagenet_parameters():
     args, aux = efficientnet_lite.read_imagenet_weights()
     args["stem_weight"] = args["stem_weight"] / np.float32(efficientnet_lite.SCALE)
     return Parameters(args, aux, {"mean_rgb": 3 * [efficientnet_lite.MEAN]})
+
+
+def _expect_few_classes(args, config):
+    """Let the image-level scores start from an image that shows the background and one class (Lin et al., "Focal Loss
+    for Dense Object Detection", ICCV 2017, section 4.1): else the first steps teach them nothing but that. The cells'
+    scores make up for it."""
+    odds = np.full(config.num_classes, -np.log(max(config.num_classes - 2, 1)), np.float32)
+    odds[BACKGROUND] *= -1
+    args["g_score_bias"] = odds
+    args["score_bias"] = args["score_bias"] - odds
 
 
 def _random(rng, name, shape, config):

