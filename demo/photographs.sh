@@ -21,8 +21,8 @@ val=()
 [ ! -d "$folder/val/masks" ] || val=(--val-images "$folder/val/images" --val-masks "$folder/val/masks")
 
 # step WEIGHT COMMAND: the weights are about the minutes that the steps take for twenty classes, on two quiet cores.
-left=87
-[ ${#val[@]} -gt 0 ] || left=75
+left=91
+[ ${#val[@]} -gt 0 ] || left=79
 spent=0
 begin=$SECONDS
 step() {
@@ -53,10 +53,10 @@ print(config.max_epoch - 1, config.layout.snapshot("init", config.max_epoch - 1)
 last=${trained%% *}  # epoch of both models
 step 2 python fetch_web_images.py --folder "$folder/web" "${settings[@]}"
 step 25 python create_web_masks.py "${settings[@]}"
-step 11 python train_seg_model.py --model init --resume "${settings[@]}"
-step 10 python est_voc_train_masks.py --epoch $last --crf "${settings[@]}"
+step 8 python train_seg_model.py --model init --resume "${settings[@]}"
+step 14 python est_voc_train_masks.py --epoch $last --crf "${settings[@]}"
 # Smaller steps: the global branch's new layers diverge with the init model's.
-step 24 python train_seg_model.py --model final --resume --lr 0.01 "${settings[@]}" \
+step 27 python train_seg_model.py --model final --resume --lr 0.01 "${settings[@]}" \
     --base-model "${trained#* }"
 if [ ${#val[@]} -gt 0 ]; then
     step 1 python eval_seg_model.py --model init --epoch $last "${settings[@]}"
