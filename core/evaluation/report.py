@@ -164,12 +164,7 @@ def _groups(results: Iterable[_Row]) -> List[Tuple[str, List[_Row]]]:
         data = settings.get("data_sha256") or (settings["names_sha256"], settings["masks"])
         groups.setdefault((data, tuple(settings.get("classes", ()))), []).append(row)  # the masks' indices mean these
     titles = [f"data set {number}" for number in range(1, len(groups) + 1)] if len(groups) > 1 else [""]
-    return list(zip(titles, sorted(groups.values(), key=lambda rows: min(map(_falling, rows)))))
-
-
-def _falling(row: _Row) -> float:
-    """Sorts rows by the mean IoU, the highest first."""
-    return -row[2]["mean_iou"]
+    return list(zip(titles, sorted(groups.values(), key=lambda rows: -max(row[2]["mean_iou"] for row in rows))))
 
 
 def _epoch_curves(title: str, rows: Iterable[_Row]) -> List[Curve]:
@@ -201,7 +196,7 @@ def _group(title: str, rows: Sequence[_Row], start: str) -> Dict[str, Any]:
     """
     lines = []
     best: Dict[str, Tuple[str, Mapping[str, Optional[float]]]] = {}
-    for source, folder, result in sorted(rows, key=_falling):
+    for source, folder, result in sorted(rows, key=lambda row: -row[2]["mean_iou"]):
         name = _joined(source.title, _conditions(result))
         link = None
         if os.path.exists(report_path(folder)) and ResultFolder(folder).stored()[0] == result:

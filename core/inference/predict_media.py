@@ -189,10 +189,8 @@ def video_path(output: str, name: str) -> str:
 
 def _results(medium, entry, options):
     """Paths that a finished file's results have; of a video's masks and score maps, the last ones."""
-    if is_video(medium.path):
-        return _picture_results(_frame_name(medium, entry["frames"]), options) + [
-            video_path(options.output, medium.name)]
-    return _picture_results(medium.name, options) + [overlay_path(options.output, medium.name)]
+    name = _frame_name(medium, entry["frames"]) if is_video(medium.path) else medium.name
+    return _possible_results(medium, options.output) + _picture_results(name, options)
 
 
 def _frame_name(medium, number):

@@ -1,8 +1,12 @@
 """How much memory this process may use, and what its CPU cores can do."""
 import re
-from typing import Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Iterator, List, Optional, Set
 
 SLOW_BFLOAT16 = "; float32 is faster on this CPU: bfloat16 pays with AMX, and with avx512_bf16 on AMD's"
+
+# Control groups of version 1 and 2: folder, and files of the limit and the use; counts that the kernel can reclaim.
+_V1 = "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_(?:in)?active_file"
+_V2 = "/sys/fs/cgroup", "memory.max", "memory.current", "(?:(?:in)?active_file|slab_reclaimable)"
 
 
 def cpu_flags() -> Set[str]:
@@ -26,46 +30,25 @@ def free_memory() -> Optional[int]:
     As in the kernel's own estimate, MemAvailable, the cache of files and reclaimable kernel memory count as available.
     """
     free = [1024 * kibibytes for kibibytes in _numbers("/proc/meminfo", r"MemAvailable: +([0-9]+) kB")]
-    if not free:
-        return None
-    return max(0, min(free + [left for folder, files in _memory_groups() for left in _left_in_group(folder, files)]))
+    return max(0, min([*free, *_left_in_groups()])) if free else None
 
 
-class _GroupFiles(NamedTuple):
-    """Files of a control group, and the counts in its memory.stat that the kernel can reclaim."""
-    limit: str
-    used: str
-    reclaimable: str
-
-
-_V1 = _GroupFiles("memory.limit_in_bytes", "memory.usage_in_bytes", "total_(?:in)?active_file")
-_V2 = _GroupFiles("memory.max", "memory.current", "(?:(?:in)?active_file|slab_reclaimable)")
-
-
-def _memory_groups() -> Iterator[Tuple[str, _GroupFiles]]:
-    """Folders of the control groups that limit this process: its own and each above, as far as they can be seen.
+def _left_in_groups() -> Iterator[int]:
+    """Bytes left in each control group that limits this process: its own and those above, as far as they can be seen.
 
     In a container the own group is often what lies at the top, whatever path /proc names.
     """
-    for _, controllers, path in _found("/proc/self/cgroup", r"(?m)^([0-9]+):([^:]*):(/.*)$"):
-        if "memory" in controllers.split(","):
-            top, files = "/sys/fs/cgroup/memory", _V1
-        elif not controllers:
-            top, files = "/sys/fs/cgroup", _V2
-        else:
+    for controllers, path in _found("/proc/self/cgroup", r"(?m)^[0-9]+:([^:]*):(/.*)$"):
+        if controllers and "memory" not in controllers.split(","):
             continue
-        parts = [part for part in path.split("/") if part not in ("", "..")]
-        for depth in range(len(parts), -1, -1):
-            yield "/".join([top] + parts[:depth]), files
-
-
-def _left_in_group(folder: str, files: _GroupFiles) -> List[int]:
-    """Bytes left in a control group, as a list of one number; an empty list where it sets no limit."""
-    limit, used = (_numbers(f"{folder}/{name}", r"\A([0-9]+)\s*\Z") for name in (files.limit, files.used))
-    if not limit or not used:
-        return []
-    cached = sum(_numbers(f"{folder}/memory.stat", rf"(?m)^{files.reclaimable} ([0-9]+)$"))
-    return [limit[0] - max(0, used[0] - cached)]
+        top, limit, used, reclaimable = _V1 if controllers else _V2
+        names = [name for name in path.split("/") if name not in ("", "..")]
+        for depth in range(len(names), -1, -1):
+            folder = "/".join([top, *names[:depth]])
+            limits, uses = (_numbers(f"{folder}/{name}", r"\A([0-9]+)\s*\Z") for name in (limit, used))
+            if limits and uses:
+                cached = sum(_numbers(f"{folder}/memory.stat", rf"(?m)^{reclaimable} ([0-9]+)$"))
+                yield limits[0] - max(0, uses[0] - cached)
 
 
 def _numbers(path: str, pattern: str) -> List[int]:
