@@ -2,6 +2,7 @@
 import contextlib
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+SCRIPTS = sorted(name for name in os.listdir(ROOT) if name.endswith(".py"))
 sys.path[:0] = [ROOT, os.path.join(ROOT, "demo")]
 sys.path.append(os.path.join(ROOT, "benchmarks"))
 
@@ -48,6 +50,14 @@ def tiny(tmp_path):
 def sample(tmp_path):
     """Folder with a data set of 10 web images, 4 SBD images and 4 + 3 VOC images, drawn again for each test."""
     return draw_sample(tmp_path)
+
+
+@pytest.fixture
+def prepared(sample, tiny):
+    """Config as `tiny`, of the folder of `sample`, in which create_dataset.py has run."""
+    from core.dataset.create import create_dataset
+    create_dataset(tiny, 1)
+    return tiny
 
 
 def draw_sample(folder):
@@ -126,16 +136,23 @@ def _untrained(rng, name, shape):
     return rng.normal(0, 0.02 if name == "conv1_weight" else np.sqrt(2 / np.prod(shape[1:])), shape)
 
 
-def run_script(folder, name, *flags, status=0):
-    """Run a script of the project on the tiny network, in and below `folder`; returns stdout + stderr."""
+def run_script(folder, name, *flags, status=0, killed_at=None, start=(), env=None):
+    """Run a script of the project on the tiny network, in and below `folder`; returns stdout + stderr.
+
+    Args:
+        status: of its end; 2 comes with one line on stderr.
+        killed_at: a moment of helpers/killing.py, at which the process is killed.
+        start: flags of Python before the script.
+    """
     settings = folder / "tiny.yaml"
     if not settings.exists():
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in TINY.items()}
         settings.write_text(yaml.safe_dump(values))
-    done = subprocess.run([sys.executable, os.path.join(ROOT, name), "--config", str(settings), *flags],
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, cwd=str(folder),
-                          timeout=300)
-    assert done.returncode == status, done.stdout + done.stderr
+    killer = [os.path.join(ROOT, "tests", "helpers", "killing.py"), killed_at] if killed_at else []
+    command = [*start, *killer, os.path.join(ROOT, name), "--config", str(settings), *flags]
+    done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True, cwd=str(folder), timeout=300, env=env)
+    assert done.returncode == (-signal.SIGKILL if killed_at else status), done.stdout + done.stderr
     if status == 2:
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert done.stderr.startswith(os.path.basename(name) + ": error: ")

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SCRIPTS
 
 from core.cli import Parser, run
 from core.config import Config
@@ -58,9 +58,6 @@ def test_an_unset_variable_of_the_shell_does_not_change_what_runs(tmp_path):
     done = subprocess.run([sys.executable, os.path.join(ROOT, "create_dataset.py"), "--train-images", ""],
                           stderr=subprocess.PIPE, universal_newlines=True, cwd=str(tmp_path))
     assert done.returncode == 2 and "--train-images is empty" in done.stderr
-
-
-SCRIPTS = sorted(name for name in os.listdir(ROOT) if name.endswith(".py"))
 
 
 def run_without(package, script, *flags):

@@ -1,18 +1,21 @@
 """Class indices in files keep their meaning: classes reordered, renamed, added or taken out are noticed everywhere."""
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
-from conftest import CPUS
+from conftest import CPUS, TINY, save_untrained
 
 from core.config import Config
 from core.cosegmentation.cosegment import cosegment
 from core.cosegmentation.evaluate_masks import evaluate_web_masks
-from core.data import check_classes, record_classes, recorded_classes
+from core.data import check_classes, recorded_classes
 from core.dataset.create import create_dataset
 from core.dataset.own_images import OwnImages
 from core.dataset.samples import voc_samples, web_samples
 from core.errors import UserError
+from core.evaluation.evaluate import evaluate, evaluation_options
+from core.inference.estimate_masks import estimate_train_masks
 from core.io.files import read_json, write_json, write_lines
 from core.io.images import write_image, write_mask
 from core.paths import image_path, mask_path
@@ -53,25 +56,27 @@ def bring_web_images(layout):
     write_lines(layout.web_list, names)
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_labels_and_masks_of_other_classes_are_refused(config, change):
+@pytest.mark.parametrize("change, then, now", [
+    ("reordered", "class 1 as mug", "class 1 as key"), ("renamed", "class 2 as spoon", "class 2 as fork"),
+    ("added", "no class 4", "class 4 as bowl"), ("taken out", "class 3 as key", "no class 3")])
+def test_labels_and_masks_of_other_classes_are_refused(config, change, then, now):
     assert voc_samples(config)
     changed = dataclasses.replace(config, classes=CHANGES[change])
-    with pytest.raises(UserError, match="classes.json: the data set was made with .*and the setting classes has .*: "
-                                        "bring back the classes, or run create_dataset.py again"):
+    with pytest.raises(UserError, match=f"classes.json: the data set was made with {then}, and the setting classes has "
+                                        f"{now}: bring back the classes, or run create_dataset.py again"):
         voc_samples(changed)
 
 
-@pytest.mark.parametrize("change, words", [
-    ("reordered", "made with class 1 as mug, and the setting classes has class 1 as key"),
-    ("added", "made with no class 4, and the setting classes has class 4 as bowl"),
-    ("taken out", "made with class 3 as key, and the setting classes has no class 3")])
-def test_the_difference_is_named(tmp_path, change, words):
-    config = Config(root=str(tmp_path), classes=CLASSES)
-    record_classes(config.layout.classes, CLASSES)
-    check_classes(config)
-    with pytest.raises(UserError, match=words):
-        check_classes(dataclasses.replace(config, classes=CHANGES[change]))
+def test_no_model_is_evaluated_with_val_masks_of_other_classes_but_with_masks_elsewhere(config):
+    changed = dataclasses.replace(config, classes=CHANGES["reordered"], **TINY)
+    save_untrained(changed)
+    with pytest.raises(UserError, match="classes.json: the data set was made with class 1 as mug"):
+        evaluate(changed, "init", epoch=2, devices=CPUS[:1], options=evaluation_options(changed, "init", epoch=2))
+    with pytest.raises(UserError, match="classes.json: the data set was made with class 1 as mug"):
+        estimate_train_masks(changed, 2, devices=CPUS[:1])
+    elsewhere = shutil.copytree(config.layout.val_masks, config.path("masks of their own"))
+    options = evaluation_options(changed, "init", epoch=2, masks=elsewhere)
+    assert evaluate(changed, "init", epoch=2, devices=CPUS[:1], options=options)["confusion"]
 
 
 @pytest.mark.parametrize("change", ["reordered", "renamed"])

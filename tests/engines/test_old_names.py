@@ -43,10 +43,3 @@ def test_mxnet_is_imported_without_a_warning_and_leaves_numpy_as_it_was():
             "from core.engines.mxnet import backend\n"
             "print('== new:', *sorted({'bool', 'float_', 'PINF', 'trapz', 'npv'} & (set(vars(np)) - before)))")
     assert output(code).split("== imports\n")[1].strip() == "== new:"
-
-
-def test_mxnet_keeps_the_names_for_its_own_functions():
-    code = ("from core.engines.mxnet.backend import mx\n"
-            "import mxnet.ndarray.numpy._op as op, mxnet.numpy.fallback as fallback\n"
-            "print(op._np.bool(1), op._np.PINF, mx.np.trapz(mx.np.ones(3)), op._np.fft.fft([0, 0]).sum())")
-    assert output(code).splitlines()[-1] == "True inf 2.0 0j"

@@ -8,8 +8,9 @@ import pytest
 
 from core.config import Config
 from core.errors import UserError
+from core.evaluation import ranking
 from core.evaluation.ranking import choose_snapshot, evaluate_all, find_epoch
-from core.io.files import write_lines
+from core.io.files import file_digest, read_json, read_text, write_lines, write_text
 from core.network.snapshots import load_snapshot, read_parameters, write_parameters
 
 
@@ -28,15 +29,69 @@ def shipped(untrained, tmp_path, monkeypatch):
     return path
 
 
-def test_of_two_epochs_as_good_as_each_other_the_earlier_one_is_first(untrained, monkeypatch):
-    write_lines(untrained.layout.val_list, [])
-    for epoch in (11, 3):
-        os.link(untrained.layout.snapshot("init", 2), untrained.layout.snapshot("init", epoch))
-    values = {2: 0.25, 3: 0.5, 11: 0.5}
-    monkeypatch.setattr("core.evaluation.ranking.evaluate", lambda config, model, epoch, **_: {
-        "mean_iou": values[epoch], "settings": {"snapshot_sha256": None}})
-    assert evaluate_all(untrained, "init", devices=[]) == [(3, 0.5), (11, 0.5), (2, 0.25)]
-    assert find_epoch(untrained, "init", "best") == 3
+@pytest.fixture
+def ranked(tiny, monkeypatch):
+    """Config of a folder without snapshots; the text of one is its mean IoU in per cent."""
+    def evaluate(config, model, epoch, **_):
+        path = config.layout.snapshot(model, epoch)
+        if not read_text(path).isdigit():
+            raise UserError(f"{path} is damaged")
+        return {"mean_iou": int(read_text(path)) / 100, "settings": {"snapshot_sha256": file_digest(path)}}
+    monkeypatch.setattr("core.evaluation.ranking.evaluate", evaluate)
+    write_lines(tiny.layout.val_list, ["a"])
+    return tiny
+
+
+def ranking_of(config):
+    return {row["epoch"]: round(100 * row["mean_iou"]) for row in read_json(config.layout.ranking("init"))["ranking"]}
+
+
+def test_of_two_epochs_as_good_as_each_other_the_earlier_one_is_first(ranked):
+    for epoch, value in ((2, "25"), (11, "50"), (3, "50")):
+        write_text(ranked.layout.snapshot("init", epoch), value)
+    assert evaluate_all(ranked, "init", devices=[]) == [(3, 0.5), (11, 0.5), (2, 0.25)]
+    assert find_epoch(ranked, "init", "best") == 3
+    write_text(ranked.layout.snapshot("init", 3), "51")
+    with pytest.raises(UserError, match="init_fcn_resnet50-3.params has changed since .*ranking.json was made"):
+        find_epoch(ranked, "init", "best")
+
+
+def test_the_ranking_follows_the_snapshots_that_are_there(ranked, monkeypatch):
+    """One was still being copied; one is replaced by a file of the same size and time; one goes and another comes."""
+    path, looked = ranked.layout.snapshot, []
+
+    def meanwhile(_):
+        looked.append(ranking_of(ranked))
+        if len(looked) == 1:
+            write_text(path("init", 1), "10")
+        elif len(looked) == 2:
+            status = os.stat(path("init", 2))
+            write_text(path("init", 2), "30")
+            os.utime(path("init", 2), ns=(status.st_atime_ns, status.st_mtime_ns))
+        elif len(looked) == 3:
+            os.remove(path("init", 1))
+            write_text(path("init", 3), "05")
+    monkeypatch.setattr("core.evaluation.ranking.time.sleep", meanwhile)
+    write_text(path("init", 1), "half")
+    write_text(path("init", 2), "20")
+    evaluate_all(ranked, "init", devices=[], wait_hours=1)
+    assert looked == [{2: 20}, {1: 10, 2: 20}, {1: 10, 2: 30}, {2: 30, 3: 5}]
+
+
+def test_a_restarted_ranking_replaces_the_earlier_one_when_it_is_whole(ranked, monkeypatch):
+    for epoch, value in ((1, "25"), (2, "50")):
+        write_text(ranked.layout.snapshot("init", epoch), value)
+    evaluate_all(ranked, "init", devices=[])
+    evaluate = ranking.evaluate
+
+    def interrupted(config, model, epoch, **flags):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return evaluate(config, model, epoch, **flags)
+    monkeypatch.setattr(ranking, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_all(ranked, "init", devices=[])
+    assert ranking_of(ranked) == {1: 25, 2: 50}
 
 
 def test_a_snapshot_from_anywhere_says_which_model_it_is(untrained, tmp_path):

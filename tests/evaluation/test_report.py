@@ -221,17 +221,12 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
                     "a/exp: final, one scale: 25 at epoch 1")
 
 
-@pytest.mark.parametrize("output", ["page.png", "new/"])
-def test_the_page_does_not_take_the_place_of_its_curves(tmp_path, output):
+@pytest.mark.parametrize("output, message", [("page.png", "the name must end in .html"), ("log.html", "is a folder")])
+def test_the_page_does_not_take_the_place_of_its_curves_or_of_a_folder(tmp_path, output, message):
     ResultFolder(str(tmp_path / "outputs" / "x")).write(result())
-    assert "the name must end in .html" in run_script(tmp_path, "report.py", "--output", output, status=2)
-    assert sorted(os.listdir(str(tmp_path))) == ["log", "outputs", "tiny.yaml"]
-
-
-def test_a_folder_is_no_page(tmp_path):
-    ResultFolder(str(tmp_path / "outputs" / "x")).write(result())
-    (tmp_path / "page.html").mkdir()
-    assert "page.html is a folder" in run_script(tmp_path, "report.py", "--output", "page.html", status=2)
+    (tmp_path / "log.html").mkdir()
+    assert message in run_script(tmp_path, "report.py", "--output", output, status=2)
+    assert sorted(os.listdir(str(tmp_path))) == ["log", "log.html", "outputs", "tiny.yaml"]
 
 
 def test_predictions_without_masks_are_no_evaluation(tmp_path):

@@ -1,5 +1,4 @@
 """Predictions without masks, and the archive for the VOC evaluation server."""
-import dataclasses
 import json
 import os
 import shutil
@@ -7,7 +6,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from conftest import run_script, save_untrained
+from conftest import run_script
 from PIL import Image
 
 from core.classes import VOC_CLASSES
@@ -106,16 +105,3 @@ def test_a_missing_mask_is_an_error_unless_there_are_none(untrained, tmp_path, s
     assert "is missing, and 2 more" in text and "--masks none only predicts" in text
     assert "predictions only" in run_script(tmp_path, *command, "--masks", "none")
     assert len(os.listdir(str(tmp_path / "outputs" / "init_fcn_resnet50_epoch2" / "masks"))) == 3
-
-
-@pytest.mark.slow
-def test_a_snapshot_of_other_classes_makes_no_submission(tiny, tmp_path):
-    save_untrained(dataclasses.replace(tiny, classes=("bk", "cat", "dog")))
-    (tmp_path / "images").mkdir()
-    Image.new("RGB", (12, 9)).save(str(tmp_path / "images" / "a.jpg"))
-    write_lines(str(tmp_path / "list.txt"), ["a"])
-    text = run_script(tmp_path, "eval_seg_model.py", "--model", "init", "--epoch", "2", "--gpu", "cpu",
-                      "--list", "list.txt", "--images", "images", "--masks", "none", "--submission",
-                      "a.tar.gz", status=2)
-    assert "the VOC server knows the 21 classes of VOC" in text
-    assert not (tmp_path / "a.tar.gz").exists() and not (tmp_path / "outputs").exists()

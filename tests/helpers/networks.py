@@ -3,6 +3,7 @@ import dataclasses
 
 import numpy as np
 
+from core.config import Config
 from core.network.fcn import parameter_shapes
 from core.training.batches import Batch
 from core.training.trainer import Trainer
@@ -35,6 +36,17 @@ def light_parameters(model, config, rng):
     """As `random_parameters`, of a deep network whose activations stay of one size."""
     args, aux = random_parameters(model, config, rng)
     return {name: value * 0.3 if name.endswith("project_bn_gamma") else value for name, value in args.items()}, aux
+
+
+def made(backbone, model, rng, **settings):
+    """(Config, float32 parameters) of a small network."""
+    light = backbone != "resnet50"
+    config = Config(**{**(LIGHT if light else TRAINED), **settings})
+    args, aux = ({name: value.astype(np.float32) for name, value in part.items()}
+                 for part in (light_parameters if light else random_parameters)(model, config, rng))
+    if not light:
+        args["conv1_weight"] /= 20  # for scores that are not all 0 or 1
+    return config, (args, aux)
 
 
 def batch_of(config, rng):

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 
-def encoded(image, kind, **flags):
+def encoded(image, kind="JPEG", **flags):
     """Content of a file that Pillow writes; the image is one of Pillow's, or an array."""
     buffer = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **flags)

@@ -1,7 +1,6 @@
 """A local HTTP server that misbehaves in all the ways that the web does."""
 import collections
 import http.server
-import io
 import json
 import threading
 import time
@@ -9,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import cv2
 import numpy as np
-from PIL import Image
+from picture_files import encoded
 
 ENDLESS = 1 << 40
 
@@ -33,13 +32,6 @@ def cut_out(seed, background=255, outline_seed=0, even=False):
     texture = np.clip((texture.astype(float) - 127) * 8 + 100, 0, 200).astype(np.uint8)
     texture = np.full_like(texture, 60) if even else texture
     return np.where(mask[..., None] > 0, texture, np.uint8(background))
-
-
-def encoded(image, kind="JPEG", **flags):
-    buffer = io.BytesIO()
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    image.save(buffer, kind, **flags)
-    return buffer.getvalue()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

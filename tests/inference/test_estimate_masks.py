@@ -1,4 +1,5 @@
 """Mask estimation by the init model's scores."""
+import collections
 import dataclasses
 
 import numpy as np
@@ -12,7 +13,7 @@ from core.inference.estimate_masks import estimate_train_masks
 from core.inference.options import InferenceOptions
 from core.inference.segmenter import Segmenter, scored_images
 from core.io.files import read_list
-from core.io.images import read_mask
+from core.io.images import read_mask, write_mask
 from core.network.snapshots import load_snapshot, read_parameters, write_parameters
 from core.paths import mask_path
 
@@ -46,3 +47,21 @@ def test_logit_adjustment_divides_the_scores_by_the_prior_that_the_snapshot_reco
     estimate_train_masks(untrained, 2, devices=CPU, overwrite=True)
     plain = {name: read_mask(mask_path(layout.train_masks, name), untrained.num_classes) for name in expected}
     assert sum((mask > 0).sum() for mask in masks.values()) > sum((mask > 0).sum() for mask in plain.values())
+
+
+def test_the_log_says_how_many_masks_show_each_label(untrained, sample, caplog):
+    create_dataset(untrained, 1)
+    layout, classes = untrained.layout, untrained.classes
+    labels = read_labels(layout.train_labels, read_list(layout.train_list), untrained)
+    labelled = collections.Counter(label for values in labels.values() for label in values)
+    first = {name: values[0] for name, values in labels.items() if values[0] != min(labelled)}
+    shown = collections.Counter(first.values())
+    estimate_train_masks(untrained, 2, devices=CPU)
+    for name in labels:  # in masks of an earlier run, which this one takes as they are
+        write_mask(mask_path(layout.train_masks, name), np.full((2, 2), first.get(name, 0), np.uint8))
+    with caplog.at_level("INFO"):
+        estimate_train_masks(untrained, 2, devices=CPU)
+    counts = ", ".join(f"{classes[label]} {shown[label]} of {labelled[label]}" for label in sorted(labelled))
+    assert "masks that show a label of their image: " + counts in caplog.messages
+    lost = ", ".join(classes[label] for label in sorted(labelled) if not shown[label])
+    assert lost and f"no mask shows {lost}, so training on them teaches nothing" in caplog.text

@@ -4,9 +4,10 @@ import struct
 import cv2
 import numpy as np
 import pytest
+from conftest import largest_file
 
+from core.errors import UserError
 from core.inference.media import Video, video_writer
-from core.io.files import remove_leftovers
 
 FRAME = np.zeros((64, 96, 3), np.uint8)
 FRAME[:32, :48], FRAME[32:, 48:], FRAME[:32, 48:] = (255, 0, 0), (0, 0, 255), (0, 255, 0)
@@ -30,6 +31,28 @@ def shown(path, content):
     frames = list(Video(path).frames())
     assert len(frames) == 3 and all(frame.flags.c_contiguous for frame in frames)
     return frames[0].astype(int)
+
+
+@pytest.mark.parametrize("rate", [0.5, 23.976, 239.834, 999.99])
+def test_videos_keep_their_rate_as_far_as_the_format_can_express_it(tmp_path, rate):
+    path = str(tmp_path / "v.mp4")
+    with video_writer(path, rate) as add:
+        for _ in range(3):
+            add(FRAME)
+    video = Video(path)
+    assert video.rate == pytest.approx(rate, abs=0.05) and video.announced == 3 == len(list(video.frames()))
+
+
+def test_a_video_that_can_not_be_written_is_reported_and_leaves_nothing(tmp_path, rng):
+    path = str(tmp_path / "v.mp4")
+    with pytest.raises(UserError, match="v.mp4 can't be written: OpenCV can't encode frames of 9000 x 20 pixels"):
+        with video_writer(path, 25) as add:
+            add(np.zeros((20, 9000, 3), np.uint8))
+    with largest_file(60000), pytest.raises(UserError, match="v.mp4 can't be written: .* fewer than 20 frames"):
+        with video_writer(path, 25) as add:
+            for frame in rng.integers(0, 255, (20, 120, 160, 3), dtype=np.uint8):
+                add(frame)
+    assert os.listdir(str(tmp_path)) == []
 
 
 QUARTERS = {1: (0, 1, -1, 0), 2: (-1, 0, 0, -1), 3: (0, -1, 1, 0)}  # of a turn clockwise: a, b, c, d of the matrix
@@ -102,10 +125,3 @@ def test_a_video_that_changes_its_size_is_named(tmp_path, rng, caplog, larger, e
     video = Video(save_recording(tmp_path / "a.webm", frames, range(0, 320, 40)))
     assert len(list(video.frames())) == 8
     assert ("a.webm: the last 5 frames are all the same" in caplog.text) == expected
-
-
-def test_what_a_killed_writer_left_is_removed(tmp_path):
-    for name in (".a.mp4.0123abcd.tmp", ".a.mp4.0123abcd.tmp.mp4", ".mine.tmp"):
-        (tmp_path / name).write_bytes(b"half")
-    remove_leftovers(str(tmp_path))
-    assert os.listdir(str(tmp_path)) == [".mine.tmp"]

@@ -1,25 +1,19 @@
 """benchmarks/: the runs on the demo's sample. Their figures come from full runs, not from here."""
-import io
 import os
 import re
 import subprocess
 import sys
 import threading
 
-import learning_options
 import make_sample
 import numpy as np
 import pytest
-import tradeoffs
 import yaml
 from conftest import ROOT, TINY
 from PIL import Image
 from sample_runs import at_once
-from tradeoffs import Row
 
-from core.errors import UserError
-from core.io.files import write_lines
-from core.io.images import read_image, read_mask, write_mask
+from core.io.images import read_image, read_mask
 
 pytestmark = pytest.mark.slow
 
@@ -38,27 +32,6 @@ def test_runs_at_once_share_the_cpus_and_keep_their_order():
     assert sorted(os.sched_getaffinity(0)) == cpus
 
 
-def test_after_a_failure_no_further_run_begins():
-    begun = []
-
-    def fail():
-        raise UserError("no space")
-    with pytest.raises(UserError, match="no space"):
-        at_once([fail, lambda: begun.append(1)], 1)
-    assert not begun
-
-
-def test_lists_of_web_images(tmp_path):
-    for name, label in (("1_000000", 1), ("1_000001", 0), ("2_000000", 2)):
-        for folder in ("web_labels", "web_truth"):
-            write_mask(str(tmp_path / folder / (name + ".png")), np.full((4, 4), label))
-    write_lines(str(tmp_path / "web_train_list.txt"), ["2_000000", "1_000000"])
-    lists = tradeoffs.web_lists(str(tmp_path), 21)
-    assert lists == {"all": ["1_000000", "1_000001", "2_000000"], "filtered": ["1_000000", "2_000000"],
-                     "right": ["1_000000", "2_000000"]}
-    assert [tradeoffs.same(lists, kind) for kind in lists] == ["all", "filtered", "filtered"]
-
-
 def test_the_sample_is_drawn_with_as_many_wrong_web_images_as_asked_for(tmp_path):
     def truth(name, **shares):
         make_sample.make_web(str(tmp_path / name), 0, 12, **shares)
@@ -68,25 +41,6 @@ def test_the_sample_is_drawn_with_as_many_wrong_web_images_as_asked_for(tmp_path
     assert 0.2 < np.mean(np.equal(truth("partly", noise=0.2, empty=0.2), 0)) < 0.5
     images = {name: read_image(str(tmp_path / name / "web_images" / "7_000003.jpg")) for name in ("right", "empty")}
     assert images["right"].shape == images["empty"].shape and (images["right"] != images["empty"]).any()
-
-
-def test_every_third_class_is_thinned_out_to_a_fourth():
-    names = ["%d_%06d" % (label, number) for label in (1, 3, 4, 5, 9) for number in range(6)]
-    few, rest = learning_options.thin_out(names, 21)
-    assert few == [3, 9]
-    assert rest == [name for name in names if name[0] not in "39" or name[2:] in ("000000", "000004")]
-
-
-def test_the_figure_shows_the_rows_and_the_table_has_a_line_for_each():
-    rows = [Row(seed, images, kind, images, images // 2, [images / 10 + seed, 40.0 + seed])
-            for seed in (0, 1) for images in (100, 200) for kind in tradeoffs.FILTERS]
-    text = tradeoffs.table(rows)
-    assert len(text.splitlines()) == 1 + len(rows) and text.splitlines()[0].split()[-2:] == ["init", "final"]
-    assert re.search(r"(?m)^ +1 +200 +noise filter +200 +100 +21\.0 +41\.0$", text)
-    picture = np.asarray(Image.open(io.BytesIO(tradeoffs.figure(rows))).convert("RGB"))
-    for colour in (looks[0] for looks in tradeoffs._LOOKS.values()):
-        assert (picture == [int(colour[at:at + 2], 16) for at in (1, 3, 5)]).all(2).sum() > 50
-    assert tradeoffs.figure(rows) != tradeoffs.figure([row._replace(scores=[1.0, 2.0]) for row in rows])
 
 
 def test_tradeoffs_run_and_a_further_run_trains_only_what_is_new(tmp_path):

@@ -18,7 +18,6 @@ from core.cosegmentation.results import Result
 from core.engines.chooser import resolve_devices
 from core.errors import UserError
 from core.evaluation.evaluate import evaluate, evaluation_options
-from core.evaluation.submission import check_submission
 from core.inference.media import Medium
 from core.inference.options import InferenceOptions, SegmentationOptions
 from core.inference.predict_media import segment_media
@@ -197,8 +196,6 @@ def test_forty_classes_train_and_are_evaluated(tmp_path):
     segment_media(knows_classes, devices=cpu, media=media, options=options)
     mask = read_mask(str(tmp_path / "out" / "masks" / "a.png"), 41)
     assert set(np.unique(mask).tolist()) <= {0, 40}
-    with pytest.raises(UserError, match="knows the 21 classes of VOC"):
-        check_submission("x.tar.gz", config)
 
 
 def test_web_images_of_the_fortieth_class_have_a_contact_sheet(tmp_path):

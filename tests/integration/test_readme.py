@@ -6,8 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
-from test_scripts import SCRIPTS
+from conftest import ROOT, SCRIPTS
 
 sys.path.insert(0, os.path.join(ROOT, "docs"))
 import make_commands  # noqa: E402
@@ -38,7 +37,10 @@ def help_of(script):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_flag_is_in_the_command_reference(script):
     section = re.search(r"\n## %s\n(.*?)(\n## |$)" % re.escape(script), read("docs/commands.md"), re.DOTALL).group(1)
-    flags = flags_in(help_of(script)) - {"--help", "--config", "--root", "--seed"}
+    assert "settings:" in help_of(script)
+    flags = flags_in(help_of(script)) - {"--help"}
+    assert {"--config", "--root", "--seed"} <= flags
+    flags -= {"--config", "--root", "--seed"}
     assert flags and not flags - flags_in(section)
 
 

@@ -18,12 +18,6 @@ from core.runtime.hardware import cpu_flags
 
 pytestmark = pytest.mark.slow
 
-SCRIPTS = ("fetch_web_images.py", "create_web_masks.py", "eval_web_masks.py", "review_web_masks.py",
-           "export_masks.py", "convert_base_model.py",
-           "create_dataset.py", "train_seg_model.py", "eval_seg_model.py", "eval_loop.py", "est_voc_train_masks.py",
-           "predict.py", "report.py", "export_onnx.py")
-
-
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
     """Folder in which every stage has run, with the published command lines."""
@@ -66,13 +60,6 @@ def test_the_chain_leaves_the_published_files(chain):
 
 def test_a_machine_without_gpu_is_reported_once(chain):
     assert (chain / "log" / "train_init_model.log").read_text().count("using the CPU") == 1
-
-
-def test_estimated_masks_hold_only_image_level_labels(chain):
-    labels = read(chain, "dataset", "train_labels.json")
-    for name, allowed in labels.items():
-        mask = read_mask(str(chain / "cache" / "final_voc_masks" / (name + ".png")), 21)
-        assert set(np.unique(mask).tolist()) <= {0, *allowed}
 
 
 def test_predictions_score_maps_and_result(chain):
@@ -123,37 +110,6 @@ def test_the_loop_ranks_waits_and_survives_a_bad_snapshot(copy):
     assert "best epoch of the init model: %d" % ranking["ranking"][0]["epoch"] in text
     result = read(copy, "outputs", "init_fcn_resnet50_epoch1", "result.json")
     assert result["settings"]["scales"] == [0.7, 1.0, 1.3] and result["earlier"][0]["settings"]["scales"] == [1.0]
-
-
-def test_a_folder_without_result_does_not_count_as_evaluated(copy):
-    os.remove(str(copy / "outputs" / "init_fcn_resnet50_epoch1" / "result.json"))
-    run_script(copy, "eval_loop.py", "--model", "init", "--once")
-    assert read(copy, "outputs", "init_fcn_resnet50_epoch1", "result.json")["mean_iou"] >= 0
-
-
-def test_an_interrupted_evaluation_resumes_to_the_same_result(copy):
-    output = copy / "outputs" / "init_fcn_resnet50_epoch2"
-    flags = ("--model", "init", "--epoch", "2", "--gpu", "cpu", "--savemask")
-    run_script(copy, "eval_seg_model.py", *flags)
-    result = read(output, "result.json")
-    os.remove(str(output / "result.json"))
-    missing = copy / "dataset" / "val_images" / "2012_000010.jpg"
-    image = missing.read_bytes()
-    missing.unlink()
-    missing.write_bytes(image[:500])  # stops the evaluation at the third image
-    assert "2012_000010.jpg can't be decoded" in run_script(copy, "eval_seg_model.py", *flags, status=2)
-    assert not (output / "result.json").exists()
-    missing.write_bytes(image)
-    assert "of 3 images" in run_script(copy, "eval_seg_model.py", *flags)
-    assert read(output, "result.json")["confusion"] == result["confusion"]
-
-
-def test_masks_of_another_epoch_are_not_mixed_in(copy):
-    flags = ("--epoch", "1", "--gpu", "cpu")
-    assert "pass --overwrite" in run_script(copy, "est_voc_train_masks.py", *flags, status=2)
-    assert "8 masks to estimate" in run_script(copy, "est_voc_train_masks.py", *flags, "--overwrite", "--crf")
-    os.remove(str(copy / "cache" / "final_voc_masks" / "2012_000003.png"))
-    assert "1 masks to estimate, 7 there" in run_script(copy, "est_voc_train_masks.py", *flags, "--crf")
 
 
 def sharpen(copy, model):
@@ -208,31 +164,6 @@ def test_masks_with_crf_are_those_of_the_refined_scores(copy):
     assert changed
 
 
-def test_balanced_web_sampling_trains_the_init_model_alone(copy):
-    """A list with ten images of class 1 and one of class 2: another order of samples, another snapshot."""
-    names = (copy / "dataset" / "web_train_list.txt").read_text().split()
-    plain, balanced = copy / "plain", copy / "balanced"
-    (copy / "dataset" / "web_train_list.txt").write_text("\n".join(names[:3]) + "\n")
-    for name in names[:2]:  # two more of the first class
-        for folder, ending in (("web_images", ".jpg"), ("web_labels", ".png")):
-            path = copy / "dataset" / folder
-            shutil.copy(str(path / (names[0] + ending)), str(path / ("%s_9%s" % (names[0], name) + ending)))
-    extra = ["%s_9%s" % (names[0], name) for name in names[:2]]
-    (copy / "dataset" / "web_train_list.txt").write_text("\n".join(names[:3] + extra) + "\n")
-
-    def snapshots(folder, *flags):
-        folder.mkdir()
-        os.symlink("../dataset", str(folder / "dataset"))
-        os.symlink("../cache", str(folder / "cache"))
-        for model in ("init", "final"):
-            run_script(copy, "train_seg_model.py", "--model", model, "--gpus", "cpu", "--max-epoch", "2", "--root",
-                       folder.name, *flags)
-        return [(folder / "snapshots" / ("%s_fcn_resnet50-1.params" % model)).read_bytes()
-                for model in ("init", "final")]
-    found, expected = snapshots(balanced, "--web-sampling", "balanced"), snapshots(plain)
-    assert found[0] != expected[0] and found[1] == expected[1]
-
-
 def test_training_resumes_from_an_epoch(copy):
     text = run_script(copy, "train_seg_model.py", "--model", "init", "--gpus", "cpu:2", "--epoch", "2", "--lr", "16e-5",
                       "--max-epoch", "4", "--epoch-size", "2", "--batch-size", "2", "--crop-size", "24")
@@ -241,25 +172,18 @@ def test_training_resumes_from_an_epoch(copy):
 
 
 def test_the_stride_placement_and_mean_of_a_base_model_travel_down_the_chain(copy):
-    """From a base model as of torchvision to the final model's evaluation, without a word about them."""
+    """From a base model as of torchvision to the final model, without a word about them."""
     source = str(copy / "snapshots" / "init_fcn_resnet50-2.params")
     parameters = read_parameters(source)
     write_parameters(str(copy / "models" / "resnet50.params"), parameters._replace(
         settings={"stride_on": "3x3", "mean_rgb": [130, 120, 110]}))
-    for model in ("init", "final"):
-        text = run_script(copy, "train_seg_model.py", "--model", model, "--gpus", "cpu", "--max-epoch", "2")
-        assert "resnet50.params: stride_on=3x3; mean_rgb=(130.0, 120.0, 110.0)" in text
-        settings = read_parameters(str(copy / "snapshots" / ("%s_fcn_resnet50-1.params" % model))).settings
+    text = run_script(copy, "train_seg_model.py", "--model", "init", "--gpus", "cpu", "--max-epoch", "2")
+    assert "resnet50.params: stride_on=3x3; mean_rgb=(130.0, 120.0, 110.0)" in text
+    assert "settings from" in run_script(copy, "est_voc_train_masks.py", "--epoch", "1", "--gpu", "cpu", "--overwrite")
+    run_script(copy, "train_seg_model.py", "--model", "final", "--gpus", "cpu", "--max-epoch", "2")
+    for settings in (read(copy, "cache", "final_voc_masks.json")["origin"]["network"],
+                     read_parameters(str(copy / "snapshots" / "final_fcn_resnet50-1.params")).settings):
         assert settings["stride_on"] == "3x3" and settings["mean_rgb"] == [130, 120, 110]
-        result = ("eval_seg_model.py", "--model", model, "--epoch", "1", "--gpu", "cpu", "--output", model)
-        assert "settings from" in run_script(copy, *result)
-        assert read(copy, model, "result.json")["settings"]["stride_on"] == "3x3"
-        (copy / "other.yaml").write_text((copy / "tiny.yaml").read_text() + "stride_on: 1x1\n")
-        assert "setting stride_on is 1x1, but" in run_script(copy, *result, "--config", "other.yaml", status=2)
-        if model == "init":
-            run_script(copy, "est_voc_train_masks.py", "--epoch", "1", "--gpu", "cpu", "--overwrite")
-    network = read(copy, "cache", "final_voc_masks.json")["origin"]["network"]
-    assert network["stride_on"] == "3x3" and network["mean_rgb"] == [130, 120, 110]
     symbol = (copy / "snapshots" / "final_fcn_resnet50-symbol.json").read_text()
     strides = {node["name"]: node["attrs"]["stride"] for node in json.loads(symbol)["nodes"]
                if node["op"] == "Convolution"}
@@ -321,29 +245,10 @@ def test_a_result_in_bfloat16_differs_from_one_in_float32(copy):
     assert result["settings"]["dtype"] == "bfloat16" and "dtype" not in result["earlier"][0]["settings"]
 
 
-def break_image(copy):
-    path = copy / "dataset" / "val_images" / "2012_000008.jpg"
-    content = path.read_bytes()
-    path.unlink()
-    path.write_bytes(content[:len(content) // 2])
-
-
-def break_mask(copy):
-    path = copy / "dataset" / "val_masks" / "2012_000008.png"
-    mask = Image.open(str(path)).convert("RGB")
-    path.unlink()
-    mask.save(str(path))
-
-
-def label_21(copy):
-    path = copy / "dataset" / "val_masks" / "2012_000008.png"
-    path.unlink()
-    size = Image.open(str(copy / "dataset" / "val_images" / "2012_000008.jpg")).size
-    write_mask(str(path), np.full(size[::-1], 21, np.uint8))
-
-
 def linked(path, target):
     path.parent.mkdir(exist_ok=True)
+    if path.is_symlink():
+        path.unlink()
     path.symlink_to(target)
 
 
@@ -353,33 +258,21 @@ ESTIMATE = ("est_voc_train_masks.py", "--gpu", "cpu", "--epoch", "2", "--overwri
 
 
 @pytest.mark.parametrize("spoil, command, message", [
-    (break_image, EVAL, "2012_000008.jpg can't be decoded"),
-    (break_mask, EVAL, "2012_000008.png can't be decoded: it is a picture of mode RGB"),
-    (label_21, EVAL, "2012_000008.png has label 21"),
-    (lambda copy: (copy / "dataset" / "val_list.txt").write_text("\n"), EVAL, "val_list.txt is empty"),
-    (lambda copy: (copy / "dataset" / "val_masks" / "2012_000008.png").unlink(), EVAL, "2012_000008.png is missing"),
+    (lambda copy: linked(copy / "dataset" / "val_images" / "2012_000008.jpg", "../val_list.txt"), EVAL,
+     "2012_000008.jpg can't be decoded"),
     (lambda copy: shutil.copy(str(copy / "snapshots" / "final_fcn_resnet50-1.params"),
                               str(copy / "snapshots" / "init_fcn_resnet50-1.params")),
      EVAL + ("--config", "other.yaml"), "other.yaml"),
-    (lambda copy: None, EVAL[:-2] + ("7",), "init_fcn_resnet50-7.params is missing; epochs there: 1, 2"),
     (lambda copy: None, EVAL[:-2] + ("x",), "epoch 'x'"),
     (lambda copy: None, EVAL + ("--gpu", "gpu"), "device 'gpu'"),
-    (lambda copy: None, EVAL + ("--jobs", "0"), "--jobs"),
     (lambda copy: None, EVAL + ("--dtype", "float16"), "--dtype float16 is for GPUs"),
-    (lambda copy: None, ESTIMATE + ("--dtype", "float16"), "--dtype float16 is for GPUs"),
-    (lambda copy: None, EVAL + ("--savemasks",), "did you mean --savemask?"),
     (lambda copy: None, EVAL + ("--scales", "1,a"), "--scales"),
-    (lambda copy: (copy / "tiny.yaml").write_text("widht: 4\n"), EVAL, "did you mean width?"),
     (lambda copy: (copy / "tiny.yaml").write_text("width: 8\n"), EVAL, "setting width is 8, but"),
-    (lambda copy: (copy / "dataset" / "web_images" / "1_000000.jpg").unlink(), TRAIN, "1_000000.jpg is missing"),
-    (lambda copy: (copy / "dataset" / "web_labels" / "1_000000.png").write_bytes(b""), TRAIN, "1_000000.png"),
     (lambda copy: None, TRAIN + ("--base-model", "nowhere.params"), "nowhere.params can't be read"),
-    (lambda copy: None, TRAIN + ("--batch-size", "3", "--gpus", "cpu:2"), "3 images can't be shared evenly"),
     (lambda copy: None, TRAIN + ("--epoch", "8"), "init_fcn_resnet50-8.params is missing; epochs there: 1, 2"),
     (lambda copy: None, TRAIN + ("--epoch", "2", "--max-epoch", "3"), "epoch 2 is trained already, max_epoch is 3"),
     (lambda copy: None, TRAIN + ("--max-epoch", "1"), "the first epoch is 1, max_epoch is 1"),
     (lambda copy: None, EVAL[:-1] + ("--scales", "1,2"), "--scales is used by --ms only"),
-    (lambda copy: None, EVAL + ("--output", ""), "--output is empty"),
     (lambda copy: None, ("eval_loop.py", "--model", "init", "--wait", "inf"), "a finite number of at least 0"),
     (lambda copy: shutil.copytree(str(copy / "dataset" / "val_masks"), str(copy / "mine" / "masks")),
      EVAL + ("--savemask", "--masks", "mine/masks", "--output", "mine"), "is a true mask, and a result would take its"),
@@ -391,26 +284,13 @@ ESTIMATE = ("est_voc_train_masks.py", "--gpu", "cpu", "--epoch", "2", "--overwri
      ESTIMATE + ("--output", "pics"), "own.png is not the mask of a training image"),
     (lambda copy: None, ESTIMATE + ("--output", "cache/../dataset/val_masks"),
      "holds the true masks of the val images"),
-    (lambda copy: None, ("report.py", "--output", "report.png"), "the name must end in .html"),
-    (lambda copy: None, ("predict.py", "dataset/val_images", "--labels="), "--labels is empty"),
-    (lambda copy: None, TRAIN + ("--resume", "--lr", "0.5"), "-2.states was made with 0.01: use that"),
     (lambda copy: None, TRAIN + ("--keep", "0"), "--keep"),
     (lambda copy: None, TRAIN + ("--model", "other"), "invalid choice"),
-    (lambda copy: (copy / "dataset" / "train_labels.json").write_text("{}"), ESTIMATE, "no labels for 2012_000000"),
-    (lambda copy: (copy / "dataset" / "train_labels.json").write_text('{"2012_000000": [21]}'), ESTIMATE,
-     "the labels of 2012_000000 are [21]"),
     (lambda copy: (copy / "dataset" / "train_list.txt").unlink(), ESTIMATE,
      "train_list.txt is missing: run create_dataset.py"),
-    (lambda copy: shutil.rmtree(str(copy / "dataset" / "VOCdevkit")), ("create_dataset.py",), "VOC2012 is missing"),
     (lambda copy: shutil.rmtree(str(copy / "snapshots")), ("eval_loop.py", "--model", "init", "--once"),
      "no snapshot of the init model"),
 ])
 def test_mistakes_end_in_one_line_and_status_2(copy, spoil, command, message):
     spoil(copy)
     assert message in run_script(copy, *command, status=2)
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_help_explains_every_flag(tmp_path, name):
-    text = run_script(tmp_path, name, "--help")
-    assert "--config FILE" in text and "--seed" in text and "settings:" in text

@@ -1,5 +1,4 @@
 """Files that grow by lines: no line is lost or glued to half another, whatever cuts the writing short."""
-import errno
 import os
 
 import pytest
@@ -51,30 +50,6 @@ def test_a_line_that_a_full_disk_cuts_short_is_taken_back(path):
     journal.append("z" * 100)  # there is room again
     journal.close()
     assert Journal(path).rows() == ["x" * 100, "z" * 100]
-
-
-def test_a_write_that_takes_a_part_is_completed(path, monkeypatch):
-    write_whole, room = os.write, [3]
-
-    def part(file, content):
-        return write_whole(file, content[:room[0]])
-    journal = Journal(path).open([])
-    monkeypatch.setattr("core.io.journal.os.write", part)
-    journal.append(["whole", "line"])
-    room[0] = 0
-
-    def full(file, content):
-        if room[0] == 0:
-            room[0] = 4
-            return write_whole(file, content[:4])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr("core.io.journal.os.write", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        journal.append(["half"])
-    monkeypatch.undo()
-    journal.append(["after"])
-    journal.close()
-    assert Journal(path).rows() == [["whole", "line"], ["after"]]
 
 
 @pytest.mark.parametrize("damaged", [b"\0\0", b"{", b"\xff2", b"[" * 100000])

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from conftest import CPUS
-from networks import LIGHT, SMALL, bind, light_parameters
+from networks import LIGHT, SMALL, batch_of, bind, light_parameters, made, step
 
 from core.config import Config
 from core.engines.mxnet.backend import mx
@@ -15,23 +15,11 @@ from core.engines.mxnet.steps import training_symbol
 from core.errors import UserError
 from core.inference.segmenter import Segmenter
 from core.network import efficientnet_lite, fcn, imagenet_weights
-from core.network.fcn import (
-    BACKBONES,
-    base_layer_name,
-    base_stage,
-    fold_batch_norms,
-    frozen_parameters,
-    parameter_shapes,
-)
+from core.network.fcn import BACKBONES, base_stage, fold_batch_norms, frozen_parameters, parameter_shapes
 from core.network.snapshots import Snapshot, load_snapshot, save_snapshot
-from core.training.batches import Batch
 from core.training.checkpoint import run_record
 from core.training.initialization import from_base_model
 from core.training.trainer import Trainer
-
-
-def arrays(parts):
-    return tuple({name: value.astype(np.float32) for name, value in part.items()} for part in parts)
 
 
 @pytest.mark.parametrize("model", ["init", "final"])
@@ -108,57 +96,32 @@ def test_the_head_looks_as_far_in_pixels_with_every_backbone(backbone, dilation)
     assert head["dilate"] == head["pad"] == f"({dilation}, {dilation})"
 
 
-def light_batch(rng):
-    return Batch(["a", "b"], rng.normal(0, 1, (2, 3, 32, 32)).astype(np.float32),
-                 rng.integers(0, 4, (2, 16)).astype(np.float32), rng.integers(0, 2, (2, 4, 1, 1)).astype(np.float32))
-
-
-@pytest.mark.parametrize("model", ["init", "final"])
-def test_one_and_two_devices_make_the_same_step_of_the_light_network(model, rng):
-    config = Config(**dict(LIGHT, learning_rate=0.05, init_epoch_size=1, final_epoch_size=1))
-    parameters, batch = light_parameters(model, config, rng), light_batch(rng)
-    found = []
-    for devices in (CPUS[:1], CPUS[:2]):
-        trainer = Trainer(config, model, devices=devices, parameters=arrays(parameters))
-        trainer.train_epoch(1, iter([batch]))
-        found.append({name: value for name, value in trainer.parameters()[0].items()})
-    for name in found[0]:
-        np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-3, atol=1e-5, err_msg=name)
-        assert not np.array_equal(found[0][name], parameters[0][name].astype(np.float32)), name
-
-
 @pytest.mark.parametrize("backbone, layers", [("resnet50", {"res4a_branch2a_weight": 4, "bn_conv1_beta": 1}),
                                               ("efficientnet_lite2", {"stem_weight": 1, "block6_project_weight": 3,
                                                                       "block19_expand_g_bn_gamma": 6})])
 def test_frozen_stages_stay_and_the_others_learn(backbone, layers, rng):
-    config = Config(**dict(LIGHT, backbone=backbone, frozen_stages=5, final_epoch_size=1, learning_rate=0.05))
-    if backbone == "resnet50":
-        config = dataclasses.replace(config, frozen_stages=4)
-    parameters = light_parameters("final", config, rng)
+    config, parameters = made(backbone, "final", rng, frozen_stages=4 if backbone == "resnet50" else 5,
+                              final_epoch_size=1, learning_rate=0.05, batch_size=4)
     for name, stage in layers.items():
         assert base_stage(name) == stage
-    trainer = Trainer(config, "final", devices=CPUS[:1], parameters=arrays(parameters))
-    trainer.train_epoch(1, iter([light_batch(rng)]))
+    trainer = Trainer(config, "final", devices=CPUS[:1], parameters=parameters)
+    trainer.train_epoch(1, iter([batch_of(config, rng)]))
     frozen = frozen_parameters("final", config)
     assert frozen and set(frozen) == {name for name in parameters[0]
                                       if base_stage(name) and base_stage(name) <= config.frozen_stages}
     for name, value in trainer.parameters()[0].items():
-        same = np.array_equal(value, parameters[0][name].astype(np.float32))
-        assert same == (name in frozen), name
+        assert np.array_equal(value, parameters[0][name]) == (name in frozen), name
     assert not set(trainer.momentum()) & set(frozen)
 
 
 @pytest.mark.parametrize("backbone, frozen_stages", [("resnet50", 3), ("efficientnet_lite2", 5)])
 def test_frozen_stages_that_run_once_folded_give_the_same_step(backbone, frozen_stages, rng, monkeypatch):
-    config = Config(**dict(LIGHT, backbone=backbone, frozen_stages=frozen_stages, final_epoch_size=1,
-                           learning_rate=0.05))
-    parameters, batch, results = arrays(light_parameters("final", config, rng)), light_batch(rng), []
+    config, parameters = made(backbone, "final", rng, frozen_stages=frozen_stages, learning_rate=0.05, batch_size=4)
+    batch, results = batch_of(config, rng), []
     for whole in (False, True):
         if whole:
             monkeypatch.setattr(fcn, "frozen_share", lambda *_: None)
-        trainer = Trainer(config, "final", devices=CPUS[:1], parameters=parameters)
-        trainer.train_epoch(1, iter([batch]))
-        results.append({name: value for part in trainer.parameters() for name, value in part.items()})
+        results.append(step(config, "final", parameters, batch, CPUS[:1]))
     assert list(results[0]) == list(results[1])
     largest = max(np.abs(value - parameters[0][name]).max() for name, value in results[1].items()
                   if name in parameters[0])
@@ -185,8 +148,7 @@ def test_the_light_network_starts_from_the_packages_weights(tmp_path, monkeypatc
 
 
 def test_a_light_snapshot_has_a_name_of_its_own_and_segments(tmp_path, rng):
-    config = Config(**LIGHT, root=str(tmp_path))
-    args, aux = arrays(light_parameters("final", config, rng))
+    config, (args, aux) = made("efficientnet_lite2", "final", rng, root=str(tmp_path))
     path = save_snapshot(config.layout, "final", 3, config, training_symbol("final", config, 1).tojson(), args, aux)
     assert path.endswith("final_fcn_efficientnet_lite2-3.params")
     assert dataclasses.replace(config, backbone="resnet50").layout.epochs("final") == []
@@ -194,9 +156,3 @@ def test_a_light_snapshot_has_a_name_of_its_own_and_segments(tmp_path, rng):
     assert isinstance(snapshot, Snapshot)
     scores = Segmenter(snapshot, CPUS[:1]).scores(rng.integers(0, 255, (45, 70, 3), np.uint8))
     assert scores.shape == (4, 45, 70) and np.isfinite(scores).all()
-
-
-def test_global_layers_of_the_light_network_start_from_the_layer_they_copy():
-    assert base_layer_name("block16_expand_g_bn_moving_mean") == "block16_expand_bn_moving_mean"
-    assert base_layer_name("block16_expand_g_weight") == "block16_expand_weight"
-    assert base_layer_name("g_score_weight") == "g_score_weight"

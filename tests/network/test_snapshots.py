@@ -1,5 +1,4 @@
 import dataclasses
-import errno
 import hashlib
 import os
 
@@ -78,9 +77,16 @@ def test_a_missing_parameter_is_named(layout, parameters, tiny):
             load_snapshot(tiny, "init", 3)
 
 
-def test_a_parameter_of_another_shape_is_named(layout, parameters, tiny):
-    save(layout, (dict(parameters[0], score_weight=np.ones((5, 8, 1, 1), np.float32)), parameters[1]), tiny)
-    with pytest.raises(UserError, match=r"score_weight has shape \(5, 8, 1, 1\), the init model wants \(21, 8, 1, 1\)"):
+@pytest.mark.parametrize("name, value, message", [
+    ("score_weight", np.ones((5, 8, 1, 1), np.float32), r"has shape \(5, 8, 1, 1\), the init model wants \(21, 8"),
+    ("conv1_bias", np.ones(4, np.int32), "has type int32; float32 is expected"),
+    ("conv1_bias", np.array([0, 1, np.nan, 0], np.float32), "holds numbers that are not finite"),
+    ("conv1_bias", np.array([0, 1, np.inf, 0], np.float32), "holds numbers that are not finite")])
+def test_a_parameter_of_another_shape_or_type_or_that_is_not_finite_is_named(layout, parameters, tiny, name, value,
+                                                                             message):
+    path = save(layout, parameters, tiny)
+    params_files.write_params(path, {**params_files.read_params(path), "arg:" + name: value})
+    with pytest.raises(UserError, match=f"-3.params.*{name} {message}"):
         load_snapshot(tiny, "init", 3)
 
 
@@ -108,20 +114,6 @@ def test_arrays_without_names_are_no_snapshot(layout, tiny):
     mx.nd.save(layout.snapshot("init", 1), [mx.nd.ones((2, 2))])
     with pytest.raises(UserError, match="without names"):
         load_snapshot(tiny, "init", 1)
-
-
-def test_a_save_that_fails_leaves_the_last_snapshot(layout, parameters, tiny, monkeypatch):
-    path = save(layout, parameters, tiny)
-    before = open(path, "rb").read()
-
-    def half(file, values):
-        file.write(b"half")
-        raise OSError(errno.EIO, "no space left on device")
-    monkeypatch.setattr(params_files, "_write", half)
-    with pytest.raises(UserError, match="init_fcn_resnet50-3.params can't be written: no space left"):
-        save(layout, parameters, tiny)
-    assert open(path, "rb").read() == before
-    assert sorted(os.listdir(layout.snapshots)) == ["init_fcn_resnet50-3.params", "init_fcn_resnet50-symbol.json"]
 
 
 def published(tiny, **changes):

@@ -4,11 +4,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 import workers
 from conftest import ROOT
+from dask_cluster import wait_for
 
 from core.config import Config
 from core.errors import UserError
@@ -101,11 +101,11 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     with process_pool(2) as pool:
         pool.submit(workers.sleep_long, %r).result()
 """ % str(tmp_path / "pid"))
-    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     worker = int((tmp_path / "pid").read_text())
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    wait_until(lambda: not alive(worker))
+    wait_for(lambda: not alive(worker))
 
 
 def alive(pid):
@@ -114,10 +114,3 @@ def alive(pid):
             return file.read().split(")")[-1].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def wait_until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)

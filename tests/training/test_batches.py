@@ -100,6 +100,8 @@ def test_uniform_rounds_follow_the_list_in_the_order_that_the_seed_gave_before(w
     found = names_of(BatchLoader(web, config(seed=5)), 7)
     expected = [web[place].name for turn in range(4) for place in np.random.default_rng((5, 0, turn)).permutation(7)]
     assert found == expected
+    plain = [sample._replace(label=None) for sample in web]
+    assert names_of(BatchLoader(plain, config(seed=5, web_sampling="balanced")), 7) == expected, "training images"
 
 
 def test_balanced_classes_take_turns_and_pass_all_their_images(web):

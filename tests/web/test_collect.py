@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 from fetching import changed, fetch, put_voc, rows_of, stored
-from web_server import cut_out, encoded, picture
+from picture_files import encoded
+from web_server import cut_out, picture
 
 from core.errors import UserError
 from core.io.files import write_lines

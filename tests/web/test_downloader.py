@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pytest
 from fetching import changed, fetch
-from web_server import ENDLESS, encoded, picture
+from picture_files import encoded
+from web_server import ENDLESS, picture
 
 import core.web.downloader
 from core.web.downloader import Downloader, Failed, Rejected

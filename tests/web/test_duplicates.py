@@ -2,7 +2,8 @@
 import cv2
 import numpy as np
 import pytest
-from web_server import cut_out, encoded, picture
+from picture_files import encoded
+from web_server import cut_out, picture
 
 from core.io.images import write_image
 from core.web.cleaning import decode

@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from fetching import fetch
-from web_server import encoded, picture
+from picture_files import encoded
+from web_server import picture
 
 from core.config import Config
 from core.errors import UserError

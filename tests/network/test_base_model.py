@@ -131,9 +131,13 @@ def test_features_equal_those_of_keras(tmp_path, layout, caffe_names):
     check_features(convert(write_keras(tmp_path / "resnet.h5", layout, caffe_names), tmp_path), "keras")
 
 
+def write_archive(path):
+    with zipfile.ZipFile(str(path), "w") as archive:
+        archive.write(write_keras(path.parent / "resnet.h5", "keras 3"), "model.weights.h5")
+
+
 def test_features_equal_those_of_keras_from_its_zip_archive(tmp_path):
-    with zipfile.ZipFile(str(tmp_path / "resnet.keras"), "w") as archive:
-        archive.write(write_keras(tmp_path / "resnet.h5", "keras 3"), "model.weights.h5")
+    write_archive(tmp_path / "resnet.keras")
     check_features(convert(str(tmp_path / "resnet.keras"), tmp_path), "keras")
 
 
@@ -195,12 +199,6 @@ def test_a_mean_that_the_user_gives_is_kept_and_the_difference_goes_into_the_bia
     theirs = conv1(convert(source, tmp_path), (123.675, 116.28, 103.53)).asnumpy()
     np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=2e-3)
     assert np.abs(theirs).mean() > 10
-
-
-def test_the_published_mean_given_as_a_flag_is_kept(tmp_path):
-    config = make_config(mean_rgb=(123.0, 117.0, 104.0), **SMALL)
-    path = convert(write_keras(tmp_path / "resnet.h5"), tmp_path, config)
-    assert read_parameters(path).settings["mean_rgb"] == [123, 117, 104]
 
 
 def test_another_stride_placement_than_that_of_the_source_is_refused(tmp_path):
@@ -345,11 +343,6 @@ def test_other_preprocessing_can_be_given(tmp_path, name, scale, mean):
     path = convert(source, tmp_path, config, preprocessing=name)
     with np.load(os.path.join(GOLDEN, "features.npz")) as golden:
         np.testing.assert_allclose(features(path, config)[0], golden["torch_2"], atol=1e-3)
-
-
-def write_archive(path):
-    with zipfile.ZipFile(str(path), "w") as archive:
-        archive.write(write_keras(path.parent / "resnet.h5", "keras 3"), "model.weights.h5")
 
 
 WRITERS = {"a.keras": write_archive, "a.safetensors": write_safetensors, "a.h5": write_keras,

@@ -8,7 +8,7 @@ from networks import SMALL, bind, random_parameters
 from core.config import Config
 from core.engines.mxnet.network import inference_symbol
 from core.engines.mxnet.steps import training_symbol
-from core.network.fcn import base_layer_name, fold_batch_norms, multipliers, parameter_shapes
+from core.network.fcn import fold_batch_norms, multipliers, parameter_shapes
 
 
 def test_a_network_has_one_text_however_many_were_made_before():
@@ -77,48 +77,12 @@ def test_both_stride_placements_have_the_same_parameters():
         assert parameter_shapes(model, Config(stride_on="3x3")) == parameter_shapes(model, Config())
 
 
-def test_a_cell_to_ignore_gets_no_gradient_and_valid_cells_are_averaged(rng):
-    config = Config(**SMALL)
-    args, aux = random_parameters("init", config, rng)
-    labels = np.full((1, 16), 255.0)
-    labels[0, [1, 5]] = 2
-    symbol = training_symbol("init", config, 1)
-    executor = bind(symbol, args, aux, data=rng.normal(0, 1, (1, 3, 32, 32)), softmax_label=labels)
-    probabilities = executor.forward(is_train=True)[0].asnumpy().reshape(4, 16)
-    executor.backward()
-    error = probabilities[:, [1, 5]] - np.eye(4)[2][:, None]
-    np.testing.assert_allclose(executor.grad_dict["score_bias"].asnumpy(), error.mean(1), atol=1e-6)
-
-
-def test_multipliers_of_the_final_model():
-    attributes = training_symbol("final", Config(), 16).attr_dict()
-
-    def attributes_of(name):
-        found = attributes.get(name, {})
-        return float(found.get("__lr_mult__", 1)), float(found.get("__wd_mult__", 1))
-
-    assert attributes_of("conv1_bias") == (2, 0)
-    assert attributes_of("bn_conv1_beta") == attributes_of("bn4f_branch2c_beta") == (2, 0)
-    assert attributes_of("bn5a_branch1_g_beta") == (2, 0)
-    for name in ("conv1_weight", "bn_conv1_gamma", "res5c_branch2c_g_weight", "new_conv1_bias", "fc_weight", "fc_bias",
-                 "score_bias", "g_multi_fc1_weight", "g_multi_fc2_bias", "g_score_bias"):
-        assert attributes_of(name) == (1, 1), name
-    assert "__lr_mult__" not in json.dumps(training_symbol("init", Config(), 16).attr_dict())
-
-
 def test_stages_of_the_global_branch_learn_at_the_rate_of_a_mean_where_the_loss_is_a_sum():
     config = Config(label_loss="sum")
     assert multipliers("final", "res5a_branch1_g_weight", config) == (1 / 21, 1)
     assert multipliers("final", "bn5a_branch1_g_beta", config) == (2 / 21, 0)
     for name in ("res5a_branch1_weight", "g_multi_fc1_weight", "score_weight"):
         assert multipliers("final", name, config) == (1, 1)
-
-
-def test_global_layers_start_from_the_layer_they_copy():
-    assert base_layer_name("res4a_branch2b_g_weight") == "res4a_branch2b_weight"
-    assert base_layer_name("bn5c_branch2a_g_moving_mean") == "bn5c_branch2a_moving_mean"
-    assert base_layer_name("bn2a_branch2a_gamma") == "bn2a_branch2a_gamma"
-    assert base_layer_name("g_multi_fc1_weight") == "g_multi_fc1_weight"
 
 
 @pytest.mark.parametrize("model", ["init", "final"])

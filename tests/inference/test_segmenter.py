@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import reference
 from conftest import CPUS
-from networks import random_parameters
+from networks import SMALL, random_parameters
 
 from core.config import Config
 from core.engines.chooser import resolve_dtype
@@ -20,11 +20,9 @@ from core.network.snapshots import Snapshot
 from core.runtime import hardware
 from core.runtime.hardware import cpu_flags
 
-SMALL = {"width": 2, "units": (1, 1, 1, 1), "head_channels": 3, "global_channels": 5, "classes": ("bk", "a", "b", "c")}
-
 
 def snapshot(model, rng, **settings):
-    config = Config(**{**SMALL, **settings})
+    config = Config(**{**SMALL, "units": (1, 1, 1, 1), **settings})
     parts = random_parameters(model, config, rng)
     parts[0]["conv1_weight"] /= 50  # pixels are not of unit size
     return Snapshot(config, model, 0, tuple({name: value.astype(np.float32) for name, value in part.items()}
@@ -164,26 +162,6 @@ def test_only_prediction_on_a_cpu_where_it_is_faster_chooses_bfloat16_by_itself(
     assert ("float32 is faster on this CPU" in caplog.text) == (not fast)
 
 
-@pytest.mark.parametrize("flags, granted, enabled", [({"avx512_bf16"}, True, False), ({"amx_tile"}, True, False),
-                                                     ({"amx_tile", "amx_bf16"}, False, False),
-                                                     ({"amx_tile", "amx_bf16"}, True, True)])
-def test_tile_registers_are_used_only_where_they_are_there_and_granted(monkeypatch, flags, granted, enabled):
-    calls = []
-
-    class Libc:
-        def __init__(self, _):
-            pass
-
-        def syscall(self, *numbers):
-            calls.append(numbers)
-            return 0 if granted else -1
-    monkeypatch.setattr(backend.ctypes, "CDLL", Libc)
-    monkeypatch.setattr(backend.os, "environ", {})
-    assert backend._enable_amx(flags) == enabled
-    assert calls == ([(158, 0x1023, 18)] if "amx_bf16" in flags else [])
-    assert (backend.os.environ.get("DNNL_MAX_CPU_ISA") == "AVX512_CORE_AMX") == enabled
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.skipif(
     "avx512bw" not in cpu_flags(), reason="MXNet computes in bfloat16 on CPUs with AVX-512"))])
@@ -196,11 +174,9 @@ def test_shapes_that_share_memory_do_not_disturb_one_another(rng, dtype):
         np.testing.assert_array_equal(scores, Segmenter(trained, CPUS[:1], dtype).scores(image, (0.7, 1.0)))
 
 
-def test_images_are_read_a_few_ahead_and_bound_shape_by_shape(rng, monkeypatch):
+def test_images_are_read_a_few_ahead(rng):
     segmenter = Segmenter(snapshot("init", rng), CPUS[:1])
-    bound, read = [], []
-    bind = Network._bind
-    monkeypatch.setattr(Network, "_bind", lambda self, shape: (bound.append(shape), bind(self, shape)))
+    read = []
 
     def images():
         for number in range(40):
@@ -208,7 +184,7 @@ def test_images_are_read_a_few_ahead_and_bound_shape_by_shape(rng, monkeypatch):
             yield np.zeros((24, 32, 3) if number % 2 else (32, 24, 3), np.uint8)
     scores = segmenter.scores_of(images(), (1.0, 0.5))
     next(scores)
-    assert len(read) == 16 and len(bound) <= 8
+    assert len(read) == 16
     scores.close()
     big = segmenter.scores_of((read.append(None) or np.zeros((1100, 2000, 3), np.uint8) for _ in range(9)), (0.02,))
     next(big)
