@@ -82,21 +82,6 @@ def test_masks_without_the_usual_share_of_foreground_do_not_train(ready):
     assert 0 < len(samples(ready, "estimated")) < 3
 
 
-def test_estimation_of_web_masks_resumes_and_does_not_mix_models(ready):
-    layout = ready.layout
-    estimate(ready)
-    path = mask_path(layout.web_estimated, "1_000001")
-    expected, kept = read_bytes(path), os.stat(mask_path(layout.web_estimated, "1_000000")).st_ino
-    os.remove(path)
-    estimate(ready)
-    assert read_bytes(path) == expected
-    assert os.stat(mask_path(layout.web_estimated, "1_000000")).st_ino == kept
-    with pytest.raises(UserError, match="web_estimated were made with other settings: model was init and is final now"):
-        estimate(ready, "final")
-    assert samples(ready, "estimated")
-    estimate(ready, "final", overwrite=True)
-
-
 def test_other_web_images_than_those_estimated_are_named(ready):
     layout = ready.layout
     with pytest.raises(UserError, match="web_estimated_list.txt is missing: run est_voc_train_masks.py --images web"):

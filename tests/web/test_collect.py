@@ -195,11 +195,7 @@ def test_images_that_lie_there_are_never_overwritten(config, server):
     assert stored(config)["1_000007.jpg"] == mine["1_000007.jpg"]
 
 
-def test_a_damaged_manifest_and_a_second_run_are_reported(config, server):
+def test_a_second_run_is_refused(config, server):
     fetch(config, {1: [server.url("ok", 1)]})
     with pytest.raises(UserError, match="fetching or moving images of .* is under way"):
         fetch(config, source=lambda class_index: fetch(config))
-    with open(config.path("dataset/web_manifest.jsonl"), "a") as file:
-        file.write('{"status": "kept"}\n')
-    with pytest.raises(UserError, match="web_manifest.jsonl, line 2 is damaged"):
-        fetch(config)
