@@ -136,6 +136,15 @@ def _untrained(rng, name, shape):
     return rng.normal(0, 0.02 if name == "conv1_weight" else np.sqrt(2 / np.prod(shape[1:])), shape)
 
 
+def tiny_settings(folder):
+    """Path of the folder's --config file of the tiny network."""
+    path = folder / "tiny.yaml"
+    if not path.exists():
+        path.write_text(yaml.safe_dump({key: list(value) if isinstance(value, tuple) else value
+                                        for key, value in TINY.items()}))
+    return str(path)
+
+
 def run_script(folder, name, *flags, status=0, killed_at=None, start=(), env=None):
     """Run a script of the project on the tiny network, in and below `folder`; returns stdout + stderr.
 
@@ -144,12 +153,8 @@ def run_script(folder, name, *flags, status=0, killed_at=None, start=(), env=Non
         killed_at: a moment of helpers/killing.py, at which the process is killed.
         start: flags of Python before the script.
     """
-    settings = folder / "tiny.yaml"
-    if not settings.exists():
-        values = {key: list(value) if isinstance(value, tuple) else value for key, value in TINY.items()}
-        settings.write_text(yaml.safe_dump(values))
     killer = [os.path.join(ROOT, "tests", "helpers", "killing.py"), killed_at] if killed_at else []
-    command = [*start, *killer, os.path.join(ROOT, name), "--config", str(settings), *flags]
+    command = [*start, *killer, os.path.join(ROOT, name), "--config", tiny_settings(folder), *flags]
     done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           universal_newlines=True, cwd=str(folder), timeout=300, env=env)
     assert done.returncode == (-signal.SIGKILL if killed_at else status), done.stdout + done.stderr

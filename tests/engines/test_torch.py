@@ -10,7 +10,7 @@ import types
 
 import numpy as np
 import pytest
-from conftest import CPUS, ROOT, run_script
+from conftest import CPUS, ROOT, run_script, tiny_settings
 from networks import batch_of, made, step
 
 pytest.importorskip("torch", reason="torch is not installed: pip install -r tests/torch-dependencies.txt")
@@ -250,9 +250,11 @@ def adding(*args):
     add(*args)
 trainer._Meter.add = adding
 """ + f"exec(open({os.path.join(ROOT, 'train_seg_model.py')!r}).read())\n")
-    text = run_script(tmp_path, str(tmp_path / "train.py"), "--model", "init", "--engine", "torch", "--gpus", "cpu:2",
-                      env=without_mxnet, status=2)
-    assert "process 1 was killed by SIGKILL: the job is ended" in text
+    flags = ["--config", tiny_settings(tmp_path), "--model", "init", "--engine", "torch", "--gpus", "cpu:2"]
+    done = subprocess.run([sys.executable, "train.py", *flags], env=without_mxnet, cwd=str(tmp_path),
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=200)
+    assert done.returncode == 2 and "process 1 was killed by SIGKILL: the job is ended" in done.stderr
+    assert "Traceback" not in done.stderr and "Warning" not in done.stderr
 
 
 @pytest.mark.slow
@@ -260,14 +262,15 @@ trainer._Meter.add = adding
     ({}, "WORLD_SIZE, MASTER_ADDR, MASTER_PORT not: unset RANK"),
     ({"WORLD_SIZE": "1", "MASTER_ADDR": "no.such.host.invalid", "MASTER_PORT": "29511"}, "can't meet, as RANK=0 WORLD"),
     ({"WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "taken"}, "can't meet, as .*MASTER_PORT=[0-9]+ ")])
-def test_half_an_environment_of_torchrun_is_reported_in_one_line(prepared, without_mxnet, given, message):
+def test_half_an_environment_of_torchrun_is_reported_in_one_line(prepared, tmp_path, without_mxnet, given, message):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         given = dict(given, **({"MASTER_PORT": str(taken.getsockname()[1])} if "taken" in given.values() else {}))
         done = subprocess.run([sys.executable, os.path.join(ROOT, "train_seg_model.py"), "--root", prepared.root,
-                               "--model", "init", "--engine", "torch", "--gpus", "cpu"], stderr=subprocess.PIPE,
-                              env={**without_mxnet, "RANK": "0", **given}, universal_newlines=True, timeout=200)
+                               "--config", tiny_settings(tmp_path), "--model", "init", "--engine", "torch", "--gpus",
+                               "cpu"], stderr=subprocess.PIPE, env={**without_mxnet, "RANK": "0", **given},
+                              universal_newlines=True, timeout=200)
     assert done.returncode == 2 and re.search(message, done.stderr.splitlines()[-1])
     assert "Traceback" not in done.stderr
 
