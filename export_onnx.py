@@ -11,8 +11,12 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("output", metavar="OUT.onnx", help="file to write")
     add_snapshot(parser, "final", "newest")
+    parser.add_argument("--dtype", choices=("float32", "int8"), default="float32",
+                        help="int8: quantised on the training images, or where there are none on the pictures of "
+                        "--check (default: %(default)s)")
     parser.add_argument("--check", nargs="+", default=(), metavar="PICTURE",
-                        help="pictures for which ONNX Runtime must give the same masks as the network here")
+                        help="pictures for which ONNX Runtime must give the same masks as the network here (in int8 it "
+                        "need not; the share is told)")
     args = parser.parse_args()
     if not args.output.lower().endswith(".onnx"):
         raise UserError(f"{args.output}: the name must end in .onnx")
@@ -24,18 +28,25 @@ def main() -> None:
     from core.evaluation.ranking import choose_snapshot
     from core.inference.onnx_export import agreement, export, open_session
     from core.inference.segmenter import Segmenter
+    from core.io.files import read_bytes, write_bytes
     from core.io.images import read_image
     from core.network.snapshots import load_snapshot
     snapshot = load_snapshot(config, *choose_snapshot(config, args, "final", "newest"))
     pictures = {path: read_image(path) for path in args.check}  # so that errors in them come first
-    export(snapshot, args.output)
+    if args.dtype == "int8":
+        from core.inference.quantized import quantise, quantised_path
+        quantise(snapshot, args.check)
+        write_bytes(args.output, read_bytes(quantised_path(snapshot)))
+        logger.info("%s: in int8, for ONNX Runtime or OpenVINO", args.output)
+    else:
+        export(snapshot, args.output)
     if pictures:
         session = open_session(args.output)
         segmenter = Segmenter(snapshot, resolve_devices("cpu"))
     for path, picture in pictures.items():
         same, difference = agreement(session, segmenter, picture)
         logger.info("%s: %.4f %% of the pixels agree, scores differ by %.1e at most", path, 100 * same, difference)
-        if same < 1 - _DIFFERENT:
+        if args.dtype == "float32" and same < 1 - _DIFFERENT:
             raise UserError(f"{path}: ONNX Runtime and the network give different masks; please report this")
 
 

@@ -46,17 +46,19 @@ def main() -> None:
     start_log(layout.log("predict"), config)
 
     # After the flags, as these take seconds.
-    from core.engines.chooser import resolve_devices, resolve_dtype
+    from core.engines.chooser import resolve_devices
     from core.evaluation.ranking import choose_snapshot
-    from core.inference.media import find_media
+    from core.inference.media import find_media, is_video
     from core.inference.options import InferenceOptions, SegmentationOptions
     from core.inference.predict_media import allowed_classes, segment_media
+    from core.inference.segmenter import settled_dtype
     from core.network.snapshots import load_snapshot
     output = args.output or layout.predictions
     media = [] if args.serve else find_media(args.paths, leave_out=[output])
     snapshot = load_snapshot(config, *choose_snapshot(config, args, "final", "newest", shipped=True))
     devices = resolve_devices(args.gpu, config.engine)
-    dtype = resolve_dtype(config.dtype, devices, fastest=True)
+    pictures = [medium.path for medium in media if not is_video(medium.path)]
+    dtype = settled_dtype(snapshot, devices, pictures, fastest=True)
     if args.serve:
         from core.inference.try_page import make_app
         from core.runtime.local_server import serve

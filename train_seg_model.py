@@ -37,6 +37,8 @@ def main() -> None:
         if group is None or group.rank == 0:
             start_log(config.layout.log(f"train_{args.model}_model"), config)
         devices = resolve_devices(args.gpus, config.engine)
+        if config.dtype == "int8":
+            raise UserError("--dtype int8 is for trained networks: leave it out")
         if args.dtype not in (None, "auto", "float32") and devices[0].engine == "mxnet":
             raise UserError(f"--dtype {args.dtype} is for --engine torch: MXNet trains in float32")
         train(config, args.model, devices=devices, start_epoch=args.epoch, resume=args.resume, keep=args.keep,

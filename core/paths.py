@@ -43,6 +43,7 @@ class Layout:
         self.train_labels = path("dataset", "train_labels.json")
         self.train_masks = path("cache", "final_voc_masks")
         self.train_posteriors = path("cache", "train_posteriors")
+        self.int8 = path("cache", "int8")
         self.val_images = path("dataset", "val_images")
         self.val_masks = path("dataset", "val_masks")
         self.val_list = path("dataset", "val_list.txt")

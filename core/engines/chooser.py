@@ -9,6 +9,7 @@ from core.engines.devices import Device, parse_devices
 from core.engines.mxnet.gpu_libraries import has_gpu, serves
 from core.errors import UserError
 from core.io.logs import logger
+from core.runtime.hardware import cpu_flags
 
 _INSTALL = {"mxnet": "dependencies.txt", "torch": "dependencies-torch.txt"}
 
@@ -82,11 +83,17 @@ def resolve_dtype(text: str, devices: List[Device], fastest: bool = False) -> st
             is float32 everywhere, so that results do not depend on the machine.
 
     Returns:
-        "float32", "tf32", "bfloat16" or "float16".
+        "float32", "tf32", "bfloat16" or "float16"; or "int8", for which no engine is asked.
 
     Raises:
         UserError: the engine can't compute in that type on these devices.
     """
+    if text == "int8":
+        if any(device.type != "cpu" for device in devices):
+            raise UserError("--dtype int8 is for CPUs: choose --gpu cpu, or another type")
+        logger.info("computing in int8, as set%s", "" if {"avx512_vnni", "avx_vnni"} & cpu_flags() else
+                    "; this CPU has no VNNI, without which int8 does not pay")
+        return text
     return load(devices[0].engine, "backend").resolve_dtype(text, devices, fastest)
 
 

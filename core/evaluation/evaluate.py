@@ -11,7 +11,6 @@ import numpy as np
 
 from core.config import Config
 from core.data import check_classes
-from core.engines.chooser import resolve_dtype
 from core.errors import UserError
 from core.evaluation.metrics import image_iou, summarise
 from core.evaluation.per_image import examples, image_inputs, is_saved, pack_counts, unpack_counts
@@ -19,12 +18,12 @@ from core.evaluation.report import best_and_worst, write_report
 from core.evaluation.results import ResultFolder, report
 from core.inference.options import EvaluationOptions, InferenceOptions
 from core.inference.postprocess import compare, masks_folder, scoring_settings
-from core.inference.segmenter import Segmenter, scored_images
+from core.inference.segmenter import Segmenter, scored_images, settled_dtype
 from core.io.files import read_list, remove_leftovers
 from core.io.locks import locked
 from core.io.logs import logger, progress, versions
 from core.network.snapshots import load_snapshot
-from core.paths import Layout, check_files, check_no_true_mask
+from core.paths import Layout, check_files, check_no_true_mask, image_path
 from core.runtime.parallel import ordered_map, process_pool
 
 NO_MASKS = "none"  # stands for the folder of masks where there are none
@@ -81,7 +80,8 @@ def evaluate(config: Config, model: str, *, epoch: int, devices: list, options: 
     snapshot = load_snapshot(config, model, epoch, path)
     if options.masks is not None and os.path.realpath(options.masks) == os.path.realpath(layout.val_masks):
         check_classes(snapshot.config)
-    inference = dataclasses.replace(options.inference, dtype=resolve_dtype(config.dtype, devices))
+    inference = dataclasses.replace(options.inference, dtype=settled_dtype(
+        snapshot, devices, [image_path(options.images, name) for name in names]))
     options = dataclasses.replace(options, inference=inference)
     inputs = image_inputs(options, names)
     settings = _settings(snapshot, options, inputs)

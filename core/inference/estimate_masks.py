@@ -10,19 +10,18 @@ from core.classes import BACKGROUND
 from core.config import Config, network_settings
 from core.data import check_classes
 from core.dataset.samples import listed_web_images, train_images, web_images
-from core.engines.chooser import resolve_dtype
 from core.errors import UserError
 from core.inference.crf import crf_settings
 from core.inference.options import InferenceOptions
 from core.inference.pseudo_masks import Estimation, estimate
-from core.inference.segmenter import Segmenter, scored_images
+from core.inference.segmenter import Segmenter, scored_images, settled_dtype
 from core.io.files import remove, remove_leftovers, write_lines
 from core.io.images import read_mask
 from core.io.locks import locked
 from core.io.logs import logger, progress
 from core.io.provenance import StageRecord
 from core.network.snapshots import load_snapshot
-from core.paths import check_no_true_mask, class_of, folder_lock, mask_path, stems
+from core.paths import check_no_true_mask, class_of, folder_lock, image_path, mask_path, stems
 from core.runtime.parallel import ordered_map, process_pool
 
 
@@ -53,7 +52,8 @@ def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool
     snapshot = load_snapshot(config, model, epoch, path)
     config = snapshot.config
     targets = _targets(config, images, output)
-    options = InferenceOptions(config.scales, crf, resolve_dtype(config.dtype, devices))
+    pictures = [image_path(targets.images, name) for name in targets.names]
+    options = InferenceOptions(config.scales, crf, settled_dtype(snapshot, devices, pictures))
     merged = images == "train" and config.cosegmented_images == "web+train"
     posteriors = config.layout.train_posteriors if merged else None
     with locked(folder_lock(targets.masks), f"mask estimation into {targets.masks}"):

@@ -22,18 +22,27 @@ except ImportError as error:
                     ) from error
 
 OPSET = 13
+SCORES = ("score", "g_score")  # nodes that give the scores of the classes
 _IR_VERSION = 7  # of ONNX 1.8, which came with opset 13: older runtimes read the file
 
 
 def export(snapshot: Snapshot, path: str) -> None:
-    """Write a snapshot as an ONNX file.
-
-    Input: image (height, width, 3) uint8 RGB, of any size. Outputs: mask (height, width) uint8 class indices; scores
-    (classes, height, width) float32 probabilities. It is the prediction at one scale, without CRF: mean subtraction,
-    padding and upsampling are in the graph. The file's metadata holds the class names as a JSON list.
+    """Write what `to_onnx` gives as a file.
 
     Raises:
         UserError: the file can't be written.
+    """
+    write_bytes(path, to_onnx(snapshot).SerializeToString(deterministic=True))
+    logger.info("%s: %s model, epoch %d, ONNX opset %d, %d classes", path, snapshot.model, snapshot.epoch, OPSET,
+                snapshot.config.num_classes)
+
+
+def to_onnx(snapshot: Snapshot) -> onnx.ModelProto:
+    """A snapshot as an ONNX graph.
+
+    Input: image (height, width, 3) uint8 RGB, of any size. Outputs: mask (height, width) uint8 class indices; scores
+    (classes, height, width) float32 probabilities. It is the prediction at one scale, without CRF: mean subtraction,
+    padding and upsampling are in the graph. The metadata hold the class names as a JSON list.
     """
     model, epoch, config = snapshot.model, snapshot.epoch, snapshot.config
     network = OnnxOperations(fcn.fold_batch_norms(*snapshot.parameters), config.mean_rgb)
@@ -49,8 +58,7 @@ def export(snapshot: Snapshot, path: str) -> None:
     helper.set_model_props(proto, {"classes": json.dumps(config.classes), "model": model, "epoch": str(epoch),
                                    "snapshot_sha256": snapshot.digest})
     onnx.checker.check_model(proto)
-    write_bytes(path, proto.SerializeToString(deterministic=True))
-    logger.info("%s: %s model, epoch %d, ONNX opset %d, %d classes", path, model, epoch, OPSET, config.num_classes)
+    return proto
 
 
 def open_session(path: str) -> onnxruntime.InferenceSession:
@@ -118,7 +126,7 @@ class OnnxOperations:
         size = self.add("Slice", self.add("Shape", "image"), np.array([0]), np.array([2]), name="size")
         rest = self.add("Mod", self.add("Neg", size), np.array([STRIDE, STRIDE]))
         pads = self.add("Concat", np.zeros(6, np.int64), rest, axis=0)  # none but below and to the right
-        return self.add("Pad", data, pads, np.float32(0))
+        return self.add("Pad", data, pads, np.float32(0), name="padded")
 
     def output(self, probabilities: _Map, classes: int) -> None:
         """Upsample as `upsampling.combine_scales` does, and take the mask."""

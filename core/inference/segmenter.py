@@ -1,13 +1,14 @@
 """From an image to the scores of the classes at its pixels: for evaluation, mask estimation and the demo alike."""
 import collections
 import itertools
-from typing import Any, Iterable, Iterator, Sequence, Tuple
+from typing import Any, Iterable, Iterator, List, Sequence, Tuple
 
 import cv2
 import numpy as np
 
 from core.config import STRIDE
 from core.dataset.preprocessing import subtract_mean
+from core.engines.chooser import resolve_dtype
 from core.engines.devices import Device
 from core.engines.network import Network
 from core.errors import UserError
@@ -25,6 +26,15 @@ _BYTES_PER_CHANNEL = 20  # of memory, for each pixel and channel of conv1: measu
 _SCORE_COPIES = 4  # of the scores at the image's size, alive at once
 
 
+def settled_dtype(snapshot: Snapshot, devices: Sequence[Device], pictures: Sequence[str], fastest: bool = False) -> str:
+    """As `engines.resolve_dtype` for the setting dtype; for int8 the network is quantised, see `quantized.quantise`."""
+    dtype = resolve_dtype(snapshot.config.dtype, list(devices), fastest)
+    if dtype == "int8":
+        from core.inference import quantized
+        return quantized.quantise(snapshot, pictures)
+    return dtype
+
+
 class Segmenter:
     """A trained network on one or more devices."""
 
@@ -33,10 +43,14 @@ class Segmenter:
         Args:
             snapshot: `snapshots.Snapshot`.
             devices: list of Device; images go to them in turn.
-            dtype: what `engines.resolve_dtype` gives; scores are float32 in any case.
+            dtype: what `resolve_dtype` or `settled_dtype` gives; scores are float32 in any case.
         """
         self._config = snapshot.config
         self._on_cpu = any(device.type == "cpu" for device in devices)
+        if dtype.startswith("int8"):
+            from core.inference import quantized  # which needs more packages
+            self._networks: List[Any] = [quantized.Network(snapshot) for _ in devices]
+            return
         args = fcn.fold_batch_norms(*snapshot.parameters)
         self._networks = [Network(lambda ops: [fcn.probabilities(ops, snapshot.model, snapshot.config)], args,
                                   device, dtype) for device in devices]
