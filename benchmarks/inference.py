@@ -3,16 +3,25 @@
 
 The plain way is Module.reshape for every image and scale, batch norms as layers, upsampling in the network and resizing
 class by class. Weights are random, and MXNet uses the same threads in both. --engine torch is timed by itself.
+--int8 compares int8 with float32 instead, in CPU time, from files of pictures to files of masks.
 """
+import dataclasses
+import os
+import tempfile
+import time
+
 import cv2
 import numpy as np
 from measure import alternate, draw, make_parser
 
 from core.config import MODELS, Config
 from core.engines.chooser import resolve_devices
-from core.inference.segmenter import Segmenter, prepare
+from core.inference.options import InferenceOptions
+from core.inference.postprocess import predict
+from core.inference.segmenter import Segmenter, prepare, score_pairs
+from core.io.images import read_image, write_image, write_mask
 from core.network.fcn import parameter_shapes
-from core.network.snapshots import Snapshot
+from core.network.snapshots import Snapshot, identify_snapshot, load_snapshot
 from core.runtime.hardware import cpu_flags
 
 
@@ -60,17 +69,54 @@ def random_parameters(model, config):
                  for part in parameter_shapes(model, config))
 
 
+def compare_int8(args, scales, snapshot, devices):
+    """File to result, with pictures that are drawn unless a folder of them is given."""
+    from core.inference.quantized import IMAGES, quantise
+    with tempfile.TemporaryDirectory() as root:
+        rng = np.random.default_rng(0)
+        paths = [os.path.join(root, f"{number}.jpg") for number in range(IMAGES)]
+        for number, path in enumerate(paths):
+            write_image(path, draw(rng, args.size[::-1] if number % 4 == 3 else args.size)[0])
+        if args.images:
+            paths = sorted(os.path.join(args.images, name) for name in os.listdir(args.images))
+            paths = paths[::-(-len(paths) // IMAGES)]
+        snapshot = dataclasses.replace(snapshot, config=dataclasses.replace(snapshot.config, root=root))
+        dtypes = "float32", quantise(snapshot, paths)
+        masks = {}
+
+        def run(dtype, segmenter):
+            pairs = ((path, read_image(path)) for path in paths[:10])
+            for scored in score_pairs(segmenter, pairs, InferenceOptions(scales)):
+                masks[dtype, scored.name] = mask = predict(scored, snapshot.config, False)[0]
+                write_mask(os.path.join(root, "mask.png"), mask)
+
+        ways = {dtype: lambda dtype=dtype, one=Segmenter(snapshot, devices, dtype): run(dtype, one)
+                for dtype in dtypes}
+        alternate(ways, args.repeats, "of CPU an image", 10, time.process_time)
+        same = np.mean([np.mean(masks[dtypes[0], path] == masks[dtypes[1], path]) for path in paths[:10]])
+        print(f"{100 * same:.2f} % of the pixels agree")
+
+
 def main():
     parser = make_parser(__doc__, repeats=3)
     parser.add_argument("--model", choices=MODELS, default="final", help="network (default: %(default)s)")
     parser.add_argument("--engine", choices=("mxnet", "torch"), default="mxnet", help="default: %(default)s")
     parser.add_argument("--gpu", default="cpu", metavar="DEVICE", help="GPU number, or cpu (default: %(default)s)")
     parser.add_argument("--ms", action="store_true", help="three scales")
+    parser.add_argument("--int8", action="store_true", help="compare int8 with float32")
+    parser.add_argument("--snapshot", metavar="FILE",
+                        help="of --int8, in place of a full-size network of random weights")
+    parser.add_argument("--images", metavar="FOLDER", help="of --int8, pictures in place of drawn ones")
     args = parser.parse_args()
     config = Config()
     scales = config.scales if args.ms else (1.0,)
     parameters = random_parameters(args.model, config)
     devices = resolve_devices(args.gpu, args.engine)
+    if args.int8:
+        snapshot = (load_snapshot(config, *identify_snapshot(args.snapshot), path=args.snapshot) if args.snapshot
+                    else Snapshot(config, args.model, 0, parameters, ""))
+        compare_int8(args, scales, snapshot, devices)
+        return
     dtypes = ["float32"] + ["bfloat16"] * (args.engine == "torch" or "avx512bw" in cpu_flags())
     snapshot = Snapshot(config, args.model, 0, parameters, "")
     ours = {dtype: Segmenter(snapshot, devices, dtype) for dtype in dtypes}

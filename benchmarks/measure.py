@@ -73,13 +73,14 @@ def draw_scores(rng, mask, classes, plausible=2):
     return (exponentials / exponentials.sum(0)).astype(np.float32)
 
 
-def alternate(ways, repeats, unit, items=1):
+def alternate(ways, repeats, unit, items=1, clock=time.perf_counter):
     """Time functions in turns, so that whatever else the machine does meets all of them; print medians and ratios.
 
     Args:
         ways: dict from name to a function without arguments, the plain way first. Each runs once before the clock
             starts.
         unit, items: what a call does that many of, for the text.
+        clock: gives seconds.
 
     Returns:
         dict from name to the list of seconds an item.
@@ -89,9 +90,9 @@ def alternate(ways, repeats, unit, items=1):
     seconds = {name: [] for name in ways}
     for _ in range(repeats):
         for name, function in ways.items():
-            start = time.perf_counter()
+            start = clock()
             function()
-            seconds[name].append((time.perf_counter() - start) / items)
+            seconds[name].append((clock() - start) / items)
     plain = next(iter(ways))
     for name, values in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(seconds[plain], values))
