@@ -10,7 +10,7 @@ def main() -> None:
     from core.config import MODELS
     from core.io.logs import start_log
     parser = make_parser(__doc__, ("batch_size", "crop_size", "max_epoch", "workers", "web_sampling",
-                                   "web_masks", "learning_rate_decay", "engine", "dtype"))
+                                   "web_masks", "learning_rate_decay", "engine", "dtype", "accumulate"))
     parser.add_argument("--model", choices=MODELS, required=True, help="init: on dataset/web_train_list.txt; final: "
                         "on dataset/train_list.txt with the masks of est_voc_train_masks.py")
     parser.add_argument("--gpus", default="0", metavar="DEVICES", help="devices that share every batch: GPU numbers "
@@ -36,11 +36,14 @@ def main() -> None:
     with joined_workers(config, args.gpus) as group:
         if group is None or group.rank == 0:
             start_log(config.layout.log(f"train_{args.model}_model"), config)
-        devices = resolve_devices(args.gpus, config.engine)
+        devices = resolve_devices(args.gpus, config.engine, config.backbone)
         if config.dtype == "int8":
             raise UserError("--dtype int8 is for trained networks: leave it out")
-        if args.dtype not in (None, "auto", "float32") and devices[0].engine == "mxnet":
-            raise UserError(f"--dtype {args.dtype} is for --engine torch: MXNet trains in float32")
+        if devices[0].engine == "mxnet":
+            if args.dtype not in (None, "auto", "float32"):
+                raise UserError(f"--dtype {args.dtype} is for --engine torch: MXNet trains in float32")
+            if config.accumulate > 1:
+                raise UserError(f"--accumulate {config.accumulate} is for --engine torch")
         train(config, args.model, devices=devices, start_epoch=args.epoch, resume=args.resume, keep=args.keep,
               group=group)
 

@@ -61,12 +61,12 @@ def _engine_step(args, engine, count, **settings):
     from core.training.batches import Batch
     devices, rng = resolve_devices(args.gpu, engine), np.random.default_rng(0)
     config = Config(learning_rate=1e-6, batch_size=count, crop_size=args.size[0], **settings)
-    batch = Batch([], rng.normal(0, 50, (count, 3) + args.size).astype(np.float32),
+    batch = Batch([], rng.integers(0, 256, (count, *args.size, 3)).astype(np.uint8),
                   rng.integers(0, 21, (count, args.size[0] // 8 * (args.size[1] // 8))).astype(np.float32),
                   rng.integers(0, 2, (count, 21, 1, 1)).astype(np.float32))
     steps = load(devices[0].engine, "steps").Steps(config, args.model, devices=devices, momentum={}, first=0, last=1,
                                        parameters=random_parameters(args.model, config))
-    return lambda: steps.step(batch.data, batch.labels, batch.image_labels)()
+    return lambda: steps.step(batch.images, batch.labels, batch.image_labels)()
 
 
 def _step(symbol, model, parameters, batch):

@@ -127,12 +127,15 @@ class Config:
                             at_most=1024)
 
     engine: str = _setting("auto", "what computes the networks: mxnet; torch; or auto: MXNet where it is installed and "
-                           "can use the device, else torch", choices=("auto", "mxnet", "torch"), group="Computing")
+                           "can use the device, else torch, which also trains EfficientNet-Lite2 on Intel's CPUs with "
+                           "AVX-512", choices=("auto", "mxnet", "torch"), group="Computing")
     dtype: str = _setting("auto", "type the network computes in, in training by torch only: float32; bfloat16 (MXNet: "
                           "on CPUs); float16 (GPUs); tf32 (torch, GPUs); int8 (a trained network, on CPUs with VNNI); "
                           "or auto: bfloat16 in predict.py on a CPU where it is faster and in training by torch on "
                           "GPUs from Ampere on, else float32",
                           choices=("auto", "float32", "tf32", "bfloat16", "float16", "int8"))
+    accumulate: int = _setting(1, "parts, one after the other, in which torch trains on a device's share of a batch: "
+                               "the same step with less memory", at_least=1, at_most=65536)
 
     scales: Tuple[float, ...] = _setting((0.7, 1.0, 1.3), "scales whose scores --ms and mask estimation sum", above=0,
                                          at_most=8, group="Inference")

@@ -20,8 +20,15 @@ def has_fast_bfloat16(amx: bool) -> bool:
     With avx512_bf16 alone they measured 1.94 times the speed on AMD's, and half the speed on Intel's; `amx`
     says whether the engine uses the CPU's AMX.
     """
-    amd = "AuthenticAMD" in _found("/proc/cpuinfo", r"(?m)^vendor_id\s*: (.*)$")
-    return amx or amd and "avx512_bf16" in cpu_flags()
+    return amx or "AuthenticAMD" in _vendors() and "avx512_bf16" in cpu_flags()
+
+
+def is_intel_with_avx512() -> bool:
+    return "GenuineIntel" in _vendors() and "avx512bw" in cpu_flags()
+
+
+def _vendors():
+    return _found("/proc/cpuinfo", r"(?m)^vendor_id\s*: (.*)$")
 
 
 def free_memory() -> Optional[int]:

@@ -14,7 +14,6 @@ import numpy as np
 
 from core.classes import IGNORE_LABEL
 from core.config import STRIDE, Config
-from core.dataset.preprocessing import subtract_mean
 from core.dataset.samples import Sample
 from core.io.images import read_image, read_mask
 from core.training.augmentation import augment
@@ -25,12 +24,12 @@ class Batch(NamedTuple):
 
     Attributes:
         names: b ids.
-        data: (b, 3, crop, crop) float32, RGB minus the mean.
-        labels: (b, (crop / 8)^2) float32 class indices, 255 = ignore.
+        images: (b, crop, crop, 3) uint8 RGB.
+        labels: (b, (crop / 8)^2) uint8 class indices, 255 = ignore.
         image_labels: (b, classes, 1, 1) float32, 1 where the class is anywhere in the whole mask, background included.
     """
     names: List[str]
-    data: np.ndarray
+    images: np.ndarray
     labels: np.ndarray
     image_labels: np.ndarray
 
@@ -87,8 +86,8 @@ class BatchLoader:
         start = number * config.batch_size + self._part * size
         positions = range(start, start + size)
         samples = [self._sample(position) for position in positions]
-        batch = Batch([sample.name for sample in samples], np.empty((size, 3, crop, crop), np.float32),
-                      np.empty((size, (crop // STRIDE) ** 2), np.float32),
+        batch = Batch([sample.name for sample in samples], np.empty((size, crop, crop, 3), np.uint8),
+                      np.empty((size, (crop // STRIDE) ** 2), np.uint8),
                       np.zeros((size, config.num_classes, 1, 1), np.float32))
         return batch, [pool.submit(self._fill, batch, row, sample, position)
                        for row, (sample, position) in enumerate(zip(samples, positions))]
@@ -103,8 +102,8 @@ class BatchLoader:
         counts = cv2.calcHist([mask], [0], None, [IGNORE_LABEL + 1], [0, IGNORE_LABEL + 1])
         # (256, 1), and from OpenCV 5 on (256,)
         batch.image_labels[row, counts.ravel()[:self._config.num_classes] > 0] = 1
-        image, mask = augment(np.random.default_rng((self._config.seed, 1, position)), image, mask, self._config)
-        subtract_mean(image, self._config.mean_rgb, batch.data[row])
+        rng = np.random.default_rng((self._config.seed, 1, position))
+        batch.images[row], mask = augment(rng, image, mask, self._config)
         batch.labels[row] = mask.ravel()
 
 

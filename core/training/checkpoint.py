@@ -50,7 +50,8 @@ class Checkpoint(NamedTuple):
     record: Dict[str, Any]
 
 
-def run_record(model: str, config: Config, *, data: Dict[str, Any], start_epoch: int, devices: int) -> Dict[str, Any]:
+def run_record(model: str, config: Config, *, data: Dict[str, Any], start_epoch: int, devices: int, engine: str
+               ) -> Dict[str, Any]:
     """What a run was started with, as JSON keeps it. Parameters to start from that are missing have no digest.
 
     Args:
@@ -65,7 +66,7 @@ def run_record(model: str, config: Config, *, data: Dict[str, Any], start_epoch:
     start = _start_file(config, model, start_epoch)
     return {"settings": network_settings(config, settings), "start_epoch": start_epoch,
             "start_sha256": file_digest(start) if start and os.path.exists(start) else None,
-            **data, "devices": devices}
+            **data, "devices": devices, "engine": engine}
 
 
 def save_checkpoint(model: str, symbol: Optional[str], checkpoint: Checkpoint, keep: Optional[int] = None) -> str:
@@ -107,8 +108,8 @@ def save_checkpoint(model: str, symbol: Optional[str], checkpoint: Checkpoint, k
     return path
 
 
-def find_checkpoint(model: str, config: Config, *, data: Dict[str, str], start_epoch: Optional[int], devices: int
-                    ) -> Optional[Checkpoint]:
+def find_checkpoint(model: str, config: Config, *, data: Dict[str, str], start_epoch: Optional[int], devices: int,
+                    engine: str) -> Optional[Checkpoint]:
     """The last Checkpoint of a run, or None where there is nothing to resume.
 
     Args:
@@ -131,7 +132,8 @@ def find_checkpoint(model: str, config: Config, *, data: Dict[str, str], start_e
             continue
         snapshot = load_snapshot(adopt_recorded(config, path, record["settings"]), model, epoch)
         if parameters_digest(*snapshot.parameters) == record["parameters_sha256"]:
-            _check_record(model, epoch, record=record, config=snapshot.config, data=data, devices=devices)
+            _check_record(model, epoch, record=record, config=snapshot.config, data=data, devices=devices,
+                          engine=engine)
             return Checkpoint(snapshot.config, epoch, snapshot.parameters, momentum, record)
         logger.warning("%s does not belong to %s: looking at earlier ones", path, layout.snapshot(model, epoch))
     if epochs and start_epoch is None:
@@ -151,10 +153,11 @@ def _other_ways(epoch):
             "from scratch")
 
 
-def _check_record(model, epoch, *, record, config, data, devices):
+def _check_record(model, epoch, *, record, config, data, devices, engine):
     layout = config.layout
     path = layout.state(model, epoch)
-    now = run_record(model, config, data=data, start_epoch=record["start_epoch"], devices=devices)
+    now = run_record(model, config, data=data, start_epoch=record["start_epoch"], devices=devices,
+                     engine=engine)
     remedy = f"restore what it was trained with; {_other_ways(epoch)}"
     sources = ((layout.web_list, layout.web_images, layout.web_masks) if model == "init" else
                (layout.train_list, layout.train_images, layout.train_masks))
@@ -165,9 +168,10 @@ def _check_record(model, epoch, *, record, config, data, devices):
     if now["start_sha256"] not in (None, record["start_sha256"]):
         raise UserError(f"{path} was trained from other parameters than "
                         f"{_start_file(config, model, record['start_epoch'])} holds now: {remedy}")
-    if now["devices"] != record["devices"]:
-        logger.warning("%s was trained on %d devices and continues on %d: the same training, but not to the last bit",
-                       path, record["devices"], now["devices"])
+    for name, plural in (("devices", " devices"), ("engine", "")):
+        if record.get(name, now[name]) != now[name]:  # older records name no engine
+            logger.warning("%s was trained on %s%s and continues on %s: the same training, but not to the last bit",
+                           path, record[name], plural, now[name])
 
 
 def _read_state(path):

@@ -60,8 +60,8 @@ def from_base_model(config: Config, model: str) -> Tuple[Config, Parts]:
     return config, parts
 
 
-def from_scratch(config: Config, model: str, device: Device, data: np.ndarray) -> Parts:
-    """Random parameters, and batch norms that store the statistics of a batch's data.
+def from_scratch(config: Config, model: str, device: Device, images: np.ndarray) -> Parts:
+    """Random parameters, and batch norms that store the statistics of a batch's images.
 
     Returns:
         (args, aux), dicts from parameter name to float32 array.
@@ -69,7 +69,7 @@ def from_scratch(config: Config, model: str, device: Device, data: np.ndarray) -
     rng = np.random.default_rng((config.seed, 2))
     arg_shapes, aux_shapes = parameter_shapes(model, config)
     args = {name: _random(rng, name, shape, config) for name, shape in arg_shapes.items()}
-    aux = load(device.engine, "steps").batch_statistics(config, model, device, args, data)
+    aux = load(device.engine, "steps").batch_statistics(config, model, device, args, images)
     return args, {name: aux[name] for name in aux_shapes}
 
 

@@ -53,16 +53,18 @@ def train(config: Config, model: str, *, devices: List[Device], start_epoch: Opt
 def _train(config, model, devices, start_epoch, resume, keep, group):
     rank, processes = (group.rank, group.size) if group else (0, 1)
     count = len(devices) * processes
-    if config.batch_size % count:
-        raise UserError(f"a batch of {config.batch_size} images can't be shared evenly by {count} devices: change "
-                        "--batch-size or the devices")
+    if config.batch_size % (count * config.accumulate):
+        raise UserError(f"a batch of {config.batch_size} images can't be shared evenly by {count} devices"
+                        + (f" in {config.accumulate} parts" if config.accumulate > 1 else "")
+                        + ": change --batch-size, --accumulate or the devices")
     samples = training_samples(model, config)
     logger.info("%d training images for the %s model", len(samples), model)
     data = samples_record(samples)
 
     checkpoint = None
     if resume:
-        checkpoint = find_checkpoint(model, config, data=data, start_epoch=start_epoch, devices=count)
+        checkpoint = find_checkpoint(model, config, data=data, start_epoch=start_epoch, devices=count,
+                                     engine=devices[0].engine)
         if checkpoint and checkpoint.epoch + 1 >= checkpoint.config.max_epoch:
             logger.info("epoch %d, the last before max_epoch %d, is trained already", checkpoint.epoch,
                         checkpoint.config.max_epoch)
@@ -72,7 +74,8 @@ def _train(config, model, devices, start_epoch, resume, keep, group):
         checkpoint = _start(config, model, devices[0], samples, start_epoch or 0)
         if model == "init":
             data = {**data, "class_prior": class_prior(samples, config).tolist()}
-        record = run_record(model, checkpoint.config, data=data, start_epoch=checkpoint.epoch, devices=count)
+        record = run_record(model, checkpoint.config, data=data, start_epoch=checkpoint.epoch, devices=count,
+                            engine=devices[0].engine)
         checkpoint = checkpoint._replace(record=record)
     if group:
         check_agreement(group, checkpoint)
@@ -120,5 +123,5 @@ def _start(config, model, device, samples, epoch):
     else:
         logger.warning("%s is missing: training starts from scratch", layout.base_model)
         with contextlib.closing(BatchLoader(samples, config).batches(0)) as batches:
-            parameters = from_scratch(config, model, device, next(batches).data)
+            parameters = from_scratch(config, model, device, next(batches).images)
     return Checkpoint(config, epoch, parameters, {}, {})

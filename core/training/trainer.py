@@ -12,7 +12,6 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional
 
 import numpy as np
 
-from core.classes import IGNORE_LABEL
 from core.config import Config
 from core.engines.chooser import load
 from core.engines.devices import Device
@@ -62,7 +61,7 @@ class Trainer:
         """
         # Dropout is the same in a run that resumes here, and another one in every epoch and worker.
         self._steps.seed(self._config.seed * 100003 + epoch + 1009 * self._rank)
-        meter = _Meter(self._config, epoch, self.epoch_size)
+        meter = _Meter(self._config, self._model, epoch, self.epoch_size)
         waiting: Any = None
         steps: Iterable[int] = range(self.epoch_size)
         if not self._rank:
@@ -70,14 +69,14 @@ class Trainer:
         for _ in steps:
             with meter.waiting_for_data():
                 batch = next(batches)
-            outputs = self._steps.step(batch.data, batch.labels, batch.image_labels)
+            sums = self._steps.step(batch.images, batch.labels, batch.image_labels)
             if waiting:  # one step later, so that the devices never wait for Python
                 self._count(meter, *waiting)
-            waiting = batch, outputs
+            waiting = batch, sums
         self._count(meter, *waiting)
 
-    def _count(self, meter, batch, outputs):
-        meter.add(batch, outputs())
+    def _count(self, meter, batch, sums):
+        meter.add(batch, sums())
         if meter.is_due():
             row = meter.report()
             if self._metrics:
@@ -87,15 +86,15 @@ class Trainer:
 class _Meter:
     """Running loss, accuracy and speed of an epoch, logged a few times."""
 
-    def __init__(self, config: Config, epoch: int, epoch_size: int):
+    def __init__(self, config: Config, model: str, epoch: int, epoch_size: int):
         self._batch_size = config.batch_size
         self._epoch = epoch
         self._epoch_size = epoch_size
         self._log_every = max(1, epoch_size // _LINES_PER_EPOCH)
         self._start = time.perf_counter()
-        self._waited = self._loss = self._label_loss = 0.0
-        self._batches = self._cells = self._correct = 0
-        self._has_label_loss = False
+        self._waited, self._batches = 0.0, 0
+        self._sums = np.zeros(4)
+        self._has_label_loss = model == "final"
 
     @contextlib.contextmanager
     def waiting_for_data(self) -> Iterator[None]:
@@ -103,32 +102,17 @@ class _Meter:
         yield
         self._waited += time.perf_counter() - start
 
-    def add(self, batch: Batch, outputs: List[np.ndarray]) -> None:
-        """Add a step.
-
-        Args:
-            outputs: class probabilities (b, classes, h, w) and, final model, image-level ones (b, classes, 1, 1).
+    def add(self, batch: Batch, sums: List[float]) -> None:
+        """Add what a step gave.
 
         Raises:
             UserError: a loss is not finite.
         """
         self._batches += 1
-        valid = batch.labels != IGNORE_LABEL
-        truth = np.where(valid, batch.labels, 0).astype(np.intp)
-        probabilities = outputs[0].reshape(len(truth), -1, truth.shape[1])
-        loss = _cross_entropy(np.take_along_axis(probabilities, truth[:, None], axis=1)[:, 0][valid]).sum()
-        label_loss = 0.0
-        if len(outputs) > 1:
-            present = outputs[1]
-            label_loss = _cross_entropy(np.where(batch.image_labels > 0, present, 1 - present)).mean()
-            self._has_label_loss = True
-        if not np.isfinite(loss + label_loss):
+        if not np.isfinite(sums).all():
             raise UserError(f"the loss is not finite in epoch {self._epoch}, batch {self._batches}: lower --lr, or "
                             f"look at its images: {' '.join(batch.names)}")
-        self._loss += loss
-        self._label_loss += label_loss
-        self._cells += np.count_nonzero(valid)
-        self._correct += np.count_nonzero((probabilities.argmax(1) == truth) & valid)
+        self._sums += sums
 
     def is_due(self) -> bool:
         """Whether to report after the last step."""
@@ -137,17 +121,14 @@ class _Meter:
     def report(self) -> Dict[str, Any]:
         """Log the means since the epoch began, and return them: columns of `MetricsLog`, all but lr."""
         seconds = time.perf_counter() - self._start
-        cells = max(self._cells, 1)
-        row = {"epoch": self._epoch, "batch": self._batches, "loss": self._loss / cells,
-               "accuracy": self._correct / cells,
-               "label_loss": self._label_loss / self._batches if self._has_label_loss else None,
+        loss, cells, correct, label_loss = self._sums
+        row = {"epoch": self._epoch, "batch": self._batches, "loss": loss / max(cells, 1),
+               "accuracy": correct / max(cells, 1),
+               "label_loss": label_loss / self._batches if self._has_label_loss else None,
                "images_per_second": self._batches * self._batch_size / seconds}
-        label_loss = f" [label loss: {row['label_loss']:.4f}]" if self._has_label_loss else ""
+        label_text = f" [label loss: {row['label_loss']:.4f}]" if self._has_label_loss else ""
         logger.info("[epoch: %d] [batch: %d/%d] [loss: %.4f] [accuracy: %.4f]%s [images/s: %.1f] "
                     "[waiting for data: %.1f %%]", self._epoch, self._batches, self._epoch_size, row["loss"],
-                    row["accuracy"], label_loss, row["images_per_second"], 100 * self._waited / seconds)
+                    row["accuracy"], label_text, row["images_per_second"], 100 * self._waited / seconds)
         return row
 
-
-def _cross_entropy(probabilities):
-    return -np.log(np.maximum(probabilities, 1e-30, dtype=np.float64))

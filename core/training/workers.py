@@ -25,7 +25,7 @@ def joined_workers(config: Config, gpus: str) -> Iterator[Any]:
     Raises:
         UserError: the processes can't meet; one of them failed or died, then all are ended.
     """
-    engine, _ = choose_engine(gpus, config.engine)
+    engine, _ = choose_engine(gpus, config.engine, config.backbone)
     if engine == "mxnet":
         yield None
         return

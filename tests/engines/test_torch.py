@@ -21,6 +21,7 @@ from core.engines.devices import Device  # noqa: E402
 from core.engines.network import Network  # noqa: E402
 from core.engines.torch import backend as torch_backend  # noqa: E402
 from core.engines.torch import steps as torch_steps  # noqa: E402
+from core.engines.torch.operations import _Depthwise  # noqa: E402
 from core.errors import UserError  # noqa: E402
 from core.inference.segmenter import Segmenter, branch_scores  # noqa: E402
 from core.io.files import read_json  # noqa: E402
@@ -30,6 +31,7 @@ from core.training.batches import Batch  # noqa: E402
 from core.training.checkpoint import Checkpoint  # noqa: E402
 from core.training.train import check_agreement, train  # noqa: E402
 
+torch = torch_backend.torch
 TORCH = Device("torch")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 @pytest.mark.parametrize("backbone", fcn.BACKBONES)
@@ -80,6 +82,32 @@ def test_a_training_step_is_the_same(backbone, frozen_stages, model, rng):
     assert sum(change > 0 for change in changes.values()) > 20
 
 
+@pytest.mark.parametrize("kernel, stride, dilation, side", [(5, 1, 2, 8), (5, 1, 2, 7), (3, 1, 2, 9), (5, 2, 1, 8),
+                                                            (6, 2, 1, 8), (5, 1, 1, 6)])
+def test_gradients_of_depthwise_convolutions_are_those_of_torch(kernel, stride, dilation, side):
+    torch.manual_seed(0)
+    pad = dilation * ((kernel - 1) // 2)
+    shapes = (2, 3, side, side + 2), (3, 1, kernel, kernel), (3,)
+    inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    theirs = torch.nn.functional.conv2d(*inputs, stride, pad, dilation, 3)
+    mine = _Depthwise.apply(*inputs, stride, pad, dilation)
+    grad = torch.randn_like(theirs)
+    for one, other in zip(torch.autograd.grad(mine, inputs, grad), torch.autograd.grad(theirs, inputs, grad)):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_in_parts_makes_the_same_step(rng):
+    config, parameters = made("resnet50", "final", rng, learning_rate=0.05, batch_size=4, dropout=0.0)
+    batch = batch_of(config, rng)
+    batch.labels[0, :9] = 255  # the parts have other numbers of valid cells
+    whole, parts = (step(dataclasses.replace(config, accumulate=count), "final", parameters, batch, [TORCH])
+                    for count in (1, 4))
+    largest = max(np.abs(whole[name] - value).max() for name, value in parameters[0].items())
+    for name, value in whole.items():
+        np.testing.assert_allclose(parts[name], value, rtol=0, atol=1e-5 * largest + 1e-6 * np.abs(value).max(),
+                                   err_msg=name)
+
+
 def test_momentum_and_the_decayed_learning_rate_pass_from_one_engine_to_the_other(rng):
     config, parameters = made("resnet50", "init", rng, learning_rate=0.05, learning_rate_decay="poly")
     batch, found = batch_of(config, rng), []
@@ -88,7 +116,7 @@ def test_momentum_and_the_decayed_learning_rate_pass_from_one_engine_to_the_othe
         for number, device in enumerate((first, second)):
             steps = load(device.engine, "steps").Steps(config, "init", devices=[device], parameters=reached,
                                                        momentum=momentum, first=number, last=4)
-            steps.step(batch.data, batch.labels, batch.image_labels)()
+            steps.step(batch.images, batch.labels, batch.image_labels)()
             reached, momentum = steps.parameters(), steps.momentum()
         found.append((steps.learning_rate, reached[0], momentum))
     for rate, args, momentum in found[1:]:
@@ -102,7 +130,7 @@ def test_momentum_and_the_decayed_learning_rate_pass_from_one_engine_to_the_othe
 def test_the_statistics_of_a_batch_are_the_same(rng):
     config, parameters = made("resnet50", "init", rng)
     batch = batch_of(config, rng)
-    theirs, mine = (load(device.engine, "steps").batch_statistics(config, "init", device, parameters[0], batch.data)
+    theirs, mine = (load(device.engine, "steps").batch_statistics(config, "init", device, parameters[0], batch.images)
                     for device in (CPUS[0], TORCH))
     assert theirs.keys() == mine.keys()
     for name in theirs:
@@ -112,7 +140,7 @@ def test_the_statistics_of_a_batch_are_the_same(rng):
 def test_a_batch_without_labels_changes_nothing_but_what_decays(rng):
     config, parameters = made("resnet50", "init", rng, weight_decay=0.0)
     batch = batch_of(config, rng)
-    batch = Batch(batch.names, batch.data, np.full_like(batch.labels, 255), batch.image_labels)
+    batch = Batch(batch.names, batch.images, np.full_like(batch.labels, 255), batch.image_labels)
     for device in (CPUS[0], TORCH):
         for name, value in step(config, "init", parameters, batch, [device]).items():
             np.testing.assert_array_equal(value, {**parameters[0], **parameters[1]}[name], err_msg=name)
@@ -237,6 +265,18 @@ def test_a_run_resumes_on_the_other_engine(prepared):
         for name, value in parameters_of(prepared, 2).items():
             np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5 * np.abs(expected[name]).max(),
                                        err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_run_resumes_with_torch_to_the_same_bits(prepared):
+    prepared = dataclasses.replace(prepared, dropout=0.5, accumulate=2)
+    train(prepared, "init", devices=[TORCH])
+    expected = parameters_of(prepared, 2)
+    shutil.rmtree(prepared.layout.snapshots)
+    train(dataclasses.replace(prepared, max_epoch=2), "init", devices=[TORCH])
+    train(prepared, "init", devices=[TORCH], resume=True)
+    for name, value in parameters_of(prepared, 2).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
 @pytest.mark.slow

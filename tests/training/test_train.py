@@ -10,6 +10,7 @@ from networks import TRAINED as SMALL
 from networks import batch_of, made, random_parameters, step
 
 from core.config import Config
+from core.dataset.preprocessing import batch_input
 from core.dataset.samples import samples_record, training_samples
 from core.engines.devices import explaining_engine_errors
 from core.engines.mxnet.backend import mx
@@ -51,7 +52,7 @@ def test_steps_are_those_of_sgd_with_momentum_decay_and_multipliers(model, rng):
     inputs, labels = training_inputs(model, config, 4)
     executor = symbol.simple_bind(mx.cpu(), **dict(inputs + labels))
     executor.copy_params_from(*map(arrays, parameters))
-    feed = {"data": batch.data, "softmax_label": batch.labels}
+    feed = {"data": batch_input(batch.images, config.mean_rgb), "softmax_label": batch.labels}
     if model == "final":
         feed["g_logistic_label"] = batch.image_labels
     values = {name: value.astype(np.float64) for name, value in parameters[0].items()}
@@ -90,10 +91,10 @@ def test_from_scratch_the_batch_norms_store_the_statistics_of_a_batch(prepared):
     batches = loader.batches(0)
     batch = next(batches)
     batches.close()
-    args, aux = from_scratch(prepared, "init", CPUS[0], batch.data)
+    args, aux = from_scratch(prepared, "init", CPUS[0], batch.images)
     assert (set(args), set(aux)) == tuple(map(set, parameter_shapes("init", prepared)))
     assert np.abs(aux["bn_conv1_moving_mean"]).max() > 1
-    data = mx.nd.array(batch.data)
+    data = mx.nd.array(batch_input(batch.images, prepared.mean_rgb))
     symbol = training_symbol("init", prepared, 4).get_internals()["bn3a_branch2a_output"]
     executor = symbol.simple_bind(mx.cpu(), data=data.shape, grad_req="null")
     executor.copy_params_from(arrays(args), arrays(aux), allow_extra_params=True)
@@ -180,7 +181,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_images(prepared):
 def test_parameters_that_are_not_finite_are_not_saved(prepared):
     train(dataclasses.replace(prepared, max_epoch=2), "init", devices=CPUS[:1])
     layout = prepared.layout
-    reached = find_checkpoint("init", prepared, data=samples_record(
+    reached = find_checkpoint("init", prepared, engine="mxnet", data=samples_record(
         training_samples("init", prepared)), start_epoch=None, devices=1)
     reached.parameters[0]["fc_weight"][0] = np.inf  # a ReLU makes 0 of minus infinity
     before = os.listdir(layout.snapshots)

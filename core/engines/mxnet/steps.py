@@ -5,6 +5,7 @@ import numpy as np
 
 from core.classes import IGNORE_LABEL
 from core.config import POLY_POWER, STRIDE, Config
+from core.dataset.preprocessing import batch_input
 from core.engines.devices import Device
 from core.engines.mxnet.backend import context, mx
 from core.engines.mxnet.operations import SymbolOperations
@@ -76,6 +77,7 @@ class Steps:
             first, last: numbers of the steps before this run and at the end of training.
             group: None; of torch, the processes that share every batch.
         """
+        self._config = config
         self._has_labels = model == "final"
         self._contexts = [context(device) for device in devices]
         self._start = parameters
@@ -106,23 +108,24 @@ class Steps:
         """Start the random choices of dropout from a number."""
         mx.random.seed(number)
 
-    def step(self, data: np.ndarray, labels: np.ndarray, image_labels: np.ndarray) -> Callable[[], List[np.ndarray]]:
+    def step(self, images: np.ndarray, labels: np.ndarray, image_labels: np.ndarray) -> Callable[[], List[float]]:
         """Start a step.
 
         Args:
-            data, labels, image_labels: those of a `batches.Batch`.
+            images, labels, image_labels: those of a `batches.Batch`.
 
         Returns:
-            function that waits for it, and gives class probabilities (b, classes, h, w) and, final model, image-level
-            ones (b, classes, 1, 1), both before the update.
+            function that waits for it, and gives of the network before the update: sum of the cells' losses; number of
+            valid cells; of those that are right; mean of the image-level losses, 0 of the init model.
         """
+        data = batch_input(images, self._config.mean_rgb)
         targets = [labels, image_labels] if self._has_labels else [labels]
         inputs = self._frozen.forward(data) if self._frozen else [mx.nd.array(data)]
         self._module.forward_backward(mx.io.DataBatch(inputs, list(map(mx.nd.array, targets))))
         self._module.update()
         # Copies, for the next step writes over the outputs.
         outputs = [output.copy() for output in self._module.get_outputs()]
-        return lambda: [output.asnumpy() for output in outputs]
+        return lambda: _sums([output.asnumpy() for output in outputs], labels, image_labels)
 
     @property
     def learning_rate(self) -> float:
@@ -178,7 +181,7 @@ class _FrozenStages:
                 for maps in zip(*(executor.outputs for executor in self._executors))]
 
 
-def batch_statistics(config: Config, model: str, device: Device, args: Dict[str, np.ndarray], data: np.ndarray
+def batch_statistics(config: Config, model: str, device: Device, args: Dict[str, np.ndarray], images: np.ndarray
                      ) -> Dict[str, np.ndarray]:
     """Mean and variance of every batch norm's input over a batch, as auxiliary states of the network."""
     inputs, labels = training_inputs(model, config, config.batch_size)
@@ -186,10 +189,27 @@ def batch_statistics(config: Config, model: str, device: Device, args: Dict[str,
     mx.random.seed(config.seed)
     executor = symbol.simple_bind(context(device), grad_req="write", **dict(inputs + labels))
     executor.copy_params_from(_arrays(args))
-    executor.forward(is_train=True, data=mx.nd.array(data))
+    executor.forward(is_train=True, data=mx.nd.array(batch_input(images, config.mean_rgb)))
     executor.backward()  # it is this that stores the statistics, which MXNet's engine does not know of
     mx.nd.waitall()
     return {name: value.asnumpy() for name, value in executor.aux_dict.items()}
+
+
+def _sums(outputs, labels, image_labels):
+    """What `Steps.step` promises, of the network's outputs."""
+    valid = labels != IGNORE_LABEL
+    truth = np.where(valid, labels, 0).astype(np.intp)
+    probabilities = outputs[0].reshape(len(truth), -1, truth.shape[1])
+    loss = _cross_entropy(np.take_along_axis(probabilities, truth[:, None], axis=1)[:, 0][valid]).sum()
+    correct = np.count_nonzero((probabilities.argmax(1) == truth) & valid)
+    label_loss = 0.0
+    if len(outputs) > 1:
+        label_loss = _cross_entropy(np.where(image_labels > 0, outputs[1], 1 - outputs[1])).mean()
+    return [loss, np.count_nonzero(valid), correct, label_loss]
+
+
+def _cross_entropy(probabilities):
+    return -np.log(np.maximum(probabilities, 1e-30, dtype=np.float64))
 
 
 def _arrays(values):

@@ -123,8 +123,8 @@ class _ReLU6(torch.autograd.Function):
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution whose gradients oneDNN has fast kernels for. Its own are slow by a factor of 3 to 20 where
-    the kernel is dilated, or has more than three columns."""
+    """A depthwise convolution, with gradients that oneDNN has fast kernels for: torch's own took 2 to 4 times as long
+    where the kernel is dilated or has more than three columns, and 9 times in bfloat16."""
 
     @staticmethod
     def forward(ctx, data, weight, bias, stride, pad, dilation):
@@ -135,28 +135,20 @@ class _Depthwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         data, weight = (value.to(grad.dtype) for value in ctx.saved_tensors)
-        stride, pad, dilation = ctx.shape
+        (stride, pad, dilation), count, bias_grad = ctx.shape, len(weight), grad.sum((0, 2, 3))
         if stride == 1:
-            data_grad = F.conv2d(grad, weight.flip(2, 3), None, 1, pad, dilation, len(weight))
+            data_grad = F.conv2d(grad, weight.flip(2, 3), None, 1, pad, dilation, count)
         else:
-            data_grad = _gradients(grad, data, weight, stride, pad, [True, False, False])[0]
-        bias_grad = grad.sum((0, 2, 3))
+            data_grad = torch.nn.grad.conv2d_input(data.shape, weight, grad, stride, pad, 1, count)
         if dilation > 1:
             data, grad, pad = _cells_apart(data, dilation), _cells_apart(grad, dilation), pad // dilation
         parts = []
         for column in range(0, weight.shape[3], 3):
-            part = weight[..., column:column + 3]
-            width = (grad.shape[3] - 1) * stride + part.shape[3]
+            shape = weight[..., column:column + 3].shape
+            width = (grad.shape[3] - 1) * stride + shape[3]
             seen = F.pad(data, (pad - column, width - data.shape[3] - pad + column))
-            parts.append(_gradients(grad, seen, part, stride, (pad, 0), [False, True, False])[1])
+            parts.append(torch.nn.grad.conv2d_weight(seen, shape, grad, stride, (pad, 0), 1, count))
         return data_grad, torch.cat(parts, 3), bias_grad, None, None, None
-
-
-def _gradients(grad, data, weight, stride, pad, wanted):
-    """Those of data, weights and bias that are wanted."""
-    return torch.ops.aten.convolution_backward(grad, data, weight, [len(weight)], (stride, stride),
-                                               pad if isinstance(pad, tuple) else (pad, pad), (1, 1), False, (0, 0),
-                                               len(weight), wanted)
 
 
 def _cells_apart(data, step):

@@ -1,4 +1,5 @@
 """Training steps by torch, on one device of each process."""
+import contextlib
 import warnings
 from typing import Any, Callable, Dict, List, Tuple
 
@@ -48,19 +49,34 @@ class Steps:
         """Start the random choices of dropout from a number."""
         torch.manual_seed(number)
 
-    def step(self, data: np.ndarray, labels: np.ndarray, image_labels: np.ndarray) -> Callable[[], List[np.ndarray]]:
+    def step(self, images: np.ndarray, labels: np.ndarray, image_labels: np.ndarray) -> Callable[[], List[float]]:
         """As MXNet's."""
-        inputs = (torch.from_numpy(values).to(self._device, non_blocking=True)
-                  for values in (data, labels, image_labels))
+        batch = [self._sent(values) for values in (images, labels, image_labels)]
+        cells, sums = (batch[1] != IGNORE_LABEL).sum().clamp(min=1), torch.zeros(4, device=self._device)
         self._step += 1
-        with torch.autocast(self._device.type, self._dtype, self._dtype != torch.float32):
-            loss, outputs = self._wrapped(*inputs)
         self._optimizer.zero_grad()
-        self._scaler.scale(loss).backward()
+        count = self._config.accumulate
+        for number, part in enumerate(zip(*(values.chunk(count) for values in batch)), 1):
+            alone = number < count and self._wrapped is not self._network  # gradients meet once
+            with self._wrapped.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
+                with torch.autocast(self._device.type, self._dtype, self._dtype != torch.float32):
+                    loss, found = self._wrapped(*part, cells, 1 / count)
+                self._scaler.scale(loss).backward()
+            sums += found
         self._optimizer.learning_rate = self.learning_rate
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        return lambda: [output.cpu().numpy() for output in outputs]
+        host = sums.to("cpu", non_blocking=self._device.type == "cuda")
+        if self._device.type != "cuda":
+            return host.tolist
+        done = torch.cuda.Event()
+        done.record()
+        return lambda: done.synchronize() or host.tolist()  # without waiting for the steps that follow
+
+    def _sent(self, values):
+        """An array on the device; from pinned memory GPUs fetch it beside what they compute."""
+        tensor = torch.from_numpy(values)
+        return (tensor.pin_memory() if self._device.type == "cuda" else tensor).to(self._device, non_blocking=True)
 
     @property
     def learning_rate(self) -> float:
@@ -85,6 +101,7 @@ class _Network(torch.nn.Module):
         super().__init__()
         self._config, self._model = config, model
         self._format = memory_format(device, dtype)
+        self._mean = _mean(config, device)
         trained, self.states = ({name: self._tensor(value, device) for name, value in part.items()}
                                 for part in parameters)
         self.trained = torch.nn.ParameterDict(list(trained.items()))  # a dict would be sorted
@@ -98,10 +115,11 @@ class _Network(torch.nn.Module):
         tensor = torch.tensor(value, dtype=torch.float32, device=device)
         return tensor.contiguous(memory_format=self._format) if tensor.ndim == 4 else tensor
 
-    def forward(self, data: torch.Tensor, labels: torch.Tensor, image_labels: torch.Tensor
-                ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """(loss, list of the outputs that `Steps.step` promises); the losses are those of MXNet's `training_symbol`."""
-        data, shared = data.contiguous(memory_format=self._format), None
+    def forward(self, images: torch.Tensor, labels: torch.Tensor, image_labels: torch.Tensor, cells: torch.Tensor,
+                share: float) -> Tuple[torch.Tensor, torch.Tensor]:
+        """(loss, the four numbers that `Steps.step` promises) of a share of this process's images, which have `cells`
+        valid cells; the losses are those of MXNet's `training_symbol`."""
+        data, shared = (images.permute(0, 3, 1, 2) - self._mean).contiguous(memory_format=self._format), None
         if self._frozen:
             with torch.no_grad():
                 shared = fcn.shared_maps(TorchOperations(self._frozen, data), self._config)
@@ -109,14 +127,14 @@ class _Network(torch.nn.Module):
         scores, whole = fcn.scores(ops, self._model, self._config, self._config.dropout, shared)
         scores = scores.float()
         labels = labels.long().view(len(labels), *scores.shape[2:])
-        valid = (labels != IGNORE_LABEL).sum().clamp(min=1)
-        loss = F.cross_entropy(scores, labels, ignore_index=IGNORE_LABEL, reduction="sum") / valid
-        outputs = [ops.softmax(scores.detach(), "softmax")]
+        total = F.cross_entropy(scores, labels, ignore_index=IGNORE_LABEL, reduction="sum")
+        loss, label_loss = total / cells, torch.zeros_like(total)
         if whole is not None:
             weight = self._config.num_classes if self._config.label_loss == "sum" else 1
-            loss = loss + weight * F.binary_cross_entropy_with_logits(whole.float(), image_labels)
-            outputs.append(ops.sigmoid(whole.detach(), "g_logistic"))
-        return loss, outputs
+            label_loss = share * F.binary_cross_entropy_with_logits(whole.float(), image_labels)
+            loss = loss + weight * label_loss
+        sums = total, (labels != IGNORE_LABEL).sum(), (scores.argmax(1) == labels).sum(), label_loss
+        return loss, torch.stack([value.detach().float() for value in sums])
 
 
 class _SGD(torch.optim.Optimizer):
@@ -147,24 +165,30 @@ class _SGD(torch.optim.Optimizer):
     def step(self, closure=None):
         for (rate, decay), names in self._rules.items():
             values = [self._learning[name] for name in names]
-            changes: Any = torch._foreach_add([value.grad for value in values], values, alpha=decay)
-            torch._foreach_mul_(changes, -rate * self.learning_rate)
-            if self.momentum:
-                momenta = [self.momentum[name] for name in names]
-                torch._foreach_mul_(momenta, self._mu)
-                torch._foreach_add_(momenta, changes)
-                changes = momenta
+            gradients, rate = [value.grad for value in values], rate * self.learning_rate
+            changes = [self.momentum[name] for name in names] if self.momentum else [torch.zeros_like(value)
+                                                                                     for value in values]
+            torch._foreach_mul_(changes, self._mu)
+            torch._foreach_add_(changes, gradients, alpha=-rate)
+            if decay:
+                torch._foreach_add_(changes, values, alpha=-rate * decay)
             torch._foreach_add_(values, changes)
 
 
-def batch_statistics(config: Config, model: str, device: Device, args: Dict[str, np.ndarray], data: np.ndarray
+def batch_statistics(config: Config, model: str, device: Device, args: Dict[str, np.ndarray], images: np.ndarray
                      ) -> Dict[str, np.ndarray]:
     """As MXNet's."""
     with torch.no_grad():
-        values = {name: torch.from_numpy(value).to(torch_device(device)) for name, value in args.items()}
-        ops = TorchOperations(values, torch.from_numpy(data).to(torch_device(device)), "batch")
+        where = torch_device(device)
+        values = {name: torch.from_numpy(value).to(where) for name, value in args.items()}
+        data = torch.from_numpy(images).to(where).permute(0, 3, 1, 2) - _mean(config, where)
+        ops = TorchOperations(values, data, "batch")
         fcn.scores(ops, model, config)
     return _arrays(ops.statistics)
+
+
+def _mean(config, device):
+    return torch.tensor(config.mean_rgb, device=device)[:, None, None]
 
 
 def _arrays(values):
