@@ -131,4 +131,3 @@ class _Meter:
                     "[waiting for data: %.1f %%]", self._epoch, self._batches, self._epoch_size, row["loss"],
                     row["accuracy"], label_text, row["images_per_second"], 100 * self._waited / seconds)
         return row
-

@@ -62,3 +62,15 @@ def test_tradeoffs_run_and_a_further_run_trains_only_what_is_new(tmp_path):
     rows = [re.findall(r"(?m)^ +0 +10  .*$", text) for text in (first, second)]
     assert len(rows[0]) == 3 and [row.startswith(old) for row, old in zip(rows[1], rows[0])] == [True] * 3
     assert Image.open(str(tmp_path / "runs" / "tradeoffs.png")).size[0] > 1000
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_gpus_runs_small_on_a_cpu():
+    pytest.importorskip("torch", reason="torch is not installed: pip install -r tests/torch-dependencies.txt")
+    done = subprocess.run([sys.executable, os.path.join(ROOT, "benchmarks", "gpu.py")], stdout=subprocess.PIPE,
+                          env=dict(os.environ, CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1"), timeout=600,
+                          universal_newlines=True)
+    assert done.returncode == 0 and done.stdout.startswith("no GPU: small, on the CPU; torch 2.")
+    rows = re.findall(r"(?m)^\| (\w+) \| ([12]) \| (float32|bfloat16) \| [0-9.]+ \| 0.0 \|", done.stdout)
+    assert len(rows) == len(set(rows)) == 8
+    assert done.stdout.count("probabilities differ by at most 0.0e+00, parameters after a step by 0.0e+00") == 2
