@@ -124,9 +124,11 @@ def main():
     args = parser.parse_args()
     if args.work:
         return work(*args.work)
-    name = f"{GPUS} x {torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}" if GPUS else "no GPU: small, on the CPU"
+    name = "no GPU: small, on the CPU"
+    if GPUS:
+        name = f"{GPUS} x {torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}"
     print(f"{name}; torch {torch.__version__}; Python {platform.python_version()}; {platform.platform()}\n", flush=True)
-    print("| backbone, final model | devices | type | training, images/s | memory, GB a device | inference, images/s |\n"
+    print("| final model | devices | type | training, images/s | memory, GB a device | inference, images/s |\n"
           "|---|---|---|---|---|---|")
     for backbone in BACKBONES:
         for dtype in DTYPES:
@@ -136,8 +138,8 @@ def main():
                 print(f"| {backbone} | {count} | {dtype} | {speed} | {memory} | {images} |", flush=True)
     for backbone in BACKBONES:
         scores, parameters = parity(backbone)
-        print(f"\n{backbone}, float32, {'GPU' if GPUS else 'CPU'} against CPU: probabilities differ by at most {scores:.1e}, "
-              f"parameters after a step by {parameters:.1e} of the largest change")
+        print(f"\n{backbone}, float32, {'GPU' if GPUS else 'CPU'} against CPU: probabilities differ by at most "
+              f"{scores:.1e}, parameters after a step by {parameters:.1e} of the largest change")
 
 
 if __name__ == "__main__":

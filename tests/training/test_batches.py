@@ -139,7 +139,7 @@ def test_parts_of_a_batch_are_the_batch(samples):
     whole, = take(BatchLoader(samples, config()), 1, first=1)
     parts = [take(BatchLoader(samples, config(), part=part, parts=2), 1, first=1)[0] for part in range(2)]
     assert whole.names == parts[0].names + parts[1].names and len(parts[0].names) == 2
-    for name in ("data", "labels", "image_labels"):
+    for name in ("images", "labels", "image_labels"):
         assert (getattr(whole, name) == np.concatenate([getattr(part, name) for part in parts])).all()
 
 

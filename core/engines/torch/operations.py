@@ -1,9 +1,10 @@
 """The networks' operations, carried out by torch."""
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Optional
 
 from core.engines.torch.backend import torch
 
 F = torch.nn.functional
+_gradients: Any = F.grad  # type: ignore[attr-defined]
 
 
 class TorchOperations:
@@ -139,7 +140,7 @@ class _Depthwise(torch.autograd.Function):
         if stride == 1:
             data_grad = F.conv2d(grad, weight.flip(2, 3), None, 1, pad, dilation, count)
         else:
-            data_grad = torch.nn.grad.conv2d_input(data.shape, weight, grad, stride, pad, 1, count)
+            data_grad = _gradients.conv2d_input(data.shape, weight, grad, stride, pad, 1, count)
         if dilation > 1:
             data, grad, pad = _cells_apart(data, dilation), _cells_apart(grad, dilation), pad // dilation
         parts = []
@@ -147,7 +148,7 @@ class _Depthwise(torch.autograd.Function):
             shape = weight[..., column:column + 3].shape
             width = (grad.shape[3] - 1) * stride + shape[3]
             seen = F.pad(data, (pad - column, width - data.shape[3] - pad + column))
-            parts.append(torch.nn.grad.conv2d_weight(seen, shape, grad, stride, (pad, 0), 1, count))
+            parts.append(_gradients.conv2d_weight(seen, shape, grad, stride, (pad, 0), 1, count))
         return data_grad, torch.cat(parts, 3), bias_grad, None, None, None
 
 

@@ -66,12 +66,15 @@ class Steps:
         self._optimizer.learning_rate = self.learning_rate
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        host = sums.to("cpu", non_blocking=self._device.type == "cuda")
         if self._device.type != "cuda":
-            return host.tolist
-        done = torch.cuda.Event()
+            return sums.tolist
+        host, done = sums.to("cpu", non_blocking=True), torch.cuda.Event()
         done.record()
-        return lambda: done.synchronize() or host.tolist()  # without waiting for the steps that follow
+
+        def wait():  # for this step, not for those that follow
+            done.synchronize()
+            return host.tolist()
+        return wait
 
     def _sent(self, values):
         """An array on the device; from pinned memory GPUs fetch it beside what they compute."""
