@@ -18,7 +18,7 @@ from core.network import fcn
 
 torch = backend.torch
 GPUS = torch.cuda.device_count()
-DTYPES = ("float32", "tf32", "bfloat16") if GPUS else ("float32", "bfloat16")
+DTYPES = ("float32", "tf32", "bfloat16") if GPUS else ("float32",)
 BACKBONES = {"resnet50": {"batch_size": 16, "crop_size": 320},
              "efficientnet_lite2": {"batch_size": 16, "crop_size": 320, "frozen_stages": 5}}
 SMALL = {"width": 4, "head_channels": 8, "global_channels": 8, "batch_size": 2, "crop_size": 64}
