@@ -80,7 +80,7 @@ def test_polynomial_decay_ends_at_zero_and_continues_where_it_was(rng):
     def rates(first):
         steps = Steps(config, "init", devices=CPUS[:1], parameters=parameters, momentum={}, first=first, last=10)
         for _ in range(first, 10):
-            steps.step(batch.data, batch.labels, batch.image_labels)()
+            steps.step(batch.images, batch.labels, batch.image_labels)()
             yield steps.learning_rate
     expected = [(1 - step / 10) ** 0.9 for step in range(1, 11)]
     assert list(rates(0)) == pytest.approx(expected) and list(rates(5)) == pytest.approx(expected[5:])
