@@ -54,7 +54,7 @@ def from_base_model(config: Config, model: str) -> Tuple[Config, Parts]:
                                 f"{BACKBONES[config.backbone].NAME}")
             else:
                 raise UserError(f"{path}: {source} has shape {base[source].shape}, the network wants {shape}")
-    if model == "final" and config.label_loss == "sum":
+    if model == "final" and config.label_loss == "sum" and "g_score_bias" not in found.args:
         _expect_few_classes(parts[0], config)
     logger.info("%s starts from %s", BACKBONES[config.backbone].NAME, path)
     return config, parts

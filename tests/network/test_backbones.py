@@ -129,6 +129,16 @@ def test_frozen_stages_that_run_once_folded_give_the_same_step(backbone, frozen_
         np.testing.assert_allclose(results[0][name], value, rtol=0, atol=1e-4 * largest, err_msg=name)
 
 
+def test_another_round_starts_from_the_image_level_scores_of_the_one_before(tmp_path, rng):
+    config = Config(**LIGHT, label_loss="sum", root=str(tmp_path), base_model="final.params")
+    args, aux = light_parameters("final", config, rng)
+    mx.nd.save(str(tmp_path / "final.params"), {f"{kind}:{name}": mx.nd.array(value) for kind, part in (
+        ("arg", args), ("aux", aux)) for name, value in part.items()})
+    start = from_base_model(config, "final")[1][0]
+    for name in ("g_score_bias", "score_bias"):
+        np.testing.assert_allclose(start[name], args[name], rtol=1e-6)
+
+
 def test_the_light_network_starts_from_the_packages_weights(tmp_path, monkeypatch):
     config, (args, aux) = from_base_model(Config(**LIGHT, root=str(tmp_path)), "final")
     trained, states = efficientnet_lite.read_imagenet_weights()
