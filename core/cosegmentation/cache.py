@@ -10,6 +10,7 @@ from core.cosegmentation.results import result_path
 from core.data import check_classes
 from core.dataset.samples import train_images, web_images
 from core.dataset.train_posteriors import posteriors_path
+from core.errors import UserError
 from core.io.files import file_digest, naming_errors, remove, remove_leftovers
 from core.io.provenance import StageRecord
 from core.paths import mask_path, stems
@@ -34,12 +35,16 @@ def claim(config: Config, features: str, items: Sequence[Item], overwrite: bool)
     record = web_images(config, []).record()
     fresh = record.claim(origin, present=record.origin is not None or bool(stems(layout.web_masks, ".png")),
                          overwrite=overwrite)
+    for item in items:
+        if os.path.exists(item.image) and not os.path.isfile(item.image) and not os.path.isdir(item.image):
+            raise UserError(f"{item.image} is no regular file: remove it")  # reading a pipe would take for ever
     changed = record.stale(_inputs(config, items))
     remove_leftovers(layout.web_cache, layout.web_masks, layout.train_cache, layout.train_posteriors)
     if fresh:
         for folder in (layout.web_cache, layout.train_cache, layout.train_posteriors):
             with naming_errors(folder, "can't be removed"), contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(folder)
+                for entry in os.scandir(folder):  # the folder itself may be a link
+                    (shutil.rmtree if entry.is_dir(follow_symlinks=False) else os.remove)(entry.path)
     else:
         for item in items:
             if _entry(item) in changed:

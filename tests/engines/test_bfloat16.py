@@ -1,4 +1,6 @@
 """A network that the test trains gives the same mean IoU in bfloat16 as in float32."""
+import dataclasses
+
 import draw_kitchen
 import numpy as np
 import pytest
@@ -40,7 +42,7 @@ def test_bfloat16_moves_the_mean_iou_by_less_than_a_tenth_of_a_point(trained):
     results = []
     for dtype in ("float32", "bfloat16"):
         options = evaluation_options(config, "init", epoch=1, images=layout.web_images, masks=layout.web_masks)
-        changed = Config(**dict(vars(config), dtype=dtype))
+        changed = dataclasses.replace(config, dtype=dtype)
         results.append(evaluate(changed, "init", epoch=1, devices=CPUS[:1], options=options))
     full, low = (result["mean_iou"] for result in results)
     assert full > 0.45

@@ -27,7 +27,7 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     os.symlink(os.path.join(ROOT, "core"), str(folder / "core"))
     (folder / "demo").mkdir()
-    for name in ("Demo.ipynb", "tour.py"):
+    for name in ("Demo.ipynb", "tour.py", "pictures_table.py"):
         shutil.copy(os.path.join(ROOT, "demo", name), str(folder / "demo"))
     shutil.copytree(os.path.join(ROOT, "demo", "pictures"), str(folder / "demo" / "pictures"))
     save_untrained(Config(root=str(folder / "elsewhere"), **TINY))
