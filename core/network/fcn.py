@@ -146,9 +146,14 @@ def multipliers(model: str, name: str, config: Config) -> Tuple[float, float]:
     """
     backbone = model == "final" and is_base_parameter(name)
     rate, decay = (2.0, 0.0) if backbone and name.endswith(("_bias", "_beta")) else (1.0, 1.0)
-    if backbone and config.label_loss == "sum" and base_layer_name(name) != name:
-        rate /= config.num_classes
+    if backbone and base_layer_name(name) != name:
+        rate /= label_loss_weight(config)
     return rate, decay
+
+
+def label_loss_weight(config: Config) -> int:
+    """What the mean of the image-level loss over the classes is multiplied by."""
+    return config.num_classes if config.label_loss == "sum" else 1
 
 
 def frozen_parameters(model: str, config: Config) -> List[str]:

@@ -39,9 +39,8 @@ def training_symbol(model: str, config: Config, device_batch: int, stored_statis
                                     ignore_label=IGNORE_LABEL, normalization="valid")]
     if global_scores is not None:
         # LogisticRegressionOutput itself divides by the number of classes.
-        weight = config.num_classes if config.label_loss == "sum" else 1.0
         outputs.append(mx.sym.LogisticRegressionOutput(global_scores, name="g_logistic",
-                                                       grad_scale=weight / device_batch))
+                                                       grad_scale=fcn.label_loss_weight(config) / device_batch))
     symbol = mx.sym.Group(outputs)
     variables = symbol.get_internals()
     for name in symbol.list_arguments():

@@ -133,9 +133,8 @@ class _Network(torch.nn.Module):
         total = F.cross_entropy(scores, labels, ignore_index=IGNORE_LABEL, reduction="sum")
         loss, label_loss = total / cells, torch.zeros_like(total)
         if whole is not None:
-            weight = self._config.num_classes if self._config.label_loss == "sum" else 1
             label_loss = share * F.binary_cross_entropy_with_logits(whole.float(), image_labels)
-            loss = loss + weight * label_loss
+            loss = loss + fcn.label_loss_weight(self._config) * label_loss
         sums = total, (labels != IGNORE_LABEL).sum(), (scores.argmax(1) == labels).sum(), label_loss
         return loss, torch.stack([value.detach().float() for value in sums])
 
