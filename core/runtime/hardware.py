@@ -23,10 +23,6 @@ def has_fast_bfloat16(amx: bool) -> bool:
     return amx or "AuthenticAMD" in _vendors() and "avx512_bf16" in cpu_flags()
 
 
-def is_intel_with_avx512() -> bool:
-    return "GenuineIntel" in _vendors() and "avx512bw" in cpu_flags()
-
-
 def _vendors():
     return _found("/proc/cpuinfo", r"(?m)^vendor_id\s*: (.*)$")
 
