@@ -1,5 +1,4 @@
 """What all scripts do with flags that are wrong, with an interruption and without a console."""
-import os
 import subprocess
 import sys
 
@@ -52,12 +51,6 @@ def test_training_says_that_it_needs_resume():
            "exec(compile(open('train_seg_model.py').read(), 'x', 'exec'), {'__name__': '__main__'})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, universal_newlines=True)
     assert "--resume" in done.stdout
-
-
-def test_an_unset_variable_of_the_shell_does_not_change_what_runs(tmp_path):
-    done = subprocess.run([sys.executable, os.path.join(ROOT, "create_dataset.py"), "--train-images", ""],
-                          stderr=subprocess.PIPE, universal_newlines=True, cwd=str(tmp_path))
-    assert done.returncode == 2 and "--train-images is empty" in done.stderr
 
 
 def run_without(package, script, *flags):

@@ -57,6 +57,8 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
     ("classes: [bk, cat, cat]", ("classes", "cat")),
     ("classes: [bk]", ("classes",)),
     ("classes: [bk, %s]" % ("\u00e4" * 101), ("classes", "200 bytes")),
+    *((f"classes: [bk, {name}]", ("classes", "part of a file name"))
+      for name in ("a/b", "'cat,dog'", "' cat'", ".cat", '"a\\nb"')),
     ("engine: caffe", ("engine", "mxnet")),
     ("- 1", ("no settings",)),
     ("a: [", ("not valid YAML",)),

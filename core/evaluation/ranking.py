@@ -131,11 +131,11 @@ def find_epoch(config: Config, model: str, text: str) -> int:
                         "images with masks; else give a number, or newest")
     try:
         best = read_json(path)["ranking"][0]
-        epoch, ranked = int(best["epoch"]), best.get("snapshot_sha256")  # of older rankings None
+        epoch, ranked = int(best["epoch"]), best["snapshot_sha256"]
     except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError):
         raise UserError(f"{path} is not a ranking by eval_loop.py") from None
     snapshot = layout.snapshot(model, epoch)
-    if ranked and os.path.exists(snapshot) and file_digest(snapshot) != ranked:
+    if os.path.exists(snapshot) and file_digest(snapshot) != ranked:
         raise UserError(f"{snapshot} has changed since {path} was made: run eval_loop.py --model {model} --once again, "
                         "or give a number")
     return epoch

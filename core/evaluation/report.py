@@ -161,8 +161,7 @@ def _groups(results: Iterable[_Row]) -> List[Tuple[str, List[_Row]]]:
     groups: Dict[Any, List[_Row]] = {}
     for row in results:
         settings = row[2]["settings"]
-        data = settings.get("data_sha256") or (settings["names_sha256"], settings["masks"])
-        groups.setdefault((data, tuple(settings.get("classes", ()))), []).append(row)  # the masks' indices mean these
+        groups.setdefault((settings["data_sha256"], tuple(settings["classes"])), []).append(row)
     titles = [f"data set {number}" for number in range(1, len(groups) + 1)] if len(groups) > 1 else [""]
     return list(zip(titles, sorted(groups.values(), key=lambda rows: -max(row[2]["mean_iou"] for row in rows))))
 

@@ -169,7 +169,7 @@ def _check_record(model, epoch, *, record, config, data, devices, engine):
         raise UserError(f"{path} was trained from other parameters than "
                         f"{_start_file(config, model, record['start_epoch'])} holds now: {remedy}")
     for name, plural in (("devices", " devices"), ("engine", "")):
-        if record.get(name, now[name]) != now[name]:  # older records name no engine
+        if record[name] != now[name]:
             logger.warning("%s was trained on %s%s and continues on %s: the same training, but not to the last bit",
                            path, record[name], plural, now[name])
 
@@ -180,7 +180,8 @@ def _read_state(path):
     momentum = {key[len("momentum:"):]: value for key, value in values.items() if key.startswith("momentum:")}
     records = [read_record(key[len("record:"):], path) for key in values if key.startswith("record:")]
     expected: Dict[str, Any] = {"settings": dict, "start_epoch": int, "start_sha256": (str, type(None)), "devices": int,
-                                "list_sha256": str, "images_sha256": str, "masks_sha256": str, "parameters_sha256": str}
+                                "engine": str, **dict.fromkeys(("list_sha256", "images_sha256", "masks_sha256",
+                                                                "parameters_sha256"), str)}
     if not records or not all(isinstance(records[0].get(name), types) for name, types in expected.items()):
         raise UserError(f"{path} is damaged: its record of the run is incomplete")
     return momentum, records[0]

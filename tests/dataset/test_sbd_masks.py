@@ -36,7 +36,7 @@ def test_what_does_not_fit_its_image_or_the_classes_is_reported(tmp_path):
     content = mat(Segmentation=np.full((12, 17), 20, np.uint8))
     with pytest.raises(UserError, match="a.mat is 17 x 12 pixels, its image 12 x 17"):
         read(tmp_path, content, (17, 12))
-    with pytest.raises(UserError, match="a.mat has label 20 at x=0, y=0"):
+    with pytest.raises(UserError, match="a.mat has label 20 at x=0, y=0; labels are 0..4, and 255 for"):
         read(tmp_path, content, (12, 17), 5)
 
 

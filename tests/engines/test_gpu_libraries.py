@@ -91,7 +91,7 @@ def test_a_damaged_library_is_named(tmp_path):
 def test_every_library_of_the_dependencies_is_loaded():
     with open(os.path.join(ROOT, "dependencies-gpu.txt")) as file:
         packages = {line.split("==")[0] for line in file if line.startswith("nvidia-")}
-    assert packages == {"nvidia-%s-cu11" % package.replace("_", "-") for package, _ in gpu_libraries._LIBRARIES}
+    assert packages == {"nvidia-%s-cu11" % package.replace("_", "-") for package, _ in gpu_libraries.LIBRARIES}
 
 
 def test_a_gpu_build_without_driver_is_reported(monkeypatch):

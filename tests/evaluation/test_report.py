@@ -60,10 +60,10 @@ class Page(HTMLParser):
             self.words.append(data)
 
 
-def result(mean_iou=0.5, epoch=2, model="final", masks="masks", scales=(1.0,), crf=None, names="a"):
+def result(mean_iou=0.5, epoch=2, model="final", masks="masks", scales=(1.0,), crf=None):
     confusion = np.array([[30, 10], [0, 10]])
     return dict(summarise(confusion, ("bk", "<mug>")), mean_iou=mean_iou, model=model, epoch=epoch, saved=[],
-                settings={"scales": list(scales), "crf": crf, "masks": masks, "names_sha256": names,
+                settings={"scales": list(scales), "crf": crf, "masks": masks, "data_sha256": str(masks),
                           "classes": ["bk", "<mug>"]})
 
 

@@ -98,7 +98,7 @@ READERS = {
     "a.params": (params_bytes(), read_parameters),
     "a.yaml": (b"width: 4\nscales: [0.7, 1.0]\nclasses: [bk, 'a']\nlearning_rate: 1e-3\nroot: here\n", make_config),
     "labels.json": (b'{"a": [1, 20], "b": []}', lambda path: read_labels(path, ["a", "b"], Config())),
-    "ranking.json": (b'{"crf": false, "ranking": [{"epoch": 12, "mean_iou": 0.5}]}', read_ranking),
+    "ranking.json": (b'{"crf": false, "ranking": [{"epoch": 12, "snapshot_sha256": "5e"}]}', read_ranking),
     "result.json": (stored_result(), read_result),
 }
 

@@ -9,7 +9,6 @@ from core.config import Config
 from core.errors import UserError
 from core.inference.crf import crf_settings, largest_message, refine
 from core.inference.postprocess import Scored, predict
-from core.runtime.parallel import process_pool
 
 needs_pydensecrf = pytest.mark.skipif(importlib.util.find_spec("pydensecrf") is None,
                                       reason="pydensecrf2, the reference, is not installed")
@@ -160,14 +159,6 @@ def test_unsure_scores_go_through_the_whole_mean_field(scene, rng):
     np.testing.assert_array_equal(refine(scores, image, Config()), refine(scores, image, Config(), 0))
 
 
-def test_workers_find_the_same(scene):
-    _, image, scores = scene
-    with process_pool(2) as pool:
-        found = list(pool.map(refine, [scores] * 3, [image] * 3, [Config()] * 3))
-    for marginals in found:
-        np.testing.assert_array_equal(marginals, refine(scores, image, Config()))
-
-
 @needs_pydensecrf
 def test_the_engine_may_be_pydensecrf(scene):
     _, image, scores = scene
@@ -181,4 +172,4 @@ def test_an_engine_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install pydensecrf2"):
         crf_settings(Config(crf_engine="pydensecrf"))
-    assert "crf_engine" not in crf_settings(Config())  # results from before the setting keep counting
+    assert "crf_engine" not in crf_settings(Config())

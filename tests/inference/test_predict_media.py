@@ -51,12 +51,13 @@ def expected_mask(config, image):
     return Segmenter(load_snapshot(config, "final", 2), CPUS[:1]).scores(image).argmax(0)
 
 
-def test_masks_and_overlays_have_the_names_and_sizes_of_the_pictures(untrained, tmp_path, image):
+def test_masks_overlays_and_shares_are_those_of_the_pictures(untrained, tmp_path, image):
     paths = [save(tmp_path / "in" / name, picture) for name, picture in (
         ("a/x.png", image), ("b/x.png", image[:, ::-1]), ("b/ein Bär ☃.png", image[:30, :50]),
         ("y.png", image[:1, :1]))]
-    found = run(untrained, [tmp_path / "in"], tmp_path / "out")
-    assert sorted(found) == ["a/x", "b/ein Bär ☃", "b/x", "y"]
+    run(untrained, [tmp_path / "in"], tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "predictions.json").read_text())["files"]
+    assert sorted(written) == ["a/x", "b/ein Bär ☃", "b/x", "y"]
     for path in paths:
         name = os.path.splitext(os.path.relpath(path, str(tmp_path / "in")))[0]
         mask = read_mask(str(tmp_path / "out" / "masks" / (name + ".png")), 21)
@@ -65,17 +66,11 @@ def test_masks_and_overlays_have_the_names_and_sizes_of_the_pictures(untrained, 
         laid = read_image(str(tmp_path / "out" / "overlays" / (name + ".jpg")))
         assert len(laid) > len(picture) and laid.shape[1:] == picture.shape[1:]  # a legend follows
         assert np.abs(laid[:len(picture)].astype(int) - overlay(picture, mask)).mean() < 12
+        entry = written[name]
+        assert (entry["height"], entry["width"], entry["file"]) == (*picture.shape[:2], path)
+        assert entry["shares"] == {untrained.classes[label]: pytest.approx((mask == label).mean(), abs=1e-6)
+                                   for label in np.unique(mask)}
     assert len(np.unique(read_mask(str(tmp_path / "out" / "masks" / "a" / "x.png"), 21))) > 1
-
-
-def test_shares_are_the_area_of_every_class(untrained, tmp_path, image):
-    path = save(tmp_path / "x.png", image)
-    run(untrained, [path], tmp_path / "out")
-    mask = read_mask(str(tmp_path / "out" / "masks" / "x.png"), 21)
-    written = json.loads((tmp_path / "out" / "predictions.json").read_text())["files"]["x"]
-    assert (written["width"], written["height"], written["file"]) == (60, 44, path)
-    assert written["shares"] == {untrained.classes[label]: pytest.approx((mask == label).mean(), abs=1e-6)
-                              for label in np.unique(mask)}
 
 
 def test_a_large_picture_is_scaled_down_for_the_network_only(untrained, tmp_path, image):

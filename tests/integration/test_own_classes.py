@@ -16,7 +16,6 @@ from core.config import Config
 from core.cosegmentation.contact_sheet import write_sheets
 from core.cosegmentation.results import Result
 from core.engines.chooser import resolve_devices
-from core.errors import UserError
 from core.evaluation.evaluate import evaluate, evaluation_options
 from core.inference.media import Medium
 from core.inference.options import InferenceOptions, SegmentationOptions
@@ -205,12 +204,6 @@ def test_web_images_of_the_fortieth_class_have_a_contact_sheet(tmp_path):
     write_mask(mask_path(layout.web_masks, "40_000001"), np.full((40, 48), 40, np.uint8))
     write_sheets(layout, config, [Result("40_000001", True, 0.9, 1.0, "")])
     assert os.listdir(layout.web_sheets) == ["thing 40.jpg"]
-
-
-@pytest.mark.parametrize("name", ["a/b", "cat,dog", " cat", ".cat", "a\nb"])
-def test_names_that_can_not_be_files_are_refused(name):
-    with pytest.raises(UserError, match="part of a file name"):
-        Config(classes=("background", name))
 
 
 SMALL_RUN = ("classes: [background, mug, spoon, key]\nweb_shortest_side: 90\nweb_hash_distance: 20\n"

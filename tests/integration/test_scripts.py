@@ -282,8 +282,6 @@ ESTIMATE = ("est_voc_train_masks.py", "--gpu", "cpu", "--epoch", "2", "--overwri
      "holds the true masks of the val images"),
     (lambda copy: (copy / "pics").mkdir() or (copy / "pics" / "own.png").write_bytes(b"x"),
      ESTIMATE + ("--output", "pics"), "own.png is not the mask of a training image"),
-    (lambda copy: None, ESTIMATE + ("--output", "cache/../dataset/val_masks"),
-     "holds the true masks of the val images"),
     (lambda copy: None, TRAIN + ("--keep", "0"), "--keep"),
     (lambda copy: None, TRAIN + ("--model", "other"), "invalid choice"),
     (lambda copy: (copy / "dataset" / "train_list.txt").unlink(), ESTIMATE,

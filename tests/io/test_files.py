@@ -5,6 +5,7 @@ import pytest
 
 from core.errors import UserError
 from core.io.files import list_folder, read_list, read_yaml, replacing, walk, write_json, write_lines
+from core.io.locks import locked
 from core.paths import check_files
 
 
@@ -48,16 +49,18 @@ def test_folders_are_walked_in_order_and_links_lead_nowhere_twice(tmp_path):
     assert list_folder(top + "/none") == []
 
 
-@pytest.mark.parametrize("look", [list_folder, lambda path: list(walk(os.path.dirname(path)))])
-def test_a_folder_that_can_not_be_read_is_named(look):
+@pytest.mark.parametrize("use, what", [
+    (list_folder, "read"), (lambda path: list(walk(os.path.dirname(path))), "read"),
+    (lambda path: locked(path + "/snapshots/.lock", "training").__enter__(), "written")])
+def test_a_folder_that_is_closed_is_named(use, what):
     with tempfile.TemporaryDirectory() as above:
         os.chmod(above, 0o755)
         os.mkdir(above + "/closed", 0)
         if os.geteuid() == 0:
             os.seteuid(65534)  # permissions do not bind root
         try:
-            with pytest.raises(UserError, match="closed can't be read: Permission denied"):
-                look(above + "/closed")
+            with pytest.raises(UserError, match=f"closed.* can't be {what}: Permission denied"):
+                use(above + "/closed")
         finally:
             os.seteuid(os.getuid())
 

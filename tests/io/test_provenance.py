@@ -85,13 +85,6 @@ def test_a_disposable_record_of_another_origin_is_replaced_and_goes_when_it_is_f
     assert not os.path.exists(path)
 
 
-def test_a_line_that_a_kill_cut_short_costs_its_item_only(path):
-    run(path, {"a": 1, "b": 1}, done="ab")
-    content = open(path, "rb").read()
-    write_bytes(path, content[:-4])
-    assert run(path, {"a": 1, "b": 1})[1] == {"a": "A"}
-
-
 def test_a_record_with_nothing_new_is_not_written(path):
     run(path, {"a": 1})
     before = os.stat(path).st_mtime_ns

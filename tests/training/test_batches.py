@@ -64,21 +64,6 @@ def test_batches_hold_rgb_and_the_labels_of_the_whole_image(samples):
         assert present.tolist() == [1, number == 1, number == 2, 0]
 
 
-def test_batches_do_not_depend_on_the_number_of_threads_or_where_a_run_begins(samples):
-    one = take(BatchLoader(samples, config(workers=1)), 6)
-    many = take(BatchLoader(samples, config(workers=5)), 6)
-    late = take(BatchLoader(samples, config(workers=2)), 3, first=3)
-    for batches in (many, one[:3] + late):
-        for expected, found in zip(one, batches):
-            assert expected.names == found.names
-            assert (expected.images == found.images).all() and (expected.labels == found.labels).all()
-
-
-def test_another_seed_gives_other_batches(samples):
-    one, other = (take(BatchLoader(samples, config(seed=seed)), 1)[0] for seed in (0, 1))
-    assert not (one.images == other.images).all()
-
-
 def test_every_round_passes_each_sample_once_in_an_order_of_its_own(samples):
     names = [name for batch in take(BatchLoader(samples, config()), 7) for name in batch.names]
     rounds = [names[start:start + 7] for start in range(0, 28, 7)]
@@ -116,14 +101,16 @@ def test_balanced_classes_take_turns_and_pass_all_their_images(web):
     assert len({tuple(part) for part in rounds}) > 1
 
 
-def test_balanced_batches_depend_on_seed_and_position_alone(web):
-    one = take(BatchLoader(web, config(web_sampling="balanced")), 9)
-    many = take(BatchLoader(web, config(workers=4, web_sampling="balanced")), 9)
-    late = take(BatchLoader(web, config(workers=2, web_sampling="balanced")), 2, first=7)
+@pytest.mark.parametrize("sampling", ["uniform", "balanced"])
+def test_batches_depend_on_seed_and_position_alone(web, sampling):
+    """Not on the number of threads, nor on where a run begins."""
+    one, many, other = (take(BatchLoader(web, config(web_sampling=sampling, **changes)), 9)
+                        for changes in ({}, {"workers": 4}, {"seed": 1}))
+    late = take(BatchLoader(web, config(workers=2, web_sampling=sampling)), 2, first=7)
     for expected, found in zip(one + one[7:], many + late):
-        assert expected.names == found.names and (expected.images == found.images).all()
-    names = [name for batch in one for name in batch.names]
-    assert names_of(BatchLoader(web, config(seed=1, web_sampling="balanced")), 9) != names
+        assert expected.names == found.names
+        assert (expected.images == found.images).all() and (expected.labels == found.labels).all()
+    assert [batch.names for batch in other] != [batch.names for batch in one]
 
 
 def test_web_images_take_their_share_of_the_final_models_batches(samples, web):

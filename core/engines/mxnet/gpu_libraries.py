@@ -13,7 +13,7 @@ from typing import Iterable, List, Optional, Sequence, Set
 from core.errors import UserError
 
 # Each after those that it needs: package below nvidia/, file.
-_LIBRARIES = (
+LIBRARIES = (
     ("cuda_runtime", "libcudart.so.11.0"), ("cuda_nvrtc", "libnvrtc.so.11.2"), ("nvtx", "libnvToolsExt.so.1"),
     ("cublas", "libcublasLt.so.11"), ("cublas", "libcublas.so.11"), ("cufft", "libcufft.so.10"),
     ("curand", "libcurand.so.10"), ("cusparse", "libcusparse.so.11"), ("cusolver", "libcusolver.so.11"),
@@ -69,7 +69,7 @@ def load_libraries(folders: Optional[Sequence[str]] = None) -> List[str]:
         UserError: one can't be loaded.
     """
     loaded = []
-    for package, name in _LIBRARIES:
+    for package, name in LIBRARIES:
         places = (os.path.join(folder, "nvidia", package, "lib", name)
                   for folder in (sys.path if folders is None else folders))
         path = next(filter(os.path.exists, places), None)
