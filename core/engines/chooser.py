@@ -80,7 +80,7 @@ def load(engine: str, name: str) -> Any:
     return importlib.import_module(f"core.engines.{engine}.{name}")
 
 
-def resolve_dtype(text: str, devices: List[Device], fastest: bool = False) -> str:
+def resolve_dtype(text: str, devices: List[Device], fastest: bool = False, backbone: str = "resnet50") -> str:
     """Type that the network computes in, for the setting dtype; it is logged.
 
     Args:
@@ -99,7 +99,7 @@ def resolve_dtype(text: str, devices: List[Device], fastest: bool = False) -> st
         logger.info("computing in int8, as set%s", "" if {"avx512_vnni", "avx_vnni"} & cpu_flags() else
                     "; this CPU has no VNNI, without which int8 does not pay")
         return text
-    return load(devices[0].engine, "backend").resolve_dtype(text, devices, fastest)
+    return load(devices[0].engine, "backend").resolve_dtype(text, devices, fastest, backbone)
 
 
 def _other_gpu() -> bool:

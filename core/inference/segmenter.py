@@ -28,7 +28,7 @@ _SCORE_COPIES = 4  # of the scores at the image's size, alive at once
 
 def settled_dtype(snapshot: Snapshot, devices: Sequence[Device], pictures: Sequence[str], fastest: bool = False) -> str:
     """As `engines.resolve_dtype` for the setting dtype; for int8 the network is quantised, see `quantized.quantise`."""
-    dtype = resolve_dtype(snapshot.config.dtype, list(devices), fastest)
+    dtype = resolve_dtype(snapshot.config.dtype, list(devices), fastest, snapshot.config.backbone)
     if dtype == "int8":
         from core.inference import quantized
         return quantized.quantise(snapshot, pictures)
@@ -51,7 +51,7 @@ class Segmenter:
             from core.inference import quantized  # which needs more packages
             self._networks: List[Any] = [quantized.Network(snapshot) for _ in devices]
             return
-        args = fcn.fold_batch_norms(*snapshot.parameters)
+        args = snapshot.folded()
         self._networks = [Network(lambda ops: [fcn.probabilities(ops, snapshot.model, snapshot.config)], args,
                                   device, dtype) for device in devices]
 
@@ -154,8 +154,7 @@ def branch_scores(snapshot: Snapshot, image: np.ndarray, device: Device) -> Tupl
         probabilities that the image shows each class.
     """
     size = image.shape[:2]
-    network = Network(lambda ops: fcn.branch_probabilities(ops, snapshot.config),
-                      fcn.fold_batch_norms(*snapshot.parameters), device)
+    network = Network(lambda ops: fcn.branch_probabilities(ops, snapshot.config), snapshot.folded(), device)
     cells, image_level = network.forward(prepare(image, size, snapshot.config.mean_rgb))()
     return combine_scales([cells], [size], size), image_level.ravel()
 

@@ -10,7 +10,8 @@ from conftest import ROOT
 
 from core.config import MODELS, Config
 from core.engines.mxnet.steps import training_symbol
-from core.network.fcn import BACKBONES
+from core.network.fcn import BACKBONES, parameter_shapes
+from core.network.snapshots import Snapshot
 from core.runtime.hardware import cpu_flags
 
 _BLOCK = 16  # channels that oneDNN keeps together with AVX-512
@@ -71,6 +72,25 @@ def test_no_gradient_is_cut_within_a_block_of_channels(backbone, model):
         if node["op"] == "Concat" and users != {"Concat"}:
             edges = np.cumsum([shapes[nodes[source[0]]["name"] + "_output"][1] for source in node["inputs"]])[:-1]
             assert not (edges % _BLOCK).any(), edges
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_no_map_of_the_exported_graph_is_joined_within_a_block_of_channels(backbone, model):
+    onnx = pytest.importorskip("onnx")
+    from core.inference.onnx_export import to_onnx
+    config = Config(backbone=backbone)
+    parameters = [{name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+                  for shapes in parameter_shapes(model, config)]
+    graph = onnx.shape_inference.infer_shapes(to_onnx(Snapshot(config, model, 1, parameters, ""))).graph
+    channels = {info.name: info.type.tensor_type.shape.dim[1].dim_value for info in graph.value_info
+                if len(info.type.tensor_type.shape.dim) == 4}
+    users = {name: node.op_type for node in graph.node for name in node.input}
+    joins = [node for node in graph.node if node.op_type == "Concat" and node.input[0] in channels]
+    assert bool(joins) == (backbone != "resnet50")
+    for node in joins:
+        edges = np.cumsum([channels[name] for name in node.input])[:-1]
+        assert users[node.output[0]] == "Concat" or not (edges % _BLOCK).any(), edges
 
 
 def run_with(instruction_set, folder):

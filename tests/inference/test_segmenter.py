@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import cv2
@@ -130,6 +131,16 @@ def test_bfloat16_scores_are_those_of_float32_but_for_rounding(rng, model):
     assert (plain.argmax(0) == low.argmax(0)).mean() > 0.97
 
 
+@pytest.mark.parametrize("model", ["init", "final"])
+def test_the_background_of_the_final_model_has_a_weight(rng, model):
+    trained = snapshot(model, rng)
+    weighted = dataclasses.replace(trained, config=dataclasses.replace(trained.config, background_weight=3))
+    cell = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    plain, scores = (Segmenter(shot, CPUS[:1]).scores(cell)[:, 4, 4] for shot in (trained, weighted))
+    plain[0] *= 3 if model == "final" else 1
+    np.testing.assert_allclose(scores / scores.sum(), plain / plain.sum(), rtol=1e-5)
+
+
 def test_types_that_a_device_lacks_are_refused_and_auto_is_float32(monkeypatch):
     cpu, gpu = CPUS[:1], [Device("mxnet", "gpu")]
     assert resolve_dtype("auto", cpu) == resolve_dtype("auto", gpu) == resolve_dtype("float32", cpu) == "float32"
@@ -142,6 +153,8 @@ def test_types_that_a_device_lacks_are_refused_and_auto_is_float32(monkeypatch):
         resolve_dtype("bfloat16", cpu)
     monkeypatch.setattr(backend, "cpu_flags", lambda: {"avx512bw", "avx512_bf16"})
     assert resolve_dtype("bfloat16", cpu) == "bfloat16"
+    with pytest.raises(UserError, match="bfloat16 is for ResNet-50"):
+        resolve_dtype("bfloat16", cpu, backbone="efficientnet_lite2")
 
 
 @pytest.mark.parametrize("has_amx, vendor, fast", [(False, "GenuineIntel", False), (True, "GenuineIntel", True),
@@ -157,9 +170,10 @@ def test_only_prediction_on_a_cpu_where_it_is_faster_chooses_bfloat16_by_itself(
     assert resolve_dtype("auto", cpu) == resolve_dtype("float32", cpu, fastest=True) == "float32"
     assert ("--dtype bfloat16 is about twice as fast" in caplog.text) == fast
     assert resolve_dtype("auto", cpu, fastest=True) == ("bfloat16" if fast else "float32")
+    assert resolve_dtype("auto", cpu, fastest=True, backbone="efficientnet_lite2") == "float32"
     assert resolve_dtype("auto", [Device("mxnet", "gpu")], fastest=True) == "float32"
     resolve_dtype("bfloat16", cpu)
-    assert ("float32 is faster on this CPU" in caplog.text) == (not fast)
+    assert ("float32 is faster here" in caplog.text) == (not fast)
 
 
 @pytest.mark.slow

@@ -79,9 +79,9 @@ def process_devices(device_type: str, numbers: List[int]) -> List[Device]:
     return [Device("mxnet", "gpu", number) for number in numbers]
 
 
-def resolve_dtype(text: str, devices: List[Device], fastest: bool = False) -> str:
+def resolve_dtype(text: str, devices: List[Device], fastest: bool = False, backbone: str = "resnet50") -> str:
     """As `engines.resolve_dtype`."""
-    on_cpu, fast = any(device.type == "cpu" for device in devices), has_fast_bfloat16(_HAS_AMX)
+    on_cpu, fast = any(device.type == "cpu" for device in devices), has_fast_bfloat16(_HAS_AMX, backbone)
     if text == "tf32":
         raise UserError("--dtype tf32 is for --engine torch; choose float32 or another type")
     if text == "float16" and on_cpu:
@@ -90,6 +90,9 @@ def resolve_dtype(text: str, devices: List[Device], fastest: bool = False) -> st
         raise UserError("--dtype bfloat16 is for CPUs; on a GPU choose float32 or float16")
     if text == "bfloat16" and "avx512bw" not in cpu_flags():
         raise UserError("--dtype bfloat16 needs a CPU with AVX-512; choose float32")
+    if text == "bfloat16" and backbone != "resnet50":
+        raise UserError("--dtype bfloat16 is for ResNet-50: MXNet computes depthwise convolutions in float32; choose "
+                        "float32, or --engine torch")
     if text != "auto":
         logger.info("computing in %s, as set%s", text, SLOW_BFLOAT16 if text == "bfloat16" and not fast else "")
         return text

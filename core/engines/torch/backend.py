@@ -137,9 +137,10 @@ def memory_format(device: torch.device, dtype: torch.dtype) -> torch.memory_form
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def resolve_dtype(text: str, devices: List[Device], fastest: bool = False) -> str:
+def resolve_dtype(text: str, devices: List[Device], fastest: bool = False, backbone: str = "resnet50") -> str:
     """As `engines.resolve_dtype`."""
-    on_cpu, fast = any(device.type == "cpu" for device in devices), has_fast_bfloat16("amx_bf16" in cpu_flags())
+    on_cpu = any(device.type == "cpu" for device in devices)
+    fast = has_fast_bfloat16("amx_bf16" in cpu_flags(), backbone)
     if text in ("float16", "tf32") and on_cpu:
         raise UserError(f"--dtype {text} is for GPUs; on a CPU choose float32 or bfloat16")
     if text == "auto":

@@ -34,7 +34,7 @@ class Steps:
         self._step, self._last = first, last
         self._device = torch_device(device)
         torch.backends.cudnn.benchmark = True  # all crops have one size
-        dtype = resolve_dtype(config.dtype, devices, fastest=device.type == "gpu")
+        dtype = resolve_dtype(config.dtype, devices, fastest=device.type == "gpu", backbone=config.backbone)
         self._dtype = number_format(dtype)
         self._network = _Network(config, model, self._device, self._dtype, parameters)
         self._wrapped: torch.nn.Module = self._network
