@@ -340,6 +340,8 @@ def _read_png(path, labels, check):
         with _reading(listed, "lines of an index and the name of its class"):
             rows = [line.partition(" ") for line in read_text(listed).splitlines()]
             table = {int(index): _label_of(name, labels, listed) for index, _, name in rows if int(index) != BACKGROUND}
+            if len({int(index) for index, _, _ in rows}) < len(rows):
+                raise ValueError("an index is there twice")
     table.update({BACKGROUND: BACKGROUND, IGNORE_LABEL: IGNORE_LABEL})
     known = max(set(table) - {IGNORE_LABEL}) + 1
     for path_below, file in _files(folder, (".png",)).items():

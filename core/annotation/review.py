@@ -95,10 +95,8 @@ class Review:
                 "images": [self._row(name, name in corrected) for name in self._names]}
 
     def _row(self, name: str, corrected: bool) -> Dict[str, Any]:
-        row = self._report.get(name, {})
-        return {"name": name, "class": web_class(name, self._config.num_classes), "corrected": corrected,
-                "kept": row.get("kept") == "1", "score": float(row["score"]) if row else None,
-                "foreground": float(row["foreground"]) if row else None, "reason": row.get("reason", "no mask yet")}
+        judged = self._report.get(name, {"kept": False, "score": None, "foreground": None, "reason": "no mask yet"})
+        return {"name": name, "class": web_class(name, self._config.num_classes), "corrected": corrected, **judged}
 
     def changes(self) -> Dict[str, Dict[str, Any]]:
         """The decisions as they stand, also those of other windows: dict from name to decision and class."""
@@ -136,7 +134,11 @@ class Review:
         return encode_image(image if mask is None else outlined(image, mask), ".jpg", 90)
 
 
-def _read_report(path: str) -> Dict[str, Dict[str, str]]:
-    if not os.path.exists(path):
-        return {}
-    return {row["name"]: row for row in read_records(path) if row.get("name")}
+def _read_report(path: str) -> Dict[str, Dict[str, Any]]:
+    """What became of each image; spreadsheets may have written a comma for the point of a number."""
+    rows = read_records(path) if os.path.exists(path) else []
+    try:
+        return {row["name"]: {"kept": row["kept"] == "1", "reason": row["reason"], **{
+            column: float(row[column].replace(",", ".")) for column in ("score", "foreground")}} for row in rows}
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} is not as create_web_masks.py wrote it ({error}): run it again") from None

@@ -1,6 +1,9 @@
-"""How much memory this process may use, and what its CPU cores can do."""
+"""How much memory this process may use, what its CPU cores can do, and with how many processes it shares them."""
+import os
 import re
 from typing import Iterator, List, Optional, Set
+
+from core.errors import UserError
 
 SLOW_BFLOAT16 = "; float32 is faster here: bfloat16 pays for ResNet-50 with AMX, and with avx512_bf16 on AMD's"
 
@@ -21,6 +24,14 @@ def has_fast_bfloat16(amx: bool, backbone: str) -> bool:
     says whether the engine uses the CPU's AMX.
     """
     return backbone == "resnet50" and (amx or "AuthenticAMD" in _vendors() and "avx512_bf16" in cpu_flags())
+
+
+def torchrun_number(name: str, default: int) -> int:
+    """A number that torchrun gives to its processes by their environment."""
+    text = os.environ.get(name) or str(default)
+    if not re.fullmatch("[0-9]{1,6}", text):
+        raise UserError(f"{name}={text} is in the environment, and torchrun sets a number there: unset it")
+    return int(text)
 
 
 def _vendors():

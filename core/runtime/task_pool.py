@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import re
+import threading
 from typing import Iterator, NamedTuple, Optional
 
 from core.errors import UserError
@@ -21,7 +22,7 @@ class TaskPool(NamedTuple):
 
 @contextlib.contextmanager
 def task_pool(jobs: int, scheduler: Optional[str], folder: str) -> Iterator[TaskPool]:
-    """TaskPool for `parallel.ordered_map`. Where all workers of a scheduler are gone, it waits for new ones.
+    """TaskPool for `parallel.ordered_map`.
 
     Args:
         jobs: processes of this machine; 1 stands for this process.
@@ -31,7 +32,7 @@ def task_pool(jobs: int, scheduler: Optional[str], folder: str) -> Iterator[Task
 
     Raises:
         UserError: `distributed` is not installed, the scheduler does not answer, the workers can't import the project,
-            don't see the folder, or a task killed several of them.
+            don't see the folder or are gone, or a task killed several of them.
     """
     if scheduler is None:
         with process_pool(jobs) as pool:
@@ -49,6 +50,9 @@ def task_pool(jobs: int, scheduler: Optional[str], folder: str) -> Iterator[Task
         client = distributed.Client(scheduler, timeout="30s", set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"no Dask scheduler answers at {scheduler}: start one with: dask scheduler") from error
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(client, over), daemon=True)
+    watcher.start()
     try:
         threads = sum(client.nthreads().values())
         if not threads:
@@ -60,9 +64,11 @@ def task_pool(jobs: int, scheduler: Optional[str], folder: str) -> Iterator[Task
         raise UserError(f"a task killed several workers of the Dask cluster: {error}; perhaps they have too little "
                         "memory") from error
     except (concurrent.futures.CancelledError, distributed.comm.CommClosedError) as error:
-        raise UserError(f"the Dask scheduler at {scheduler} is gone: start it and run the same command again"
-                        ) from error
+        raise UserError(f"the Dask scheduler at {scheduler}, or all of its workers, are gone: start them and run the "
+                        "same command again") from error
     finally:
+        over.set()
+        watcher.join(_PATIENCE)
         client.close()
 
 
@@ -79,3 +85,16 @@ def _probe(client, scheduler, folder):
     if not all(sees.values()):
         raise UserError(f"{folder} is not there for {min(worker for worker in sees if not sees[worker])}: the workers "
                         "need the data at the same path, on a common file system")
+
+
+def _watch(client, over):
+    """Cancel all tasks once the cluster has had no worker for a minute."""
+    from distributed import Future
+    missing = 0
+    while not over.wait(_PATIENCE / 10):
+        try:
+            missing = 0 if client.nthreads() else missing + 1
+            if missing >= 10:
+                client.cancel([Future(key, client) for key in list(client.futures)])
+        except Exception:  # the scheduler is gone, and with it the tasks
+            return

@@ -103,7 +103,7 @@ def last_numbers(layout: Layout) -> Counter[int]:
         texts.append(read_text(path) if os.path.exists(path) else "")
     last: Counter[int] = collections.Counter()
     for text in texts:
-        for match in re.finditer(r'(?:^|")([0-9]+)_([0-9]+)(?=[",.]|$)', text, re.MULTILINE):
+        for match in re.finditer(r'(?<![^\s",;])([0-9]+)_([0-9]+)(?![^\s",;.])', text):
             class_index, number = map(int, match.groups())
             last[class_index] = max(last[class_index], number)
     return last

@@ -58,10 +58,7 @@ class Manifest:
             name = self._moved.get(row["name"], row["name"])
             if name in files:
                 self.counts[class_of(name)] += 1
-        self._decided = {(row["class"], row["url"]) for row in self.rows}
-        self._alike: DefaultDict[Tuple[str, Optional[str]], List[Dict[str, Any]]] = collections.defaultdict(list)
-        for row in self.rows:
-            self._alike[_origin(row)].append(row)
+        self.forget(())
         self._last = last_numbers(layout)
         others = files - {row["name"] for row in self.rows if "name" in row} - {made.new_name for made in moves}
         if others:
@@ -85,6 +82,9 @@ class Manifest:
         """Drop the rows of these statuses, so that their candidates are decided on again."""
         self.rows = [row for row in self.rows if row["status"] not in statuses]
         self._decided = {(row["class"], row["url"]) for row in self.rows}
+        self._alike: DefaultDict[Tuple[str, Optional[str]], List[Dict[str, Any]]] = collections.defaultdict(list)
+        for row in self.rows:
+            self._alike[_origin(row)].append(row)
 
     def kept(self) -> List[Dict[str, Any]]:
         """Rows of the kept images."""

@@ -83,16 +83,6 @@ def test_what_lies_outside_of_the_picture_is_cut_off():
     assert from_polygon([(-3, 1), (-1, 1), (-1, 4)], (6, 5)).pixels.size == 0
 
 
-def test_a_polygon_keeps_nested_holes():
-    mask = np.zeros((60, 60), bool)
-    for radius, value in ((28, True), (20, False), (12, True)):
-        rows, columns = np.mgrid[:60, :60] - 30
-        mask[np.hypot(rows, columns) < radius] = value
-    parts = list(components(mask))
-    assert len(parts) == 2
-    assert (drawn([from_polygon(to_polygon(part), mask.shape) for part in parts], mask.shape) == mask).all()
-
-
 @pytest.mark.parametrize("options", [{}, {"ignore": "unsure"}], ids=["255 as background", "255 as a class"])
 @pytest.mark.parametrize("kind", FORMATS + ("coco polygons",))
 def test_masks_come_back_as_they_went_out(items, tmp_path, kind, options):
@@ -226,6 +216,7 @@ def test_images_are_stored_as_their_masks_lie(tmp_path, rng):
     ("yolo", lambda folder: (folder / "labels/train/1_000001.txt").rename(folder / "labels/train/1_000001_jpg.rf.txt")),
     ("labelme", lambda folder: (folder / "1_000001.json").write_text('{"shapes": [{}]}')),
     ("png", lambda folder: (folder / "classes.txt").write_text("x mug")),
+    ("png", lambda folder: (folder / "classes.txt").write_text("1 mug\n2 spoon\n3 key\n3 mug\n")),
     ("png", lambda folder: (folder / "classes.txt").write_text("1 mug\n3 key\n"))])  # the masks have 2 too
 def test_damaged_files_are_named(items, tmp_path, kind, damage):
     folder = written(kind, items, tmp_path / "out")

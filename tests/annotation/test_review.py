@@ -12,7 +12,7 @@ from core.annotation.review import serve as serve_page
 from core.config import Config
 from core.data import record_classes
 from core.errors import UserError
-from core.io.files import read_lines
+from core.io.files import read_lines, read_text, write_text
 from core.io.images import decode_image, write_image, write_mask
 from core.paths import image_path, mask_path
 from core.web.corrections import add_decision, read_decisions
@@ -73,11 +73,20 @@ def test_a_decision_of_megabytes_is_refused_unread(client):
                        ).status_code == 413
 
 
-def test_a_row_for_each_image_says_what_became_of_it(client):
-    rows = {row["name"]: row for row in client.get("/secret/images").get_json()["images"]}
-    assert len(rows) == 20
-    assert rows["2_000005"] == {"name": "2_000005", "class": 2, "kept": False, "score": 0.5, "foreground": 0.3,
-                                "reason": "score below 0.4", "corrected": False}
+def test_a_row_for_each_image_says_what_became_of_it(client, config):
+    path = config.layout.web_report
+    write_text(path, read_text(path).replace(",", ";").replace(".", ","))  # as spreadsheets of some countries
+    for page in (client, make_app(config, "secret").test_client()):
+        rows = {row["name"]: row for row in page.get("/secret/images").get_json()["images"]}
+        assert len(rows) == 20
+        assert rows["2_000005"].pop("reason") in ("score below 0.4", "score below 0,4")
+        assert rows["2_000005"] == {"name": "2_000005", "class": 2, "kept": False, "score": 0.5, "foreground": 0.3,
+                                    "corrected": False}
+    text = read_text(path)
+    for old, new in (("0,5000", "0,5x"), (";score;", ";points;")):
+        write_text(path, text.replace(old, new))
+        with pytest.raises(UserError, match="web_report.csv is not as create_web_masks.py wrote it .*run it again"):
+            make_app(config, "secret")
 
 
 def test_a_decision_is_on_the_disk_when_it_is_answered(client, config):

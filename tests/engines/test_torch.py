@@ -303,7 +303,7 @@ trainer._Meter.add = adding
 
 @pytest.mark.slow
 @pytest.mark.parametrize("given, message", [
-    ({}, "WORLD_SIZE, MASTER_ADDR, MASTER_PORT not: unset RANK"),
+    ({}, "WORLD_SIZE, MASTER_ADDR, MASTER_PORT not: unset RANK"), ({"LOCAL_RANK": "x"}, "LOCAL_RANK=x is in the env"),
     ({"WORLD_SIZE": "1", "MASTER_ADDR": "no.such.host.invalid", "MASTER_PORT": "29511"}, "can't meet, as RANK=0 WORLD"),
     ({"WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "taken"}, "can't meet, as .*MASTER_PORT=[0-9]+ ")])
 def test_half_an_environment_of_torchrun_is_reported_in_one_line(prepared, tmp_path, without_mxnet, given, message):

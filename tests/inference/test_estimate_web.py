@@ -76,10 +76,10 @@ def test_masks_without_the_usual_share_of_foreground_do_not_train(ready):
     layout = ready.layout
     estimate(ready)
     shares = [(read_mask(mask_path(layout.web_estimated, name), ready.num_classes) > 0).mean() for name in LISTED]
-    limit = max(shares)
-    estimate(dataclasses.replace(ready, web_min_foreground=limit))
-    assert read_list(layout.web_estimated_list) == [name for name, share in zip(LISTED, shares) if share >= limit]
-    assert 0 < len(samples(ready, "estimated")) < 3
+    for setting, least, most in (("web_min_foreground", max(shares), 1), ("web_max_foreground", 0, min(shares))):
+        estimate(dataclasses.replace(ready, **{setting: least or most}))
+        kept = [name for name, share in zip(LISTED, shares) if least <= share <= most]
+        assert read_list(layout.web_estimated_list) == kept and 0 < len(samples(ready, "estimated")) < 3
 
 
 def test_other_web_images_than_those_estimated_are_named(ready):

@@ -1,7 +1,6 @@
 import numpy as np
 
 from core.io.drawing import colour_mask, heat_map, legend, overlay, write_title
-from demo.pictures_table import side_by_side
 
 
 def test_masks_have_the_colours_of_voc():
@@ -32,15 +31,6 @@ def test_heat_goes_from_violet_to_yellow_and_grows_brighter():
     colours = heat_map(np.linspace(0, 1, 50)[None])[0].astype(int)
     assert colours[0, 2] > colours[0, 1] and colours[-1, 0] > 200 and colours[-1, 1] > 200 > colours[-1, 2]
     assert (np.diff(colours @ (0.3, 0.59, 0.11)) > 0).all()
-
-
-def test_pictures_of_different_shapes_stand_side_by_side(rng):
-    rows = [[np.full((height, width, 3), shade, np.uint8) for shade in (10, 200)]
-            for height, width in ((40, 80), (60, 60))]
-    sheet = side_by_side(rows, ["left", "right"], 40)
-    assert sheet.shape[1] == 2 * 80 + 6
-    assert (sheet[22 + 5, 5] == 10).all() and (sheet[22 + 5, 80 + 6 + 5] == 200).all()
-    assert (sheet[22 + 46 + 5, 35] == 10).all() and (sheet[22 + 46 + 5, 60] == 255).all()
 
 
 def test_titles_tell_letters_of_other_scripts_apart():

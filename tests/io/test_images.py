@@ -137,14 +137,6 @@ def test_tiffs_of_other_programs_are_read_right_or_refused(byte_order, planar):
     assert planar or read >= {("grey", "uint16"), ("rgb", "uint16")}
 
 
-@pytest.mark.parametrize("scale", [1, 1 / 255])
-@pytest.mark.parametrize("pixels", [GREY[..., None], COLOURS])
-def test_floating_point_pixels_are_refused_by_name(tmp_path, pixels, scale):
-    (tmp_path / "a.tif").write_bytes(tiff((pixels * scale).astype(np.float32)))
-    with pytest.raises(UserError, match="a.tif can't be decoded: .*(of 8 or 16 bits|floating-point)"):
-        read_image(str(tmp_path / "a.tif"))
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_container_is_turned_as_its_orientation_says(kind, orientation):
@@ -276,8 +268,3 @@ def test_a_mask_is_turned_as_its_image_would_be(tmp_path):
     mask = np.array([[0, 1], [2, 3]], np.uint8)
     Image.fromarray(mask).save(str(tmp_path / "a.png"), exif=exif)
     assert (read_mask(str(tmp_path / "a.png"), 21) == mask[::-1, ::-1]).all()
-
-
-def test_a_photograph_of_a_phone_with_a_second_picture_behind_it_is_read():
-    content = encoded(COLOURS, "JPEG", quality=95)
-    assert difference(content + encoded(GREY, "JPEG") + bytes(100), COLOURS) < 5

@@ -1,5 +1,4 @@
 """core/runtime/numba_cache.py: whatever happens to Numba's cache, functions work."""
-import concurrent.futures
 import os
 import subprocess
 import sys
@@ -67,13 +66,3 @@ def test_folders_that_cannot_be_written_are_no_trouble(folder):
     (folder / "__pycache__").write_text("")  # files in place of both folders: also root can't write there
     (folder / ".cache").write_text("")
     assert run(folder, XDG_CACHE_HOME=str(folder / ".cache")) == 0
-
-
-@pytest.mark.slow
-def test_processes_may_fill_the_cache_at_once(folder):
-    for _ in range(2):
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            list(pool.map(run, [folder] * 4))
-        assert run(folder) == 1
-        for path in cached(folder):
-            path.unlink()

@@ -29,14 +29,15 @@ def test_a_cluster_that_can_not_work_ends_the_run(tmp_path, monkeypatch, capfd):
         processes.append(start_worker(scheduler, ready, environment={}))
         with pytest.raises(UserError, match="can't run this project"), task_pool(1, scheduler, str(tmp_path)):
             pass
-        processes[1].kill()
-        os.remove(ready)
-        processes[1] = start_worker(scheduler, ready)
-        with pytest.raises(UserError, match="/nowhere is not there for tcp://.*: the workers need the data"), \
-                task_pool(1, scheduler, "/nowhere"):
-            pass
-        with pytest.raises(UserError, match="the Dask scheduler at .* is gone"), \
-                task_pool(1, scheduler, str(tmp_path)) as pool:
-            for _ in ordered_map(time.sleep, [0, 0, 90], pool.executor):
-                processes[0].kill()
+        for victim in (1, 0):
+            processes[1].kill()
+            os.remove(ready)
+            processes[1] = start_worker(scheduler, ready)
+            with pytest.raises(UserError, match="/nowhere is not there for tcp://.*: the workers need the data"), \
+                    task_pool(1, scheduler, "/nowhere"):
+                pass
+            with pytest.raises(UserError, match="the Dask scheduler at .*, or all of its workers, are gone: start"), \
+                    task_pool(1, scheduler, str(tmp_path)) as pool:
+                for _ in ordered_map(time.sleep, [0, 0, 90], pool.executor):
+                    processes[victim].kill()
         assert "Traceback" not in capfd.readouterr().err

@@ -74,6 +74,8 @@ def test_a_picture_that_a_host_shows_for_several_photos_is_no_image_of_their_cla
     assert list(stored(config)) == ["1_000002.jpg", "2_000001.jpg", "3_000001.jpg"]
     rows = fetch(config, {1: [server.url("file/d")]})
     assert rows[-1]["reason"].startswith("placeholder"), "forgotten by the next run"
+    fetch(config, urls, retry=("rejected",))
+    assert list(stored(config)) == ["1_000002.jpg", "2_000001.jpg", "3_000001.jpg"], "an address counts twice"
 
 
 def test_numbers_follow_the_order_of_the_candidates_and_the_limit_holds(config, server):

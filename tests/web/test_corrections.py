@@ -66,6 +66,7 @@ def test_an_image_moved_to_a_class_whose_last_image_left_it_stays_there(layout):
     lambda layout: write_mask(mask_path(layout.web_estimated, "2_000009"), np.full((24, 32), 2, np.uint8)),
     lambda layout: write_lines(layout.web_list, ["1_000001", "2_000009", "2_000001"]),
     lambda layout: write_lines(layout.web_report, ["name,class,kept", "2_000009,spoon,1"]),
+    lambda layout: write_lines(layout.web_report, ["name;class;kept\r2_000009;spoon;1\r"]),  # of a spreadsheet
     lambda layout: write_lines(layout.web_record, ['{"items": {"2_000009": "5e"}}', '["2_000001", 1]']),
     lambda layout: write_lines(layout.web_estimated + ".json", ['{"items": {"2_000009": {"labels": [2]}}}']),
     lambda layout: write_lines(layout.web_manifest, ['{"url": "http://a/2_000099", "name": "2_000009"}'])])
