@@ -62,11 +62,15 @@ def _predicted(layout: Layout, classes: Sequence[str]) -> List[Pair]:
     if not os.path.exists(path):
         raise UserError(f"{path} is missing: run predict.py")
     content = read_json(path)
-    made_with = content["settings"]["classes"]
-    if made_with != list(classes):
-        raise UserError(f"{path} was made with the classes {', '.join(made_with)}: pass --config with these")
-    return [Pair(name, row["file"], mask_path(os.path.join(layout.predictions, "masks"), name))
-            for name, row in content["files"].items() if "frames" not in row]
+    try:
+        made_with = ", ".join(content["settings"]["classes"])
+        pairs = [Pair(name, row["file"], mask_path(os.path.join(layout.predictions, "masks"), name))
+                 for name, row in content["files"].items() if "frames" not in row]
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} is damaged: run predict.py again") from None
+    if made_with != ", ".join(classes):
+        raise UserError(f"{path} was made with the classes {made_with}: pass --config with these")
+    return pairs
 
 
 def export_masks(config: Config, file_format: str, pairs: List[Pair], output: str, *, ignore: Optional[str] = None,

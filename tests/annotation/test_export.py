@@ -82,8 +82,12 @@ def test_masks_of_a_data_set_with_other_classes_are_refused(config, tmp_path):
     layout = config.layout
     record_classes(layout.classes, CLASSES)
     voc = Config(root=config.root)
-    write_json(os.path.join(layout.predictions, "predictions.json"), {
-        "settings": {"classes": list(CLASSES)}, "files": {"a": {"file": pairs[0].image}}})
+    path = os.path.join(layout.predictions, "predictions.json")
+    for damaged in ({"settings": {}}, {"settings": {"classes": [1]}}, {"settings": {"classes": []}, "files": []}):
+        write_json(path, damaged)
+        with pytest.raises(UserError, match="predictions.json is damaged: run predict.py again"):
+            find_pairs(config, "predictions")
+    write_json(path, {"settings": {"classes": list(CLASSES)}, "files": {"a": {"file": pairs[0].image}}})
     for source in ("web", "pseudo", "val"):
         with pytest.raises(UserError, match="class 1 as mug, and the setting classes has class 1 as aeroplane|"
                                             "class 0 as background, and"):
