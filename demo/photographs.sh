@@ -21,8 +21,8 @@ val=()
 [ ! -d "$folder/val/masks" ] || val=(--val-images "$folder/val/images" --val-masks "$folder/val/masks")
 
 # step WEIGHT COMMAND: the weights are about the minutes that the steps take for twenty classes, on two quiet cores.
-left=91
-[ ${#val[@]} -gt 0 ] || left=79
+left=105
+[ ${#val[@]} -gt 0 ] || left=93
 spent=0
 begin=$SECONDS
 step() {
@@ -54,17 +54,17 @@ print(last, *(layout.snapshot(model, last) for layout, model in ((config.layout,
 ' "$folder/photographs.yaml" . round1)
 read -r last init first <<<"$names"  # epoch, and snapshots, of the init model and of the first round's final model
 step 2 python fetch_web_images.py --folder "$folder/web" "${settings[@]}"
-step 25 python create_web_masks.py "${settings[@]}"
-step 8 python train_seg_model.py --model init --resume "${settings[@]}"
-step 14 python est_voc_train_masks.py --epoch $last --crf "${settings[@]}" --output "$work/round1/cache/final_voc_masks"
+step 21 python create_web_masks.py "${settings[@]}"
+step 9 python train_seg_model.py --model init --resume "${settings[@]}"
+step 13 python est_voc_train_masks.py --epoch $last --crf "${settings[@]}" --output "$work/round1/cache/final_voc_masks"
 # Round 1, in a folder of its own. Smaller steps: the global branch's new layers diverge with the init model's.
 mkdir -p "$work/round1"
 ln -sfn ../dataset "$work/round1/dataset"
-step 27 python train_seg_model.py --model final --resume --lr 0.01 "${settings[@]}" --root "$work/round1" \
+step 22 python train_seg_model.py --model final --resume --lr 0.01 "${settings[@]}" --root "$work/round1" \
     --base-model "$work/$init"
 # Round 2: that model estimates the masks again, and goes on with them for two thirds of the epochs.
-step 9 python est_voc_train_masks.py --snapshot "$work/$first" --scales 1 --crf "${settings[@]}"
-step 18 python train_seg_model.py --model final --resume --lr 0.02 --max-epoch $((1 + (2 * last + 2) / 3)) "${settings[@]}" \
+step 8 python est_voc_train_masks.py --snapshot "$work/$first" --scales 1 --crf "${settings[@]}"
+step 15 python train_seg_model.py --model final --resume --lr 0.02 --max-epoch $((1 + (2 * last + 2) / 3)) "${settings[@]}" \
     --base-model "$work/$first"
 if [ ${#val[@]} -gt 0 ]; then
     step 1 python eval_seg_model.py --model init --epoch $last "${settings[@]}"

@@ -235,6 +235,14 @@ def test_the_script_for_photographs_runs_the_chain_on_a_folder(tmp_path, masks):
         assert again.count("epoch 2, the last before max_epoch 3, is trained already") == 3
 
 
+def test_the_steps_of_the_script_for_photographs_add_up_to_what_is_left_at_its_start():
+    with open(os.path.join(ROOT, "demo", "photographs.sh"), encoding="utf-8") as file:
+        text = file.read()
+    both, masks, none = (sum(map(int, re.findall(f"(?m)^{indent}step ([0-9]+)", part))) for indent, part in (
+        ("", text), ("    ", text.rpartition("else")[0]), ("    ", text.rpartition("else")[2])))
+    assert [str(both + masks), str(both + none)] == re.findall("left=([0-9]+)", text)
+
+
 def test_the_script_for_photographs_names_what_it_lacks(tmp_path):
     text = shell(tmp_path, f"bash {os.path.abspath(os.path.join(ROOT, 'demo', 'photographs.sh'))} nowhere", 2)
     assert "FOLDER/photographs.yaml lists the classes" in text
