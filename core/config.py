@@ -139,8 +139,6 @@ class Config:
 
     scales: Tuple[float, ...] = _setting((0.7, 1.0, 1.3), "scales whose scores --ms and mask estimation sum", above=0,
                                          at_most=8, group="Inference")
-    background_weight: float = _setting(1.0, "factor of the background's probability in what the final model says; its "
-                                        "snapshots record it", above=0, at_most=1000)
     logit_adjustment: float = _setting(0.0, "power to which mask estimation divides the init model's scores by the "
                                        "share of each class in the masks that it was trained on; 1 takes the training "
                                        "set's prior out of them", at_least=0, at_most=4)
@@ -232,9 +230,9 @@ class Config:
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config) if "help" in field.metadata}
 
-# What a snapshot records: with other values its parameters don't fit, or silently give other scores.
+# What parameters are trained for: with other values they don't fit, or silently give wrong scores.
 NETWORK_SETTINGS = ("classes", "backbone", "width", "units", "stride_on", "head_channels", "head_dilation",
-                    "global_channels", "mean_rgb", "background_weight")
+                    "global_channels", "mean_rgb")
 
 # What decides the course of a training run, besides the network, the samples and the initial weights.
 TRAINING_SETTINGS = ("dropout", "new_layer_deviation", "seed", "batch_size", "crop_size", "scale_range",

@@ -45,7 +45,7 @@ def to_onnx(snapshot: Snapshot) -> onnx.ModelProto:
     padding and upsampling are in the graph. The metadata hold the class names as a JSON list.
     """
     model, epoch, config = snapshot.model, snapshot.epoch, snapshot.config
-    network = OnnxOperations(snapshot.folded(), config.mean_rgb)
+    network = OnnxOperations(fcn.fold_batch_norms(*snapshot.parameters), config.mean_rgb)
     network.output(fcn.probabilities(network, model, config), config.num_classes)
     proto = helper.make_model(
         helper.make_graph(network.nodes, f"{model}_epoch{epoch}",

@@ -51,7 +51,7 @@ class Segmenter:
             from core.inference import quantized  # which needs more packages
             self._networks: List[Any] = [quantized.Network(snapshot) for _ in devices]
             return
-        args = snapshot.folded()
+        args = fcn.fold_batch_norms(*snapshot.parameters)
         self._networks = [Network(lambda ops: [fcn.probabilities(ops, snapshot.model, snapshot.config)], args,
                                   device, dtype) for device in devices]
 
@@ -154,7 +154,8 @@ def branch_scores(snapshot: Snapshot, image: np.ndarray, device: Device) -> Tupl
         probabilities that the image shows each class.
     """
     size = image.shape[:2]
-    network = Network(lambda ops: fcn.branch_probabilities(ops, snapshot.config), snapshot.folded(), device)
+    network = Network(lambda ops: fcn.branch_probabilities(ops, snapshot.config),
+                      fcn.fold_batch_norms(*snapshot.parameters), device)
     cells, image_level = network.forward(prepare(image, size, snapshot.config.mean_rgb))()
     return combine_scales([cells], [size], size), image_level.ravel()
 

@@ -13,13 +13,12 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from core.classes import BACKGROUND
 from core.config import Config, adopt_settings, network_settings
 from core.errors import UserError
 from core.io.files import file_digest, read_json, write_text
 from core.io.logs import logger
 from core.io.provenance import file_state
-from core.network.fcn import fold_batch_norms, parameter_shapes
+from core.network.fcn import parameter_shapes
 from core.network.params_files import read_params, write_params
 from core.paths import Layout
 
@@ -59,18 +58,6 @@ class Snapshot:
     digest: str
     path: str = ""
     class_prior: Optional[np.ndarray] = None
-
-    def folded(self) -> Dict[str, np.ndarray]:
-        """Parameters for inference, see `fcn.fold_batch_norms`, with the final model's `background_weight`.
-
-        A factor of a probability is a summand of its logit: Saerens et al., "Adjusting the Outputs of a Classifier to
-        New a Priori Probabilities" (Neural Computation 2002), equation 2.4.
-        """
-        args = fold_batch_norms(*self.parameters)
-        if self.model == "final" and self.config.background_weight != 1:
-            args["score_bias"] = args["score_bias"].copy()
-            args["score_bias"][BACKGROUND] += np.log(self.config.background_weight)
-        return args
 
 
 def save_snapshot(layout: Layout, model: str, epoch: int, config: Config, symbol: Optional[str],

@@ -1,4 +1,3 @@
-import dataclasses
 import re
 
 import cv2
@@ -129,16 +128,6 @@ def test_bfloat16_scores_are_those_of_float32_but_for_rounding(rng, model):
     difference = np.abs(plain - low)
     assert 1e-4 < difference.max() and difference.mean() < 0.02
     assert (plain.argmax(0) == low.argmax(0)).mean() > 0.97
-
-
-@pytest.mark.parametrize("model", ["init", "final"])
-def test_the_background_of_the_final_model_has_a_weight(rng, model):
-    trained = snapshot(model, rng)
-    weighted = dataclasses.replace(trained, config=dataclasses.replace(trained.config, background_weight=3))
-    cell = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
-    plain, scores = (Segmenter(shot, CPUS[:1]).scores(cell)[:, 4, 4] for shot in (trained, weighted))
-    plain[0] *= 3 if model == "final" else 1
-    np.testing.assert_allclose(scores / scores.sum(), plain / plain.sum(), rtol=1e-5)
 
 
 def test_types_that_a_device_lacks_are_refused_and_auto_is_float32(monkeypatch):
