@@ -21,8 +21,8 @@ val=()
 [ ! -d "$folder/val/masks" ] || val=(--val-images "$folder/val/images" --val-masks "$folder/val/masks")
 
 # step WEIGHT COMMAND: the weights are about the minutes that the steps take for twenty classes, on two quiet cores.
-left=105
-[ ${#val[@]} -gt 0 ] || left=93
+left=82
+[ ${#val[@]} -gt 0 ] || left=70
 spent=0
 begin=$SECONDS
 step() {
@@ -45,35 +45,27 @@ step() {
 
 step 1 python create_dataset.py --train-images "$folder/train/images" --train-labels "$folder/train/labels.csv" \
     "${val[@]}" "${settings[@]}"
-names=$(python -c '
+trained=$(python -c '
 import sys
 from core.config import make_config
-config, round1 = (make_config("demo/light.yaml", sys.argv[1], root=root) for root in sys.argv[2:])
-last = config.max_epoch - 1
-print(last, *(layout.snapshot(model, last) for layout, model in ((config.layout, "init"), (round1.layout, "final"))))
-' "$folder/photographs.yaml" . round1)
-read -r last init first <<<"$names"  # epoch, and snapshots, of the init model and of the first round's final model
+config = make_config("demo/light.yaml", sys.argv[1], root=sys.argv[2])
+print(config.max_epoch - 1, config.layout.snapshot("init", config.max_epoch - 1))' "$folder/photographs.yaml" "$work")
+last=${trained%% *}  # epoch of both models
 step 2 python fetch_web_images.py --folder "$folder/web" "${settings[@]}"
 step 21 python create_web_masks.py "${settings[@]}"
 step 9 python train_seg_model.py --model init --resume "${settings[@]}"
-step 13 python est_voc_train_masks.py --epoch $last --crf "${settings[@]}" --output "$work/round1/cache/final_voc_masks"
-# Round 1, in a folder of its own. Smaller steps: the global branch's new layers diverge with the init model's.
-mkdir -p "$work/round1"
-ln -sfn ../dataset "$work/round1/dataset"
-step 22 python train_seg_model.py --model final --resume --lr 0.01 "${settings[@]}" --root "$work/round1" \
-    --base-model "$work/$init"
-# Round 2: that model estimates the masks again, and goes on with them for two thirds of the epochs.
-step 8 python est_voc_train_masks.py --snapshot "$work/$first" --scales 1 --crf "${settings[@]}"
-step 15 python train_seg_model.py --model final --resume --lr 0.02 --max-epoch $((1 + (2 * last + 2) / 3)) "${settings[@]}" \
-    --base-model "$work/$first"
+step 13 python est_voc_train_masks.py --epoch $last --crf "${settings[@]}"
+# Smaller steps: the global branch's new layers diverge with the init model's.
+step 22 python train_seg_model.py --model final --resume --lr 0.01 "${settings[@]}" \
+    --base-model "${trained#* }"
 if [ ${#val[@]} -gt 0 ]; then
     step 1 python eval_seg_model.py --model init --epoch $last "${settings[@]}"
-    step 1 python eval_seg_model.py --model final --epoch newest "${settings[@]}"
+    step 1 python eval_seg_model.py --model final --epoch $last "${settings[@]}"
     step 4 python eval_seg_model.py --model init --epoch $last --ms --crf "${settings[@]}"
-    step 2 python eval_seg_model.py --model final --epoch newest --ms "${settings[@]}"
-    step 4 python eval_seg_model.py --model final --epoch newest --ms --crf --savemask "${settings[@]}"
-    step 1 python demo/show_results.py --epoch newest "${settings[@]}"
+    step 2 python eval_seg_model.py --model final --epoch $last --ms "${settings[@]}"
+    step 4 python eval_seg_model.py --model final --epoch $last --ms --crf --savemask "${settings[@]}"
+    step 1 python demo/show_results.py --epoch $last "${settings[@]}"
     step 1 python report.py "${settings[@]}"
 else
-    step 2 python predict.py --ms --crf --epoch newest "${settings[@]}" "$folder/train/images"
+    step 2 python predict.py --ms --crf --epoch $last "${settings[@]}" "$folder/train/images"
 fi

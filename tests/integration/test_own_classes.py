@@ -232,7 +232,7 @@ def test_the_script_for_photographs_runs_the_chain_on_a_folder(tmp_path, masks):
     else:
         assert len(os.listdir(str(own / "work" / "outputs" / "predictions" / "overlays"))) == 4
         again = shell(tmp_path, "PATH=$PWD/bin:$PATH\nbash demo/photographs.sh 'own photos'")
-        assert again.count("epoch 2, the last before max_epoch 3, is trained already") == 3
+        assert again.count("epoch 2, the last before max_epoch 3, is trained already") == 2
 
 
 def test_the_steps_of_the_script_for_photographs_add_up_to_what_is_left_at_its_start():
