@@ -141,7 +141,7 @@ def web_steps(config, name, model):
     """How the co-segmentation comes to the mask of a web image, step by step.
 
     Returns:
-        four arrays, (h, w) in [0, 1]: evidence of the image's class in its cells, their first labels, what the last
+        four arrays, (h, w) in [0, 1]: evidence of the image's class in its cells, their first foreground, what the last
         round's regression says after the random walk, and the CRF's posterior of the pixels.
     """
     layout = config.layout

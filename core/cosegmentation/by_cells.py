@@ -1,7 +1,7 @@
 """Co-segmentation, cell by cell of a trained network's maps.
 
 1. All classes together: regressions of cells (`cell_classifier`), first of the images' classes, then in rounds of
-   foreground and background, by the labels that the round before gave to a bounded sample of images.
+   foreground and background, by the foreground that the round before found in a bounded sample of images.
 2. Every image alone: the last round's regression, a random walk (`cells`) and a dense CRF.
 
 An image's maps (`feature_maps`) are made in the main process when it is its turn, and removed when nothing needs them
@@ -36,10 +36,10 @@ from core.io.logs import logger, progress
 from core.io.resize import shrink
 from core.paths import Layout, stems
 
-_START_SHARE = 0.2  # of the first labels in those of each round
-_FOREGROUND = 0.5   # labels above are foreground, to the regression
+_START_SHARE = 0.2  # of the first foreground in that of each round
+_FOREGROUND = 0.5   # value above which a cell is foreground to the regressions
 _SAMPLE = 100       # images of each class that the regressions learn from
-_EVEN, _SLOPE = 0.63, 8.0  # label that is as likely foreground as background, and slope of the log-odds there
+_EVEN, _SLOPE = 0.63, 8.0  # value that is as likely foreground as background, and slope of the log-odds there
 _CRF: Dict[str, Any] = {"crf_gaussian_sxy": 2.0, "crf_gaussian_compat": 3.0, "crf_bilateral_srgb": 5.0,
                         "crf_bilateral_compat": 4.0}
 _CRF_REACH = 0.12   # crf_bilateral_sxy, as a share of the longest side
@@ -68,14 +68,12 @@ def cosegment_cells(config: Config, items: Sequence[Item], describe: Describe, r
                 shutil.rmtree(entry.path, ignore_errors=True)
 
 
-def label(item: Item, config: Config, rounds: int) -> None:
-    """Step 1 for an image of the sample: writes the mean of its cells' features times labels, (c + 1,) float32, after
-    some rounds."""
-    layout = config.layout
+def summarise(item: Item, config: Config, rounds: int) -> None:
+    """Step 1 for an image of the sample: writes what `_foreground_mean` gives after some rounds."""
     with threadpool_limits(1):
         cells = _read_cells(item)
-        labels, _ = _labels_after(layout, cells, item, rounds)
-        write_array(item.labels_file(rounds), _labelled(cells, labels))
+        foreground, _ = _foreground_after(config.layout, cells, item, rounds)
+        write_array(item.foreground_file(rounds), _foreground_mean(cells, foreground))
 
 
 def segment(item: Item, config: Config) -> None:
@@ -83,43 +81,44 @@ def segment(item: Item, config: Config) -> None:
     layout = config.layout
     with threadpool_limits(1):
         cells = _read_cells(item)
-        judged = [_labels_after(layout, cells, item._replace(classes=(index,)), ROUNDS)
-                  for index in item.classes]
+        foregrounds = [_foreground_after(layout, cells, item._replace(classes=(index,)), ROUNDS)
+                       for index in item.classes]
         if item.web:
-            _finish_web_image(item, config, cells, *judged[0])
+            _finish_web_image(item, config, cells, *foregrounds[0])
         else:
-            foreground = [scipy.special.expit(_log_odds(learned)).reshape(cells.size) for _, learned in judged]
-            write_posteriors(layout.train_posteriors, item.name, Posteriors(item.classes, np.stack(foreground)))
+            posteriors = [scipy.special.expit(_log_odds(learned)).reshape(cells.size) for _, learned in foregrounds]
+            write_posteriors(layout.train_posteriors, item.name, Posteriors(item.classes, np.stack(posteriors)))
 
 
-def _finish_web_image(item, config, cells, labels, learned):
+def _finish_web_image(item, config, cells, foreground, learned):
     layout, (index,) = config.layout, item.classes
     image = read_image(item.image)
     noise_filter, fold, centre = read_noise_filter(layout), fold_of(item.name), _models(layout, 0).centre
-    posterior, score = refined(image, learned.reshape(cells.size), config)
+    posterior, agreement = refined(image, learned.reshape(cells.size), config)
     finish_web_image(
-        layout, config, item.name, cv2.resize(posterior, image.shape[1::-1], interpolation=cv2.INTER_LINEAR), score,
-        likeness(noise_filter, fold, _descriptor(_labelled(cells, labels), centre), index),
+        layout, config, item.name, cv2.resize(posterior, image.shape[1::-1], interpolation=cv2.INTER_LINEAR), agreement,
+        likeness(noise_filter, fold, _descriptor(_foreground_mean(cells, foreground), centre), index),
         other_classes(noise_filter, fold, unit(cells.around(centre)), index))
 
 
-def _log_odds(labels):
+def _log_odds(foreground):
     """Log-odds of the foreground from what the regressions gave, in [0, 1]."""
-    return _SLOPE * (labels - _EVEN)
+    return _SLOPE * (foreground - _EVEN)
 
 
-def refined(image: np.ndarray, labels: np.ndarray, config: Config) -> Tuple[np.ndarray, float]:
+def refined(image: np.ndarray, foreground: np.ndarray, config: Config) -> Tuple[np.ndarray, float]:
     """Foreground posterior of the pixels by a dense CRF at a longest side of `web_side`, and how much it agrees with
-    the labels.
+    what the regressions gave.
 
     Args:
-        image: (h, w, 3) uint8 RGB. labels: (h', w') in [0, 1].
+        image: (h, w, 3) uint8 RGB. foreground: (h', w') in [0, 1], of the cells.
 
     Returns:
         (h'', w'') float32 in [0, 1], and the Jaccard index of the two foregrounds.
     """
     small = np.ascontiguousarray(shrink(image, config.web_side))
-    odds = _log_odds(cv2.resize(labels.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_LINEAR))
+    cells = cv2.resize(foreground.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    odds = _log_odds(cells)
     unary = scipy.special.expit(np.stack([-odds, odds]))
     crf = dataclasses.replace(config, **_CRF, crf_bilateral_sxy=_CRF_REACH * max(small.shape))
     posterior = refine(unary, small, crf)[1]
@@ -150,12 +149,12 @@ def _learn(config, items, describe, run):
             if single:
                 yield BACKGROUND, fold, cells.features[cells.border]
 
-    def labelled(number: int) -> List[np.ndarray]:
-        rest = [item for item in sample if not os.path.exists(item.labels_file(number))]
-        work = functools.partial(label, config=config, rounds=number)
+    def foreground_means(number: int) -> List[np.ndarray]:
+        rest = [item for item in sample if not os.path.exists(item.foreground_file(number))]
+        work = functools.partial(summarise, config=config, rounds=number)
         for _ in run(work, rest, len(rest), f"labels of round {number}"):
             pass
-        return [read_array(item.labels_file(number)) for item in sample]
+        return [read_array(item.foreground_file(number)) for item in sample]
 
     moments = None
     for number in missing:
@@ -166,15 +165,15 @@ def _learn(config, items, describe, run):
         if number == 0:
             models = moments.fit_classes()
         else:
-            foregrounds = list(zip(classes, folds, labelled(number - 1)))
+            foregrounds = list(zip(classes, folds, foreground_means(number - 1)))
             if single:
                 foregrounds += [(BACKGROUND, fold, np.zeros_like(mean)) for _, fold, mean in foregrounds]
             models = moments.fit_foreground(foregrounds)
         write_arrays(model_path(layout, number), models._asdict())
 
     centre = _models(layout, 0).centre
-    # The labels that the last round learned from are there; those after it would take another pass.
-    descriptors = np.stack([_descriptor(mean, centre) for mean in labelled(ROUNDS - 1)])
+    # What the last round learned from is there; what it finds would take another pass.
+    descriptors = np.stack([_descriptor(mean, centre) for mean in foreground_means(ROUNDS - 1)])
     with threadpool_limits(1):
         noise_filter = fit_noise_filter(descriptors, np.array(classes), np.array(folds))
     write_arrays(noise_filter_path(layout), noise_filter._asdict(), compressed=True)
@@ -217,8 +216,8 @@ def _has_maps(layout, item, describe):
     return True
 
 
-def _labels_after(layout, cells, item, rounds):
-    """(n,) labels of the cells after the given number of rounds, and the learned ones alone."""
+def _foreground_after(layout, cells, item, rounds):
+    """(n,) foreground of the cells after the given number of rounds, in [0, 1], and the learned one alone."""
     index, fold, first = item.classes[0], fold_of(item.name), _models(layout, 0)
     start = cells.start(predict(first, fold, index, cells.features))
     if not rounds:
@@ -228,13 +227,14 @@ def _labels_after(layout, cells, item, rounds):
     return relative((1 - _START_SHARE) * learned + _START_SHARE * start), learned
 
 
-def _labelled(cells, labels):
-    return (cells.features.T @ (labels > _FOREGROUND) / len(labels)).astype(np.float32)
+def _foreground_mean(cells, foreground):
+    """(c + 1,) float32 mean over the cells of features times foreground, 1 or 0; the last one is the share of it."""
+    return (cells.features.T @ (foreground > _FOREGROUND) / len(foreground)).astype(np.float32)
 
 
-def _descriptor(labelled, centre):
+def _descriptor(foreground_mean, centre):
     """(c,) mean features of the foreground, around those of all images, of unit length."""
-    mean = labelled[:-1] / max(labelled[-1], 1e-6) - centre
+    mean = foreground_mean[:-1] / max(foreground_mean[-1], 1e-6) - centre
     return mean / max(np.linalg.norm(mean), 1e-6)
 
 

@@ -73,7 +73,7 @@ def _entry(item):
 def _files(config: Config, item: Item) -> List[str]:
     """Paths of all that may have been made of an image, for its classes or, as a training image, for others."""
     layout, classes = config.layout, item.classes if item.web else range(1, config.num_classes)
-    made = [item._replace(classes=(index,)).labels_file(number) for index in classes
+    made = [item._replace(classes=(index,)).foreground_file(number) for index in classes
             for number in range(ROUNDS + 1)]
     if item.web:
         made += [result_path(layout, item.name), mask_path(layout.web_masks, item.name)]

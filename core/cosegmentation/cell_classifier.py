@@ -1,7 +1,7 @@
 """What the images of all classes teach about one another, cell by cell: ridge regressions in closed form.
 
 No mask is learned from. First, cells of a class's images are separated from those of other classes: a label that
-every image has. Then rounds learn foreground from background, by the labels of the round before. Images are
+every image has. Then rounds learn foreground from background, by what the round before found. Images are
 dealt into folds; the model that judges an image was fitted to the other folds.
 """
 import hashlib
@@ -37,7 +37,7 @@ class Models(NamedTuple):
 
 class Moments:
     """Mean outer products of the cells' features over the images of each class and fold: all that a regression needs
-    to know of the features, whatever the labels."""
+    to know of the features, whatever its targets."""
 
     def __init__(self, images: Iterable[Tuple[int, int, np.ndarray]]):
         """
@@ -59,13 +59,13 @@ class Moments:
         """Models that tell foreground from background, 1 from 0.
 
         Args:
-            images: (class index, fold, (c + 1,) mean of features times labels) of the same images.
+            images: (class index, fold, (c + 1,) mean of features times foreground) of the same images.
         """
         share = 1 - _SHARED - _NEGATIVE
 
-        def solve(products, labelled):
+        def solve(products, foregrounds):
             return _ridge(share * products[0] + (_SHARED + _NEGATIVE) * products[1],
-                          share * labelled[0] + _SHARED * labelled[1])
+                          share * foregrounds[0] + _SHARED * foregrounds[1])
         return self._fit(solve, self._sums, _sums(images))
 
     def _fit(self, solve, *sums):
@@ -101,18 +101,19 @@ def _mean(sums, index, fold):
 
 
 def predict(models: Models, fold: int, index: int, features: np.ndarray) -> np.ndarray:
-    """(n,) predicted labels of the cells of an image of class `index`; a class that the models don't know has the mean
+    """(n,) predictions for the cells of an image of class `index`; a class that the models don't know has the mean
     of the others' predictions."""
     known = models.classes == index
     weights = models.weights[fold][known if known.any() else slice(None)].mean(0)
     return features @ weights
 
 
-def _ridge(products: np.ndarray, labelled: np.ndarray) -> np.ndarray:
-    """(c + 1,) weights of the ridge regression; the intercept, the last one, is not penalised."""
+def _ridge(products: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """(c + 1,) weights of the ridge regression, from mean outer products of features and the mean of features times
+    targets; the intercept, the last one, is not penalised."""
     products = products.astype(np.float64)
     mean = products[-1, :-1] / products[-1, -1]
     variance = np.mean(np.diag(products)[:-1] / products[-1, -1] - mean ** 2)
     penalty = np.append(np.full(len(mean), _RIDGE * max(variance, _LEAST_VARIANCE) * products[-1, -1]), 0.0)
     with threadpool_limits(1):  # with more threads the last bits would be others
-        return np.linalg.solve(products + np.diag(penalty), labelled.astype(np.float64))
+        return np.linalg.solve(products + np.diag(penalty), targets.astype(np.float64))

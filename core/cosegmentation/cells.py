@@ -43,24 +43,24 @@ class Cells:
         """
         return relative(_stretched(evidence) * _stretched(self.contrast) * np.sqrt(self.centred))
 
-    def walk(self, labels: np.ndarray, centre: np.ndarray) -> np.ndarray:
-        """`walk` of (n,) labels among the cells."""
-        return walk(labels, self.around(centre), self.positions)
+    def walk(self, foreground: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        """`walk` of (n,) foreground probabilities among the cells."""
+        return walk(foreground, self.around(centre), self.positions)
 
     def around(self, centre: np.ndarray) -> np.ndarray:
         """(n, c) float32 features, less the (c,) mean features of all images."""
         return self.features[:, :-1] - centre
 
 
-def walk(labels: np.ndarray, features: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Labels after a random walk with restarts: cells take over the foreground probability of near cells that look
+def walk(foreground: np.ndarray, features: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Foreground after a random walk with restarts: cells take over the foreground probability of near cells that look
     like them.
 
     A classifier of cells finds the parts of an object that tell it from background, such as a head or a wheel. The
     walk completes them.
 
     Args:
-        labels: (n,) in [0, 1].
+        foreground: (n,) in [0, 1].
         features: (n, c) float32. positions: (n, 2), in units of the image's longest side.
 
     Returns:
@@ -72,9 +72,9 @@ def walk(labels: np.ndarray, features: np.ndarray, positions: np.ndarray) -> np.
     steps -= (squares[:, None] + squares - 2 * positions @ positions.T) / (2 * REACH ** 2)
     steps = np.exp(steps, out=steps)
     steps /= steps.sum(1, keepdims=True)
-    walked = labels
+    walked = foreground
     for _ in range(STEPS):
-        walked = (1 - WALK) * labels + WALK * (steps @ walked)
+        walked = (1 - WALK) * foreground + WALK * (steps @ walked)
     return relative(walked)
 
 
@@ -83,10 +83,10 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
 
 
-def relative(labels: np.ndarray) -> np.ndarray:
+def relative(values: np.ndarray) -> np.ndarray:
     """Values divided by the mean of their highest 2 %, at most 1: small and faint objects count like large ones."""
-    top = np.sort(labels)[-max(3, len(labels) // 50):].mean()
-    return np.clip(labels / max(top, 1e-6), 0, 1)
+    top = np.sort(values)[-max(3, len(values) // 50):].mean()
+    return np.clip(values / max(top, 1e-6), 0, 1)
 
 
 def _stretched(values: np.ndarray) -> np.ndarray:

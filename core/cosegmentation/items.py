@@ -4,7 +4,7 @@ from typing import NamedTuple, Tuple
 
 from core.paths import Layout
 
-ROUNDS = 4  # in which the classifiers of cells learn from their own labels
+ROUNDS = 4  # in which the classifiers of cells learn from the foreground that they found
 
 
 class Item(NamedTuple):
@@ -31,8 +31,8 @@ class Item(NamedTuple):
     def maps_file(self) -> str:
         return os.path.join(self.folder, "maps", self.name + ".npz")
 
-    def labels_file(self, rounds: int) -> str:
-        """What the cells' labels say of its first class after some rounds."""
+    def foreground_file(self, rounds: int) -> str:
+        """What the cells say of the foreground of its first class after some rounds."""
         return os.path.join(self.folder, f"labels{rounds}", self.key + ".npy")
 
 

@@ -34,13 +34,13 @@ class Result(NamedTuple):
     also: Sequence[int] = ()
 
 
-def finish_web_image(layout: Layout, config: Config, name: str, posterior: np.ndarray, score: float, likeness: float,
-                     also: Sequence[int] = ()) -> None:
+def finish_web_image(layout: Layout, config: Config, name: str, posterior: np.ndarray, agreement: float,
+                     likeness: float, also: Sequence[int] = ()) -> None:
     """Write the mask of an image, and whether the image is kept.
 
     Args:
         posterior: (h, w) float32, foreground probability of the pixels.
-        score, also: see `Result`.
+        agreement, also: score and also of `Result`.
         likeness: probability that it looks like its class, in [0, 1].
     """
     mask = decide(posterior)
@@ -48,13 +48,13 @@ def finish_web_image(layout: Layout, config: Config, name: str, posterior: np.nd
     reason = ""
     if not config.web_min_foreground <= foreground <= config.web_max_foreground:
         reason = f"foreground of {100 * foreground:.1f} %"
-    elif score < config.web_min_score:
+    elif agreement < config.web_min_score:
         reason = f"score below {config.web_min_score:g}"
     elif likeness < config.web_min_likeness:
         reason = UNLIKE
     mask[mask == 1] = web_class(name, config.num_classes)
     write_mask(mask_path(layout.web_masks, name), mask)
-    write_result(layout, Result(name, not reason, score, foreground, reason, also))
+    write_result(layout, Result(name, not reason, agreement, foreground, reason, also))
 
 
 def decide(posterior: np.ndarray) -> np.ndarray:
