@@ -13,8 +13,9 @@ from core.errors import UserError
 from core.io.logs import logger
 from core.network.fcn import is_base_parameter, parameter_shapes
 from core.network.resnet import BN_EPSILON, convolution_of
+from core.network.shapes import Shapes
 from core.network.snapshots import Parameters, adopt_recorded, write_parameters
-from core.network.weight_files import read_weights
+from core.network.weight_files import WeightFile, read_weights
 
 _BASE_SETTINGS = ("width", "units", "stride_on", "mean_rgb")
 
@@ -62,27 +63,11 @@ def convert_base_model(config: Config, source: str, output: str, *, preprocessin
     file = read_weights(source)
     arrays = dict(_choose_network(source, file.networks, prefix))
     all_shapes = parameter_shapes("init", dataclasses.replace(config, backbone="resnet50"))
-    shapes = {name: shape for part in all_shapes for name, shape in part.items() if is_base_parameter(name)}
-    biases = {name[:-len("weight")] + "bias": shape[:1] for name, shape in shapes.items() if name.endswith("_weight")}
-    values = {name: _take(source, arrays, name, shape) for name, shape in shapes.items() if name not in biases}
-    values.update((name, _take(source, arrays, name, shape) if name in arrays else np.zeros(shape))
-                  for name, shape in biases.items())
-    unknown = [name for name in arrays if is_base_parameter(name) and not name.endswith("num_batches_tracked")]
-    if unknown:
-        raise UserError(f"{source} has {unknown[0]}, which the network lacks: another network, or another setting "
-                        "units")
-
+    values = _take_stages(source, arrays, {name: shape for shapes in all_shapes for name, shape in shapes.items()
+                                           if is_base_parameter(name)})
     if file.framework == "PyTorch" and not preprocessing:
         _check_torch_input(source, values)
-    caffe = file.framework == "Keras" or preprocessing == "caffe"
-    facts: Dict[str, Any] = {} if file.framework == "MXNet" else {"stride_on": "1x1" if caffe else "3x3"}
-    of_input = (PREPROCESSING[preprocessing or "torch"] if preprocessing or file.framework == "PyTorch"
-                else KERAS if file.framework == "Keras" else None)
-    if of_input and not config.is_set("mean_rgb"):
-        facts["mean_rgb"] = of_input.mean_rgb
-    facts.update((name, file.settings[name]) for name in _BASE_SETTINGS if name in file.settings)
-    config = adopt_recorded(config, source, facts)
-    of_input = of_input or Input("rgb", config.mean_rgb)
+    config, of_input = _adopt_input(config, source, file, preprocessing)
     if epsilon is None:
         epsilon = 1e-5 if file.framework == "PyTorch" else BN_EPSILON
 
@@ -92,9 +77,10 @@ def convert_base_model(config: Config, source: str, output: str, *, preprocessin
     logger.info("left over: %s", "; ".join(f"{name} {array.shape}" for name, array in arrays.items()
                                            if not name.endswith("num_batches_tracked")) or "nothing")
     _convert(values, of_input, config.mean_rgb, epsilon)
-    args, aux = ({name: values[name].astype(np.float32) for name in part if name in shapes} for part in all_shapes)
+    args, aux = ({name: values[name].astype(np.float32) for name in shapes if is_base_parameter(name)}
+                 for shapes in all_shapes)
     write_parameters(output, Parameters(args, aux, network_settings(config, _BASE_SETTINGS)))
-    logger.info("%s holds %d parameters; it goes with %s", output, len(shapes), "; ".join(
+    logger.info("%s holds %d parameters; it goes with %s", output, len(args) + len(aux), "; ".join(
         f"{name}={getattr(config, name)}" for name in _BASE_SETTINGS))
 
 
@@ -111,6 +97,33 @@ def _choose_network(source, networks, prefix):
     names = sorted(name for arrays in networks.values() for name in arrays)
     raise UserError(f"{source} holds no ResNet-50 with the names of Keras, torchvision, timm or Caffe, but "
                     f"{', '.join(names[:4]) or 'none'}")
+
+
+def _adopt_input(config: Config, source: str, file: WeightFile, preprocessing: Optional[str]) -> Tuple[Config, Input]:
+    """Config with what the file says or its framework implies of the network, and what that does to its input."""
+    caffe = file.framework == "Keras" or preprocessing == "caffe"
+    facts: Dict[str, Any] = {} if file.framework == "MXNet" else {"stride_on": "1x1" if caffe else "3x3"}
+    of_input = (PREPROCESSING[preprocessing or "torch"] if preprocessing or file.framework == "PyTorch"
+                else KERAS if file.framework == "Keras" else None)
+    if of_input and not config.is_set("mean_rgb"):
+        facts["mean_rgb"] = of_input.mean_rgb
+    facts.update((name, file.settings[name]) for name in _BASE_SETTINGS if name in file.settings)
+    config = adopt_recorded(config, source, facts)
+    return config, of_input or Input("rgb", config.mean_rgb)
+
+
+def _take_stages(source: str, arrays: Dict[str, np.ndarray], shapes: Shapes) -> Dict[str, np.ndarray]:
+    """The parameters of the ResNet stages, float64, with a bias for each convolution, of zeros where it has none; they
+    are no longer left over in `arrays`."""
+    biases = {name[:-len("weight")] + "bias": shape[:1] for name, shape in shapes.items() if name.endswith("_weight")}
+    values = {name: _take(source, arrays, name, shape) for name, shape in shapes.items() if name not in biases}
+    values.update((name, _take(source, arrays, name, shape) if name in arrays else np.zeros(shape))
+                  for name, shape in biases.items())
+    unknown = [name for name in arrays if is_base_parameter(name) and not name.endswith("num_batches_tracked")]
+    if unknown:
+        raise UserError(f"{source} has {unknown[0]}, which the network lacks: another network, or another setting "
+                        "units")
+    return values
 
 
 def _take(source: str, arrays: Dict[str, np.ndarray], name: str, shape: Tuple[int, ...]) -> np.ndarray:

@@ -3,7 +3,7 @@ import contextlib
 import hashlib
 import json
 import os
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 
@@ -59,28 +59,14 @@ def _train(config, model, devices, start_epoch, resume, keep, group):
                         + ": change --batch-size, --accumulate or the devices")
     samples = training_samples(model, config)
     logger.info("%d training images for the %s model", len(samples), model)
-    data = samples_record(samples)
-
-    checkpoint = None
-    if resume:
-        checkpoint = find_checkpoint(model, config, data=data, start_epoch=start_epoch, devices=count,
-                                     engine=devices[0].engine)
-        if checkpoint and checkpoint.epoch + 1 >= checkpoint.config.max_epoch:
-            logger.info("epoch %d, the last before max_epoch %d, is trained already", checkpoint.epoch,
-                        checkpoint.config.max_epoch)
-            return
-        logger.info(f"resuming after epoch {checkpoint.epoch}" if checkpoint else "there is no run to resume")
-    if checkpoint is None:
-        checkpoint = _start(config, model, devices[0], samples, start_epoch or 0)
-        if model == "init":
-            data = {**data, "class_prior": class_prior(samples, config).tolist()}
-        record = run_record(model, checkpoint.config, data=data, start_epoch=checkpoint.epoch, devices=count,
-                            engine=devices[0].engine)
-        checkpoint = checkpoint._replace(record=record)
+    checkpoint = _checkpoint(config, model, devices, count, samples, start_epoch, resume)
+    config = checkpoint.config
+    if checkpoint.epoch + 1 >= config.max_epoch:
+        logger.info("epoch %d, the last before max_epoch %d, is trained already", checkpoint.epoch, config.max_epoch)
+        return
     if group:
         check_agreement(group, checkpoint)
 
-    config = checkpoint.config
     metrics = None if rank else MetricsLog(config.layout.metrics(model), checkpoint.epoch)
     trainer = Trainer(config, model, devices=devices, parameters=checkpoint.parameters, start_epoch=checkpoint.epoch,
                       momentum=checkpoint.momentum, group=group, metrics=metrics)
@@ -102,6 +88,20 @@ def check_agreement(group: Any, checkpoint: Checkpoint) -> None:
         raise UserError(f"process {group.rank} starts from another epoch, list, base model or number of devices, or "
                         "with other images, masks or settings, than process 0: all hosts need the same files, as in a "
                         "shared folder")
+
+
+def _checkpoint(config, model, devices, count, samples, start_epoch, resume):
+    """Where training begins: at the Checkpoint of an interrupted run, or at that of a new one."""
+    run: Dict[str, Any] = {"data": samples_record(samples), "devices": count, "engine": devices[0].engine}
+    if resume:
+        checkpoint = find_checkpoint(model, config, start_epoch=start_epoch, **run)
+        logger.info(f"resuming after epoch {checkpoint.epoch}" if checkpoint else "there is no run to resume")
+        if checkpoint:
+            return checkpoint
+    start = _start(config, model, devices[0], samples, start_epoch or 0)
+    if model == "init":
+        run["data"] = {**run["data"], "class_prior": class_prior(samples, config).tolist()}
+    return start._replace(record=run_record(model, start.config, start_epoch=start.epoch, **run))
 
 
 def _start(config, model, device, samples, epoch):
