@@ -38,9 +38,9 @@ def read_table(path: str) -> List[Row]:
 
 
 def read_records(path: str) -> List[Dict[str, str]]:
-    """Rows of a CSV file by the titles in its first row; those with fewer cells, as of a killed run, are left out."""
+    """Rows of a CSV file by the titles in its first row."""
     header, *rows = read_table(path) or [Row(0, [])]
-    return [dict(zip(header.cells, row.cells)) for row in rows if len(row.cells) == len(header.cells)]
+    return [dict(zip(header.cells, row.cells)) for row in rows]
 
 
 def _text(path):

@@ -43,8 +43,8 @@ def test_what_is_no_table_is_refused(path, content, encoding, message):
         read_table(path)
 
 
-def test_records_of_half_a_row_are_left_out(path):
+def test_records_go_by_the_titles(path):
     write(path, "name,note\n1_1,a\n1_2\n")
-    assert read_records(path) == [{"name": "1_1", "note": "a"}]
+    assert read_records(path) == [{"name": "1_1", "note": "a"}, {"name": "1_2"}]
     write(path, "")
     assert read_records(path) == []
