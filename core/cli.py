@@ -21,8 +21,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Optional[Iterable[str]] = None, namespace: Any = None) -> Tuple[Any, List[str]]:
         args = sys.argv[1:] if args is None else list(args)
-        own = args[:args.index("--")] if "--" in args else args
-        for previous, text in zip([""] + own, own):
+        flags = args[:args.index("--")] if "--" in args else args
+        for previous, text in zip([""] + flags, flags):
             if not text or re.fullmatch("--[a-z-]+=", text):
                 flag = text[:-1] or (previous if previous.startswith("--") else "an argument")
                 self.error(f"{flag} is empty: perhaps a shell variable was not set")

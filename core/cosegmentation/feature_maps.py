@@ -46,7 +46,7 @@ def imagenet_network(device: Device) -> MapNetwork:
     """
     def build(ops):
         stages = efficientnet_lite.stages(ops, ops.input(), CELL)
-        others = ops.concat([*stages[3:], efficientnet_lite.class_scores(ops, stages[-1])])
+        others = ops.concat([*stages[3:], efficientnet_lite.class_logits(ops, stages[-1])])
         return [ops.average_pool(stages[2], kernel=3, stride=2), others]
 
     def forward(image):

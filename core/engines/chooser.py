@@ -24,7 +24,7 @@ def resolve_devices(text: str, engine: str = "auto", trains: str = "") -> List[D
 
     Returns:
         list of Device, all of one engine. Where the engine has no usable GPU, GPU numbers become the CPU, which is
-        logged. In a process that torchrun started, the one device that is this process's own.
+        logged. In a process that torchrun started, this process's device.
 
     Raises:
         UserError: the text is none of these, names a GPU that this machine lacks, or the engine is not installed.

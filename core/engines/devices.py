@@ -41,7 +41,7 @@ def check_numbers(numbers: List[int], available: int) -> None:
 
 @contextlib.contextmanager
 def explaining_engine_errors(work: str, remedy: str) -> Iterator[None]:
-    """Raise UserError where an engine fails in the block: its own errors, pages of C++ calls, go to the log file.
+    """Raise UserError where an engine fails in the block: its errors, pages of C++ calls, go to the log file.
 
     Args:
         work: what the engine does in the block. remedy: what needs less memory. Both are for the message.

@@ -59,7 +59,7 @@ class ResultFolder:
         write_json(self.path, dict(result, earlier=earlier))
 
     def _without(self, folders):
-        """Copies of the stored results that own no files of these folders."""
+        """Copies of the stored results, to which no files of these folders belong."""
         results = [dict(old, saved=[name for name in old["saved"] if name not in folders]) for old in self.stored()]
         for old in results:
             old.pop("earlier", None)
@@ -68,7 +68,7 @@ class ResultFolder:
     def record(self, settings: Dict[str, Any], saved: Iterable[str]) -> StageRecord:
         """Record of an unfinished evaluation with these settings: its values are what `pack_counts` gives."""
         work = {name: value for name, value in identity(settings).items() if not name.endswith("_sha256")
-                or name == "snapshot_sha256"}  # whether an image is another one, its own inputs say
+                or name == "snapshot_sha256"}  # whether an image is another one, its inputs say
         record = StageRecord(os.path.join(self.folder, "progress.jsonl"), f"the evaluation in {self.folder}",
                              disposable=True)
         record.claim({"settings": work, "saved": list(saved)})

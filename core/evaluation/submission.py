@@ -13,7 +13,7 @@ from core.io.images import read_mask, read_size
 from core.io.logs import logger, progress
 from core.paths import image_path, mask_path
 
-# Competition 6: segmentation, trained on other data than VOC's own; here on web images.
+# Competition 6: segmentation, trained on other data than VOC's; here on web images.
 _FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 _ENDINGS = (".tar.gz", ".tgz")
 

@@ -57,7 +57,7 @@ def largest_message(config: Config) -> float:
 def crf_settings(config: Config) -> Dict[str, Any]:
     """What decides the CRF's marginals, as JSON keeps it.
 
-    The project's own engine goes without saying.
+    The default engine goes without saying.
 
     Raises:
         UserError: crf_engine names a package that is not installed.

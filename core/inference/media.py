@@ -68,7 +68,7 @@ def is_video(path: str) -> bool:
 
 
 def read_picture(path: str, max_side: int) -> Tuple[np.ndarray, Tuple[int, ...]]:
-    """A picture, (h, w, 3) uint8 RGB, whose longer side is scaled down to `max_side` pixels, and its own (h, w)."""
+    """A picture, (h, w, 3) uint8 RGB, whose longer side is scaled down to `max_side` pixels, and its (h, w) before."""
     image = read_image(path)
     return shrink(image, max_side), image.shape[:2]
 

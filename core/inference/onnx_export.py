@@ -22,7 +22,7 @@ except ImportError as error:
                     ) from error
 
 OPSET = 13
-SCORES = ("score", "g_score")  # nodes that give the scores of the classes
+LOGITS = ("score", "g_score")  # nodes that give them
 _IR_VERSION = 7  # of ONNX 1.8, which came with opset 13: older runtimes read the file
 
 
@@ -144,7 +144,7 @@ class OnnxOperations:
         """With the arguments of the other engines' operations."""
         after = dilation * (kernel // 2)
         before = after - 1 if same and stride == 2 else after
-        values = [self._constant(self._values[part], part) for part in [name + "_weight"] + bias * [name + "_bias"]]
+        values = [self._constant(self._values[key], key) for key in [name + "_weight"] + bias * [name + "_bias"]]
         return self.add("Conv", data, *values, name=name, kernel_shape=[kernel] * 2, strides=[stride] * 2,
                         dilations=[dilation] * 2, pads=[before] * 2 + [after] * 2, group=channels if depthwise else 1)
 
@@ -180,8 +180,8 @@ class OnnxOperations:
     def concat(self, maps: Sequence[_Map]) -> _Map:
         return self.add("Concat", *maps, axis=1)
 
-    def broadcast_add(self, data: _Map, scores: _Map) -> _Map:
-        return self.add("Add", data, scores)
+    def broadcast_add(self, data: _Map, logits: _Map) -> _Map:
+        return self.add("Add", data, logits)
 
-    def softmax(self, scores: _Map, name: str) -> _Map:
-        return self.add("Softmax", scores, name=name, axis=1)
+    def softmax(self, logits: _Map, name: str) -> _Map:
+        return self.add("Softmax", logits, name=name, axis=1)

@@ -30,7 +30,7 @@ _LONGEST_NAME = 255  # bytes of a file's name
 
 def segment_media(snapshot: Snapshot, *, devices: List[Device], media: Sequence[Medium], options: SegmentationOptions,
                   jobs: int = 1) -> Dict[str, Any]:
-    """Segment pictures and videos; write palette masks and overlays of their own size, and predictions.json, whose
+    """Segment pictures and videos; write palette masks and overlays in their size, and predictions.json, whose
     entries are returned by name.
 
     A file that can't be decoded is reported, and the others follow. A killed run continues after the last finished one.

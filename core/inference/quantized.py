@@ -13,7 +13,7 @@ import numpy as np
 from core.config import network_settings
 from core.engines.devices import explaining_engine_errors
 from core.errors import UserError
-from core.inference.onnx_export import SCORES, onnx, to_onnx
+from core.inference.onnx_export import LOGITS, onnx, to_onnx
 from core.io.files import file_digest, read_list, replacing
 from core.io.images import read_image
 from core.io.locks import locked
@@ -38,7 +38,7 @@ def quantise(snapshot: Snapshot, pictures: Sequence[str]) -> str:
 
     Weights have a step for each output channel, activations one for each layer, from the range that they have in
     `IMAGES` training images, or in `pictures` where there is no list of training images. The layers that give the
-    scores of the classes, and all that follows, stay float32.
+    logits, and all that follows, stay float32.
 
     Returns:
         what records say of it, and `segmenter.Segmenter` takes: "int8 " and the start of the file's digest. The file is
@@ -61,10 +61,10 @@ def quantise(snapshot: Snapshot, pictures: Sequence[str]) -> str:
                 proto.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")  # or it warns
                 onnx.save(proto, plain)
                 sums = [node.name for node in proto.graph.node
-                        if node.op_type == "Add" and set(node.input) & set(SCORES)]
+                        if node.op_type == "Add" and set(node.input) & set(LOGITS)]
                 quantize_static(plain, unfinished, SimpleNamespace(get_next=lambda: next(images, None)),
                                 quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QUInt8,
-                                weight_type=QuantType.QInt8, nodes_to_exclude=[*SCORES, *sums],
+                                weight_type=QuantType.QInt8, nodes_to_exclude=[*LOGITS, *sums],
                                 op_types_to_quantize=["Conv", "Add", "Relu", "Clip", "MaxPool"])
         return f"int8 {file_digest(path)[:8]}"
 

@@ -150,7 +150,7 @@ def branch_scores(snapshot: Snapshot, image: np.ndarray, device: Device) -> Tupl
         device: Device.
 
     Returns:
-        (classes, h, w) float32 class probabilities of the pixels without the image-level scores, and (classes,) float32
+        (classes, h, w) float32 class probabilities of the pixels without the image-level logits, and (classes,) float32
         probabilities that the image shows each class.
     """
     size = image.shape[:2]

@@ -44,7 +44,7 @@ _TURNS: Dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF orientation: h
 
 # Pillow's warnings name no file; what is wrong with a picture is found out here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-Image.MAX_IMAGE_PIXELS = None  # `_check_size` has its own limit
+Image.MAX_IMAGE_PIXELS = None  # `_check_size` has a limit
 Image.init()  # so that Image.OPEN has the formats that this Pillow decodes
 
 
@@ -258,7 +258,7 @@ def _opened(content: bytes, formats: Tuple[str, ...]) -> Iterator[Image.Image]:
             yield image
     except DecodingError:
         raise
-    except UnidentifiedImageError as error:  # its own text names a BytesIO
+    except UnidentifiedImageError as error:  # its text names a BytesIO
         raise DecodingError("it is empty" if not content else "the file is damaged, truncated, or not a picture of a "
                             f"format that is read here ({', '.join(formats)}, of 8 or 16 bits)") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files

@@ -15,7 +15,7 @@ class StageRecord:
     """What the files of a stage were made of, kept in a file beside them.
 
     The first line of the file is a JSON object: "origin", what all files depend on, such as settings and the digest of
-    a snapshot; "items", for each item (an image, say) what its own files depend on; "overwriting" until --overwrite
+    a snapshot; "items", for each item (an image, say) what its files depend on; "overwriting" until --overwrite
     has made everything again. A line [name, value] follows for each item that is reported as done with a value.
 
     A stage calls `claim`, then `stale`, removes the files of the items that `stale` names, works inside

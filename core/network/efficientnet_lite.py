@@ -84,7 +84,7 @@ def stages(ops: Any, data: Any, output_stride: int = 32) -> List[Any]:
     return outputs
 
 
-def class_scores(ops: Any, last_stage: Any) -> Any:
+def class_logits(ops: Any, last_stage: Any) -> Any:
     """ImageNet logits (b, 1000, h, w) of every cell of the last stage; their mean over the cells is the network's
     logit of the image, so they are its class activation maps (Zhou et al., CVPR 2016)."""
     return ops.convolution(_layer(ops, last_stage, "head", _HEAD, relu=True), "fc", IMAGENET_CLASSES)
@@ -156,7 +156,7 @@ def from_torch(tensors: Mapping[str, Any], path: Optional[str]) -> Tuple[Dict[st
         UserError: a tensor is missing or has another shape; `path` is named.
     """
     recorder = ShapeRecorder()
-    class_scores(recorder, stages(recorder, recorder.input())[-1])
+    class_logits(recorder, stages(recorder, recorder.input())[-1])
     parameters = []
     for shapes in (recorder.args, recorder.aux):
         values = {}

@@ -1,8 +1,8 @@
 """Both models, as a list of operations that an engine carries out.
 
 init model:  backbone, dilated -> head -> softmax over classes at every cell of 8 x 8 pixels.
-final model: the same, and from a middle stage of the backbone on a global branch that scores the whole image's classes;
-             its scores are added to those of every cell (Shen et al., BMVC 2017, section 3.3).
+final model: the same, and from a middle stage of the backbone on a global branch for the classes of the whole image;
+             its logits are added to those of every cell (Shen et al., BMVC 2017, section 3.3).
 
 Batch norm uses the stored statistics in training too. Layers of ResNet-50 carry the names of He et al.'s Caffe model,
 so snapshots interchange with the published ones.
@@ -28,7 +28,7 @@ def shared_maps(ops: Any, config: Config) -> List[Any]:
     return BACKBONES[config.backbone].shared_stages(ops, config, ops.input())
 
 
-def scores(ops: Any, model: str, config: Config, dropout: float = 0.0, shared: Optional[List[Any]] = None
+def logits(ops: Any, model: str, config: Config, dropout: float = 0.0, shared: Optional[List[Any]] = None
            ) -> Tuple[Any, Any]:
     """The network, up to the losses or the softmax.
 
@@ -38,7 +38,7 @@ def scores(ops: Any, model: str, config: Config, dropout: float = 0.0, shared: O
         shared: what `shared_maps` gives, where it is there already; the network then has no other input.
 
     Returns:
-        (per-cell scores (b, classes, h/8, w/8), image-level scores (b, classes, 1, 1); of the init model None).
+        (per-cell logits (b, classes, h/8, w/8), image-level logits (b, classes, 1, 1); of the init model None).
     """
     cells, whole = branches(ops, model, config, dropout, shared)
     return (cells, None) if whole is None else (ops.broadcast_add(cells, whole), whole)
@@ -46,7 +46,7 @@ def scores(ops: Any, model: str, config: Config, dropout: float = 0.0, shared: O
 
 def branches(ops: Any, model: str, config: Config, dropout: float = 0.0, shared: Optional[List[Any]] = None
              ) -> Tuple[Any, Any]:
-    """As `scores`, but the image-level scores are not added to the per-cell ones."""
+    """As `logits`, but the image-level ones are not added to the per-cell ones."""
     if model not in MODELS:
         raise UserError(f"there is no model {model!r}; it is one of: {', '.join(MODELS)}")
     backbone = BACKBONES[config.backbone]
@@ -76,12 +76,12 @@ def _scaled(ops, backbone, features):
 
 def probabilities(ops: Any, model: str, config: Config) -> Any:
     """Class probabilities (b, classes, h/8, w/8)."""
-    return ops.softmax(scores(ops, model, config)[0], "softmax")
+    return ops.softmax(logits(ops, model, config)[0], "softmax")
 
 
 def branch_probabilities(ops: Any, config: Config) -> List[Any]:
     """The final model's branches apart: class probabilities (b, classes, h/8, w/8) of the cells by themselves, without
-    the image-level scores; and the image-level probabilities (b, classes, 1, 1), each class by itself."""
+    the image-level logits; and the image-level probabilities (b, classes, 1, 1), each class by itself."""
     cells, whole = branches(ops, "final", config)
     return [ops.softmax(cells, "cells"), ops.sigmoid(whole, "image_level")]
 
@@ -93,7 +93,7 @@ def parameter_shapes(model: str, config: Config) -> Tuple[Shapes, Shapes]:
         (dict of arguments, dict of auxiliary states), each from name to tuple.
     """
     recorder = ShapeRecorder()
-    scores(recorder, model, config)
+    logits(recorder, model, config)
     return recorder.args, recorder.aux
 
 

@@ -1,1 +1,1 @@
-"""What the work runs on: MXNet, GPU libraries, CPU cores and memory, worker processes."""
+"""What the work runs on: CPU cores and memory, worker processes, a cluster; and pages for this machine's browser."""

@@ -41,7 +41,7 @@ def _vendors():
 def free_memory() -> Optional[int]:
     """Bytes of memory that this process can still get, by Linux and by its control groups; None on other systems.
 
-    As in the kernel's own estimate, MemAvailable, the cache of files and reclaimable kernel memory count as available.
+    As in the kernel's estimate, MemAvailable, the cache of files and reclaimable kernel memory count as available.
     """
     free = [1024 * kibibytes for kibibytes in _numbers("/proc/meminfo", r"MemAvailable: +([0-9]+) kB")]
     return max(0, min([*free, *_left_in_groups()])) if free else None
@@ -50,7 +50,7 @@ def free_memory() -> Optional[int]:
 def _left_in_groups() -> Iterator[int]:
     """Bytes left in each control group that limits this process: its own and those above, as far as they can be seen.
 
-    In a container the own group is often what lies at the top, whatever path /proc names.
+    In a container its group is often what lies at the top, whatever path /proc names.
     """
     for controllers, path in _found("/proc/self/cgroup", r"(?m)^[0-9]+:([^:]*):(/.*)$"):
         if controllers and "memory" not in controllers.split(","):

@@ -21,8 +21,8 @@ _Result = TypeVar("_Result")
 
 @contextlib.contextmanager
 def process_pool(jobs: int) -> Iterator[Optional[concurrent.futures.ProcessPoolExecutor]]:
-    """Executor of `jobs` spawned processes; none outlives this process, however it ends. None for one job, which is
-    this process's own."""
+    """Executor of `jobs` spawned processes; none outlives this process, however it ends. None for one job, which
+    this process does."""
     if jobs == 1:
         yield None
         return

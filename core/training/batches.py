@@ -70,14 +70,14 @@ class BatchLoader:
                 while len(pending) <= self._ahead:
                     pending.append(self._start(pool, number))
                     number += 1
-                batch, parts = pending.popleft()
-                for part in parts:
-                    part.result()
+                batch, futures = pending.popleft()
+                for future in futures:
+                    future.result()
                 yield batch
         finally:
-            for _, parts in pending:
-                for part in parts:
-                    part.cancel()
+            for _, futures in pending:
+                for future in futures:
+                    future.cancel()
             pool.shutdown()
 
     def _start(self, pool, number):

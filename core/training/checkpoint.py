@@ -5,7 +5,7 @@ settings of the run, digests of its list, images and masks and of its start, and
 belongs to. The rest needs no file: the random choices depend on the seed, the epoch and the position in the run alone.
 
 It is written before its snapshot, so that a snapshot of a run that was killed between the two never lacks its state.
-MXNet's own optimizer states are pickles, which execute what a file says, and are not read.
+MXNet's optimizer states are pickles, which execute what a file says, and are not read.
 """
 import contextlib
 import json

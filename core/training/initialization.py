@@ -37,12 +37,12 @@ def from_base_model(config: Config, model: str) -> Tuple[Config, Parts]:
     """
     rng = np.random.default_rng((config.seed, 2))
     path = base_file(config)
-    found = (_imagenet_parameters() if path is None or path == imagenet_weights.weights_path()
-             else read_parameters(path))
-    config = adopt_recorded(config, str(path), {name: found.settings[name] for name in ("stride_on", "mean_rgb")
-                                                if name in found.settings})
+    stored = (_imagenet_parameters() if path is None or path == imagenet_weights.weights_path()
+              else read_parameters(path))
+    config = adopt_recorded(config, str(path), {name: stored.settings[name] for name in ("stride_on", "mean_rgb")
+                                                if name in stored.settings})
     parts = {}, {}
-    for part, base, shapes in zip(parts, (found.args, found.aux), parameter_shapes(model, config)):
+    for part, base, shapes in zip(parts, (stored.args, stored.aux), parameter_shapes(model, config)):
         for name, shape in shapes.items():
             source = name if name in base else base_layer_name(name)
             if source in base and base[source].shape == shape:
@@ -54,7 +54,7 @@ def from_base_model(config: Config, model: str) -> Tuple[Config, Parts]:
                                 f"{BACKBONES[config.backbone].NAME}")
             else:
                 raise UserError(f"{path}: {source} has shape {base[source].shape}, the network wants {shape}")
-    if model == "final" and config.label_loss == "sum" and "g_score_bias" not in found.args:
+    if model == "final" and config.label_loss == "sum" and "g_score_bias" not in stored.args:
         _expect_few_classes(parts[0], config)
     logger.info("%s starts from %s", BACKBONES[config.backbone].NAME, path)
     return config, parts
@@ -81,9 +81,9 @@ def _imagenet_parameters():
 
 
 def _expect_few_classes(args, config):
-    """Let the image-level scores start from an image that shows the background and one class (Lin et al., "Focal Loss
+    """Let the image-level logits start from an image that shows the background and one class (Lin et al., "Focal Loss
     for Dense Object Detection", ICCV 2017, section 4.1): else the first steps teach them nothing but that. The cells'
-    scores make up for it."""
+    logits make up for it."""
     odds = np.full(config.num_classes, -np.log(max(config.num_classes - 2, 1)), np.float32)
     odds[BACKGROUND] *= -1
     args["g_score_bias"] = odds

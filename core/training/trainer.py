@@ -1,7 +1,7 @@
 """The epochs of training. What a step does lies in these places:
 
     crops           batches.BatchLoader and augmentation.augment
-    forward pass    core.network.fcn.scores, carried out by core/engines/<engine>/operations.py
+    forward pass    core.network.fcn.logits, carried out by core/engines/<engine>/operations.py
     losses          training_symbol of core/engines/mxnet/steps.py, and _Network.forward of core/engines/torch/steps.py
     update          SGD with momentum, core.network.fcn.multipliers: init_optimizer of MXNet's Steps, torch's _SGD
     learning rate   constant, or falling polynomially: Steps.learning_rate

@@ -104,7 +104,7 @@ class Downloader:
     def _try(self, url, headers):
         """Content of an address, which is asked again after failures that may pass.
 
-        With urllib3's own retries, a server would decide how long to sleep and how much of a refusal to read.
+        With urllib3's retries, a server would decide how long to sleep and how much of a refusal to read.
         """
         host, deadline = _host(url), time.monotonic() + _TOTAL_TIME
         session = self._private if _is_private(host) else self._public

@@ -29,8 +29,8 @@ def relu(data):
     return np.maximum(data, 0)
 
 
-def softmax(scores):
-    exponentials = np.exp(scores - scores.max(1, keepdims=True))
+def softmax(logits):
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
     return exponentials / exponentials.sum(1, keepdims=True)
 
 
@@ -64,26 +64,26 @@ class Network:
             data = relu((layer(data, "1", stride=first) if unit == "a" else data) + inner)
         return data
 
-    def scores(self, data, model):
-        """(scores of the cells, image-level scores or None)."""
+    def logits(self, data, model):
+        """(logits of the cells, image-level logits or None)."""
         data = max_pool(relu(self.norm(self.conv(data, "conv1", stride=2), "bn_conv1")))
         shared = self.stage(self.stage(data, 2, 1, 1), 3, 2, 1)
         dense = self.stage(self.stage(shared, 4, 1, 2), 5, 1, 4)
         dense = relu(self.conv(relu(self.conv(dense, "new_conv1", dilation=self.head_dilation)), "fc"))
-        scores = self.conv(dense, "score")
+        logits = self.conv(dense, "score")
         if model == "init":
-            return scores, None
+            return logits, None
         whole = self.stage(self.stage(shared, 4, 2, 1, "_g"), 5, 2, 1, "_g").max((2, 3), keepdims=True)
         whole = self.conv(relu(self.conv(relu(self.conv(whole, "g_multi_fc1")), "g_multi_fc2")), "g_score")
-        return scores + whole, whole
+        return logits + whole, whole
 
     def probabilities(self, data, model):
-        return softmax(self.scores(data, model)[0])
+        return softmax(self.logits(data, model)[0])
 
     def loss(self, data, labels, image_labels, model):
         """Mean cross-entropy of the valid cells; final: plus the mean logistic loss of images and classes."""
-        scores, whole = self.scores(data, model)
-        flat = np.log(softmax(scores)).transpose(0, 2, 3, 1).reshape(-1, scores.shape[1])
+        logits, whole = self.logits(data, model)
+        flat = np.log(softmax(logits)).transpose(0, 2, 3, 1).reshape(-1, logits.shape[1])
         labels = labels.ravel().astype(int)
         total = -flat[np.arange(len(flat)), np.where(labels == 255, 0, labels)][labels != 255].mean()
         if whole is not None:

@@ -100,7 +100,7 @@ def test_the_branches_of_the_final_model_together_give_its_scores(rng):
     image = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)  # one cell
     cells, image_level = branch_scores(trained, image, CPUS[0])
     assert cells.shape == (4, 8, 8) and image_level.shape == (4,)
-    joint = cells * (image_level / (1 - image_level))[:, None, None]  # exp(cell score + image-level score)
+    joint = cells * (image_level / (1 - image_level))[:, None, None]  # exp(cell logit + image-level logit)
     scores = Segmenter(trained, CPUS[:1]).scores(image)
     np.testing.assert_allclose(joint / joint.sum(0), scores / scores.sum(0), rtol=1e-3)  # upsampling fades the border
     assert np.abs(cells / cells.sum(0) - scores / scores.sum(0)).max() > 0.01

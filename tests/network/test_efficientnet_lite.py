@@ -100,7 +100,7 @@ def test_every_stage_and_the_logits_are_those_of_an_independent_implementation(t
     data = np.random.default_rng(1).normal(0, 1, (3, 64, 96)).astype(np.float32)
     ops = SymbolOperations(norm)
     stages = lite.stages(ops, ops.input())
-    *found, maps = run(mx.sym.Group([*stages, lite.class_scores(ops, stages[-1])]), args, aux, data)
+    *found, maps = run(mx.sym.Group([*stages, lite.class_logits(ops, stages[-1])]), args, aux, data)
     expected, logits = by_hand(tensors, data)
     for own, other in zip(found, expected):
         assert own.shape == other.shape

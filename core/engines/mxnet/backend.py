@@ -51,7 +51,7 @@ try:
 except ImportError as error:
     then = "" if sys.version_info < (3, 13) else ", then: pip install --no-deps mxnet==1.9.1"
     raise UserError(f"{error}; the packages are installed by: pip install -r dependencies.txt{then}") from error
-except OSError as error:  # a library that MXNet's own one needs
+except OSError as error:  # a library that MXNet's needs
     raise UserError(f"MXNet can't be loaded: {error}; on Debian and Ubuntu: apt-get install libgomp1 libquadmath0; for "
                     "GPUs: pip install -r dependencies-gpu.txt") from error
 

@@ -1,7 +1,7 @@
 """What a GPU build of MXNet needs before it is imported: NVIDIA's libraries, as pip installs them, and a driver.
 
 dependencies-gpu.txt installs the libraries into site-packages/nvidia, where the system's loader does not look. Once
-they are loaded for all to see, MXNet's own library finds them by name. Does not import mxnet.
+they are loaded for all to see, MXNet's library finds them by name. Does not import mxnet.
 """
 import ctypes
 import importlib.metadata

@@ -80,11 +80,11 @@ class SymbolOperations:
     def concat(self, parts: Sequence[mx.sym.Symbol]) -> mx.sym.Symbol:
         return mx.sym.concat(*parts, dim=1)
 
-    def broadcast_add(self, data: mx.sym.Symbol, scores: mx.sym.Symbol) -> mx.sym.Symbol:
-        return mx.sym.broadcast_add(data, scores)
+    def broadcast_add(self, data: mx.sym.Symbol, logits: mx.sym.Symbol) -> mx.sym.Symbol:
+        return mx.sym.broadcast_add(data, logits)
 
-    def softmax(self, scores: mx.sym.Symbol, name: str) -> mx.sym.Symbol:
-        return mx.sym.softmax(scores, axis=1, name=name)
+    def softmax(self, logits: mx.sym.Symbol, name: str) -> mx.sym.Symbol:
+        return mx.sym.softmax(logits, axis=1, name=name)
 
-    def sigmoid(self, scores: mx.sym.Symbol, name: str) -> mx.sym.Symbol:
-        return mx.sym.sigmoid(scores, name=name)
+    def sigmoid(self, logits: mx.sym.Symbol, name: str) -> mx.sym.Symbol:
+        return mx.sym.sigmoid(logits, name=name)

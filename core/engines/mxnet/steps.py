@@ -30,24 +30,24 @@ def training_symbol(model: str, config: Config, device_batch: int, stored_statis
     Args:
         device_batch: images of a batch on one device.
         stored_statistics: False normalises by the statistics of the batch.
-        shared: inputs in place of data, see `fcn.scores`.
+        shared: inputs in place of data, see `fcn.logits`.
     """
     with mx.name.NameManager():  # layers without a name are counted from 0, however many networks were made before
-        scores, global_scores = fcn.scores(SymbolOperations("stored" if stored_statistics else "batch"), model, config,
-                                           config.dropout, shared)
-    outputs = [mx.sym.SoftmaxOutput(scores, name="softmax", multi_output=True, use_ignore=True,
+        logits, image_logits = fcn.logits(SymbolOperations("stored" if stored_statistics else "batch"), model, config,
+                                          config.dropout, shared)
+    outputs = [mx.sym.SoftmaxOutput(logits, name="softmax", multi_output=True, use_ignore=True,
                                     ignore_label=IGNORE_LABEL, normalization="valid")]
-    if global_scores is not None:
+    if image_logits is not None:
         # LogisticRegressionOutput itself divides by the number of classes.
-        outputs.append(mx.sym.LogisticRegressionOutput(global_scores, name="g_logistic",
+        outputs.append(mx.sym.LogisticRegressionOutput(image_logits, name="g_logistic",
                                                        grad_scale=fcn.label_loss_weight(config) / device_batch))
     symbol = mx.sym.Group(outputs)
     variables = symbol.get_internals()
     for name in symbol.list_arguments():
-        # MXNet's optimizers read these attributes. On their own they let only names in _weight and _gamma decay.
-        for kind, value in zip(("lr", "wd"), fcn.multipliers(model, name, config)):
+        # MXNet's optimizers read these attributes. By default they let only names in _weight and _gamma decay.
+        for attribute, value in zip(("__lr_mult__", "__wd_mult__"), fcn.multipliers(model, name, config)):
             if value != 1:
-                variables[name]._set_attr(**{f"__{kind}_mult__": str(value)})
+                variables[name]._set_attr(**{attribute: str(value)})
     return symbol
 
 

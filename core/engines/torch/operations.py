@@ -89,14 +89,14 @@ class TorchOperations:
     def concat(self, parts: List[torch.Tensor]) -> torch.Tensor:
         return torch.cat(parts, 1)
 
-    def broadcast_add(self, data: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        return data + scores
+    def broadcast_add(self, data: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        return data + logits
 
-    def softmax(self, scores: torch.Tensor, name: str) -> torch.Tensor:
-        return torch.softmax(scores.float(), 1)
+    def softmax(self, logits: torch.Tensor, name: str) -> torch.Tensor:
+        return torch.softmax(logits.float(), 1)
 
-    def sigmoid(self, scores: torch.Tensor, name: str) -> torch.Tensor:
-        return torch.sigmoid(scores.float())
+    def sigmoid(self, logits: torch.Tensor, name: str) -> torch.Tensor:
+        return torch.sigmoid(logits.float())
 
 
 def _convolve(data, weight, bias: Optional[torch.Tensor], kernel, stride, dilation, depthwise, same):
@@ -110,7 +110,7 @@ def _convolve(data, weight, bias: Optional[torch.Tensor], kernel, stride, dilati
 
 
 class _ReLU6(torch.autograd.Function):
-    """Writes over its input, of which torch's own would keep a copy."""
+    """Writes over its input, of which torch's would keep a copy."""
 
     @staticmethod
     def forward(ctx, data):
@@ -124,7 +124,7 @@ class _ReLU6(torch.autograd.Function):
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution, with gradients that oneDNN has fast kernels for: torch's own took 2 to 4 times as long
+    """A depthwise convolution, with gradients that oneDNN has fast kernels for: torch's took 2 to 4 times as long
     where the kernel is dilated or has more than three columns, and 9 times in bfloat16."""
 
     @staticmethod

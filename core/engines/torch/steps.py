@@ -21,7 +21,7 @@ class Steps:
     """A network on a device, with its optimizer. Float16 scales the loss, so that small gradients don't vanish.
 
     Attributes:
-        symbol: None: only MXNet writes its own format of networks.
+        symbol: None: only MXNet's networks have such a text.
     """
 
     symbol = None
@@ -60,9 +60,9 @@ class Steps:
             alone = number < count and self._wrapped is not self._network  # gradients meet once
             with self._wrapped.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
                 with torch.autocast(self._device.type, self._dtype, self._dtype != torch.float32):
-                    loss, found = self._wrapped(*part, cells, 1 / count)
+                    loss, part_sums = self._wrapped(*part, cells, 1 / count)
                 self._scaler.scale(loss).backward()
-            sums += found
+            sums += part_sums
         self._optimizer.learning_rate = self.learning_rate
         self._scaler.step(self._optimizer)
         self._scaler.update()
@@ -127,15 +127,15 @@ class _Network(torch.nn.Module):
             with torch.no_grad():
                 shared = fcn.shared_maps(TorchOperations(self._frozen, data), self._config)
         ops = TorchOperations({**self.trained, **self.states}, data, "stored")
-        scores, whole = fcn.scores(ops, self._model, self._config, self._config.dropout, shared)
-        scores = scores.float()
-        labels = labels.long().view(len(labels), *scores.shape[2:])
-        total = F.cross_entropy(scores, labels, ignore_index=IGNORE_LABEL, reduction="sum")
+        logits, image_logits = fcn.logits(ops, self._model, self._config, self._config.dropout, shared)
+        logits = logits.float()
+        labels = labels.long().view(len(labels), *logits.shape[2:])
+        total = F.cross_entropy(logits, labels, ignore_index=IGNORE_LABEL, reduction="sum")
         loss, label_loss = total / cells, torch.zeros_like(total)
-        if whole is not None:
-            label_loss = share * F.binary_cross_entropy_with_logits(whole.float(), image_labels)
+        if image_logits is not None:
+            label_loss = share * F.binary_cross_entropy_with_logits(image_logits.float(), image_labels)
             loss = loss + fcn.label_loss_weight(self._config) * label_loss
-        sums = total, (labels != IGNORE_LABEL).sum(), (scores.argmax(1) == labels).sum(), label_loss
+        sums = total, (labels != IGNORE_LABEL).sum(), (logits.argmax(1) == labels).sum(), label_loss
         return loss, torch.stack([value.detach().float() for value in sums])
 
 
@@ -185,7 +185,7 @@ def batch_statistics(config: Config, model: str, device: Device, args: Dict[str,
         values = {name: torch.from_numpy(value).to(where) for name, value in args.items()}
         data = torch.from_numpy(images).to(where).permute(0, 3, 1, 2) - _mean(config, where)
         ops = TorchOperations(values, data, "batch")
-        fcn.scores(ops, model, config)
+        fcn.logits(ops, model, config)
     return _arrays(ops.statistics)
 
 
