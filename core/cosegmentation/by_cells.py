@@ -13,7 +13,7 @@ import functools
 import hashlib
 import os
 import shutil
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -141,26 +141,12 @@ def _learn(config, items, describe, run):
         return
     classes, folds = [item.classes[0] for item in sample], [fold_of(item.name) for item in sample]
     single = len(set(classes)) == 1  # its other classes are the borders of its images
-
-    def features():
-        for item, index, fold in zip(progress(sample, len(sample), "statistics"), classes, folds):
-            cells = _read_cells(item)
-            yield index, fold, cells.features
-            if single:
-                yield BACKGROUND, fold, cells.features[cells.border]
-
-    def foreground_means(number: int) -> List[np.ndarray]:
-        rest = [item for item in sample if not os.path.exists(item.foreground_file(number))]
-        work = functools.partial(summarise, config=config, rounds=number)
-        for _ in run(work, rest, len(rest), f"labels of round {number}"):
-            pass
-        return [read_array(item.foreground_file(number)) for item in sample]
-
+    foreground_means = functools.partial(_foreground_means, sample, config, run)
     moments = None
     for number in missing:
         if moments is None:
             with threadpool_limits(1):
-                moments = Moments(features())
+                moments = Moments(_features(sample, single))
         logger.info("round %d of %d: learning from %d images", number, ROUNDS, len(sample))
         if number == 0:
             models = moments.fit_classes()
@@ -177,6 +163,24 @@ def _learn(config, items, describe, run):
     with threadpool_limits(1):
         noise_filter = fit_noise_filter(descriptors, np.array(classes), np.array(folds))
     write_arrays(noise_filter_path(layout), noise_filter._asdict(), compressed=True)
+
+
+def _features(sample, borders):
+    """(class index, fold, features of its cells) of each image; those of its border, as background, too if wanted."""
+    for item in progress(sample, len(sample), "statistics"):
+        cells, fold = _read_cells(item), fold_of(item.name)
+        yield item.classes[0], fold, cells.features
+        if borders:
+            yield BACKGROUND, fold, cells.features[cells.border]
+
+
+def _foreground_means(sample, config, run, number):
+    """What `summarise` writes for each image after a round."""
+    rest = [item for item in sample if not os.path.exists(item.foreground_file(number))]
+    work = functools.partial(summarise, config=config, rounds=number)
+    for _ in run(work, rest, len(rest), f"labels of round {number}"):
+        pass
+    return [read_array(item.foreground_file(number)) for item in sample]
 
 
 def _draw_sample(config, items, describe):

@@ -99,20 +99,10 @@ def _csv_rows(path, config):
     A header names a column image, and behind it one or several of labels, or one of 0 and 1 for each class.
     """
     header, *rows = read_table(path) or [Row(1, [])]
-    lowered = [cell.lower() for cell in header.cells]
-    column = next((lowered.index(title) for title in _IMAGE_TITLES if title in lowered), None)
-    titles = []
-    if column is not None:
-        titles = header.cells[column + 1:]
-        while titles and not titles[-1]:
-            titles.pop()
-    elif not any(row.cells[1:] for row in [header, *rows]):
-        raise UserError(f"{path}: its first line, {' '.join(header.cells)[:60]!r}, is neither the header image,labels "
-                        "nor an image and its classes, such as photo.jpg,cat;dog")
-    elif len(header.cells) > 2 and {cell for row in [header, *rows] for cell in row.cells[1:]} <= {"", "0", "1"}:
-        raise UserError(f"{path} holds 0 and 1 only: {_ONE_HOT}")
-    else:
+    column, titles = _titles(header.cells)
+    if column is None:
         rows.insert(0, header)
+        _check_no_header(path, rows)
     classes = [config.class_index(title) for title in titles if unicodedata.normalize("NFC", title) in config.classes]
     one_hot = len(classes) == len(titles) > 0
     others = [title for title in titles if not re.fullmatch("((labels?|class(es)?)[ _]?[0-9]*)?", title.lower())]
@@ -121,13 +111,35 @@ def _csv_rows(path, config):
                         "image,labels, or image and the names of the classes")
     for row in rows:
         where = f"{path}, line {row.line}" + (", which is not the header image,labels" if row is header else "")
-        cells = row.cells[(column or 0) + 1:]
+        image, *cells = row.cells[column or 0:] or [""]
         labels = [label.strip() for cell in cells for label in re.split("[;,]", cell) if label.strip()]
-        if one_hot:
-            if not set(cells[:len(classes)]) <= {"0", "1"} or any(cells[len(classes):]) or len(cells) < len(classes):
-                raise UserError(f"{where}: 0 or 1 is expected for each class, not {','.join(cells)}")
-            labels = [index for index, cell in zip(classes, cells) if cell == "1" and index != BACKGROUND]
-        yield where, (row.cells[column or 0:] or [""])[0], labels
+        yield where, image, _one_hot_labels(where, cells, classes) if one_hot else labels
+
+
+def _titles(cells):
+    """Index of the column of images, None where the cells are no header, and the titles of those behind it."""
+    lowered = [cell.lower() for cell in cells]
+    column = next((lowered.index(title) for title in _IMAGE_TITLES if title in lowered), None)
+    titles = [] if column is None else cells[column + 1:]
+    while titles and not titles[-1]:
+        titles.pop()
+    return column, titles
+
+
+def _check_no_header(path, rows):
+    """Raise UserError unless the first of the rows can be an image and its classes, as the others."""
+    if not any(row.cells[1:] for row in rows):
+        raise UserError(f"{path}: its first line, {' '.join(rows[0].cells)[:60]!r}, is neither the header image,labels "
+                        "nor an image and its classes, such as photo.jpg,cat;dog")
+    if len(rows[0].cells) > 2 and {cell for row in rows for cell in row.cells[1:]} <= {"", "0", "1"}:
+        raise UserError(f"{path} holds 0 and 1 only: {_ONE_HOT}")
+
+
+def _one_hot_labels(where, cells, classes):
+    """Class indices whose column, in the order of `classes`, holds a 1."""
+    if not set(cells[:len(classes)]) <= {"0", "1"} or any(cells[len(classes):]) or len(cells) < len(classes):
+        raise UserError(f"{where}: 0 or 1 is expected for each class, not {','.join(cells)}")
+    return [index for index, cell in zip(classes, cells) if cell == "1" and index != BACKGROUND]
 
 
 def _json_rows(path, config):
