@@ -7,21 +7,17 @@ import subprocess
 import sys
 import threading
 
+import make_sample
 import numpy as np
 import pytest
 import yaml
 
+from core.config import Config
+from core.engines.devices import Device
+from core.io.logs import logger
+
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 SCRIPTS = sorted(name for name in os.listdir(ROOT) if name.endswith(".py"))
-sys.path[:0] = [ROOT, os.path.join(ROOT, "demo")]
-sys.path.append(os.path.join(ROOT, "benchmarks"))
-
-import make_sample  # noqa: E402
-
-from core.config import Config  # noqa: E402
-from core.engines.devices import Device  # noqa: E402
-from core.io.logs import logger  # noqa: E402
-
 CPUS = [Device("mxnet", "cpu", number) for number in range(3)]
 
 TINY = {"width": 4, "units": (1, 1, 1, 1), "head_channels": 8, "head_dilation": 2, "global_channels": 8, "dropout": 0.0,

@@ -12,13 +12,13 @@ def write(tmp_path, text):
     return str(path)
 
 
-def test_the_later_of_several_files_wins(tmp_path):
-    one, other = write(tmp_path, "batch_size: 4\ncrop_size: 64\n"), str(tmp_path / "other.yaml")
+def test_flags_win_over_files_the_last_file_over_the_others_and_files_over_defaults(tmp_path):
+    one, other = write(tmp_path, "batch_size: 4\ncrop_size: 64\nmax_epoch: 7\n"), str(tmp_path / "other.yaml")
     with open(other, "w") as file:
         file.write("batch_size: 6\n")
-    config = make_config(one, other, seed=3)
-    assert (config.batch_size, config.crop_size, config.seed) == (6, 64, 3)
-    assert config.given == {"batch_size", "crop_size", "seed"}
+    config = make_config(one, other, max_epoch=9, seed=None)
+    assert (config.batch_size, config.crop_size, config.max_epoch, config.seed) == (6, 64, 9, 0)
+    assert config.given == {"batch_size", "crop_size", "max_epoch"}
 
 
 def test_defaults_are_the_published_settings():
@@ -29,12 +29,6 @@ def test_defaults_are_the_published_settings():
     assert config.scales == (0.7, 1.0, 1.3) and config.scale_range == (0.7, 1.3)
     assert config.mean_rgb == (123, 117, 104) and config.num_classes == 21
     assert config.changed() == {}
-
-
-def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
-    path = write(tmp_path, "batch_size: 4\ncrop_size: 64\n")
-    config = make_config(path, batch_size=2, seed=None)
-    assert (config.batch_size, config.crop_size, config.seed) == (2, 64, 0)
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):

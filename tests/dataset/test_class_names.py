@@ -89,12 +89,7 @@ def test_web_images_of_other_classes_do_not_train_and_are_not_segmented(config, 
                 lambda: evaluate_web_masks(changed, layout.web_masks)):
         with pytest.raises(UserError, match="classes.json: the data set was made with class"):
             use()
-
-
-def test_web_images_of_the_old_classes_stay_good_when_one_is_added(config):
-    layout = config.layout
-    bring_web_images(layout)
-    assert len(web_samples(dataclasses.replace(config, classes=CHANGES["added"]))) == 3
+    assert len(web_samples(dataclasses.replace(config, classes=CHANGES["added"]))) == 3, "one more changes nothing"
 
 
 def test_create_dataset_writes_the_labels_again_for_other_classes(config, own, caplog):

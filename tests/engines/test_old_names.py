@@ -1,4 +1,5 @@
 """MXNet finds the names that numpy and Python dropped; nobody else does."""
+import contextlib
 import subprocess
 import sys
 
@@ -25,15 +26,9 @@ def test_names_are_in_numpy_only_while_mxnet_is_imported():
         assert np.trapz([1, 1, 1]) == 2 and np.msort([[2], [1]]).tolist() == [[1], [2]]
         assert np.asfarray([1]).dtype == np.float64 and np.product([2, 3]) == 6
     assert set(vars(np)) == before
-
-
-def test_names_are_removed_where_the_import_fails():
-    before = set(vars(np))
-    try:
-        with old_names():
-            raise ImportError
-    except ImportError:
-        assert set(vars(np)) == before
+    with contextlib.suppress(ImportError), old_names():
+        raise ImportError
+    assert set(vars(np)) == before, "nor where the import fails"
 
 
 def test_mxnet_is_imported_without_a_warning_and_leaves_numpy_as_it_was():

@@ -15,7 +15,7 @@ from core.engines.mxnet.backend import mx
 from core.engines.mxnet.network import Network, inference_symbol, unsafe_convolutions
 from core.errors import UserError
 from core.inference.segmenter import Segmenter, branch_scores, prepare
-from core.inference.upsampling import combine_scales, upsampling_matrix
+from core.inference.upsampling import combine_scales
 from core.network.snapshots import Snapshot
 from core.runtime import hardware
 from core.runtime.hardware import cpu_flags
@@ -70,12 +70,6 @@ def test_upsampling_equals_deconvolution_crop_and_resize(rng, size, scale):
     scaled = tuple(max(1, int(side * scale)) for side in size)
     data = rng.random((3, -(-scaled[0] // 8), -(-scaled[1] // 8))).astype(np.float32)
     np.testing.assert_allclose(combine_scales([data], [scaled], size), upsample(data, scaled, size), atol=1e-5)
-
-
-def test_upsampling_puts_a_cell_where_it_lies():
-    """The weight of cell 5 of 10 centres on pixel 8 * 5 + 3.5."""
-    weights = upsampling_matrix(10, 80, 80)[:, 5]
-    assert np.average(np.arange(80), weights=weights) == pytest.approx(43.5)
 
 
 def test_input_is_rgb_minus_the_mean_and_zero_where_padded(rng):

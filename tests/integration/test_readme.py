@@ -5,12 +5,10 @@ import re
 import subprocess
 import sys
 
+import make_commands
+import make_configuration
 import pytest
 from conftest import ROOT, SCRIPTS
-
-sys.path.insert(0, os.path.join(ROOT, "docs"))
-import make_commands  # noqa: E402
-import make_configuration  # noqa: E402
 
 
 def read(name):
