@@ -13,7 +13,7 @@ from core.data import check_classes
 from core.errors import UserError
 from core.io.images import encode_image, read_image, read_mask
 from core.io.resize import shrink
-from core.io.tables import read_records
+from core.io.tables import Row, read_table
 from core.paths import image_path, stems, web_class
 from core.runtime import local_server
 from core.web.corrections import DECISIONS, MOVE, Decision, add_decision, corrected_names, read_decisions
@@ -136,7 +136,8 @@ class Review:
 
 def _read_report(path: str) -> Dict[str, Dict[str, Any]]:
     """What became of each image; spreadsheets may have written a comma for the point of a number."""
-    rows = read_records(path) if os.path.exists(path) else []
+    header, *lines = (read_table(path) if os.path.exists(path) else []) or [Row(0, [])]
+    rows = [dict(zip(header.cells, line.cells)) for line in lines]
     try:
         return {row["name"]: {"kept": row["kept"] == "1", "reason": row["reason"], **{
             column: float(row[column].replace(",", ".")) for column in ("score", "foreground")}} for row in rows}

@@ -60,7 +60,8 @@ def cosegment_cells(config: Config, items: Sequence[Item], describe: Describe, r
     masked = stems(results_folder(layout), ".json") & stems(layout.web_masks, ".png")
     judged = stems(layout.train_posteriors, ".npz")
     rest = [item for item in items if item.name not in (masked if item.web else judged)]
-    for item in run(functools.partial(segment, config=config), _with_maps(layout, rest, describe), len(rest), "masks"):
+    readable = (item for item in rest if _has_maps(layout, item, describe))  # whose maps are made one after the other
+    for item in run(functools.partial(segment, config=config), readable, len(rest), "masks"):
         remove(item.maps_file(), missing_ok=True)  # not by the worker: where one is lost, another repeats its work
     for folder in {item.folder for item in items}:
         for entry in os.scandir(folder) if os.path.isdir(folder) else ():
@@ -196,11 +197,6 @@ def _draw_sample(config, items, describe):
             sample.append(item)
             counts[index] += 1
     return sorted(sample, key=lambda item: item.key)
-
-
-def _with_maps(layout, items, describe):
-    """Pass readable items on, one after the other, when their maps are made."""
-    return (item for item in items if _has_maps(layout, item, describe))
 
 
 def _has_maps(layout, item, describe):

@@ -5,14 +5,12 @@ import cv2
 import numpy as np
 
 
-def resize_longest_side(image: np.ndarray, side: int, interpolation: Optional[int] = None, smallest: int = 1
-                        ) -> np.ndarray:
+def resize_longest_side(image: np.ndarray, side: int, interpolation: Optional[int] = None) -> np.ndarray:
     """Scale an image or mask so that its longest side has `side` pixels.
 
     Args:
         image: (h, w) or (h, w, 3).
         interpolation: OpenCV's constant; by default the mean of areas to shrink, and bilinear to enlarge.
-        smallest: pixels that the other side has at least.
 
     Returns:
         (h', w') or (h', w', 3), of the image's dtype.
@@ -21,7 +19,7 @@ def resize_longest_side(image: np.ndarray, side: int, interpolation: Optional[in
     scale = side / max(height, width)
     if interpolation is None:
         interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return cv2.resize(image, (max(smallest, round(width * scale)), max(smallest, round(height * scale))),
+    return cv2.resize(image, (max(1, round(width * scale)), max(1, round(height * scale))),
                       interpolation=interpolation)
 
 

@@ -3,7 +3,7 @@ import codecs
 import csv
 import io
 import re
-from typing import Dict, List, NamedTuple
+from typing import List, NamedTuple
 
 from core.errors import UserError
 from core.io.files import read_bytes
@@ -35,12 +35,6 @@ def read_table(path: str) -> List[Row]:
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num} is no line of a table: {error}") from error
     return [row for row in rows[1 if hint else 0:] if any(row.cells)]
-
-
-def read_records(path: str) -> List[Dict[str, str]]:
-    """Rows of a CSV file by the titles in its first row."""
-    header, *rows = read_table(path) or [Row(0, [])]
-    return [dict(zip(header.cells, row.cells)) for row in rows]
 
 
 def _text(path):

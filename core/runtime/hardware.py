@@ -23,7 +23,8 @@ def has_fast_bfloat16(amx: bool, backbone: str) -> bool:
     With avx512_bf16 alone ResNet-50 had 1.94 times the speed on AMD's, and half the speed on Intel's; `amx`
     says whether the engine uses the CPU's AMX.
     """
-    return backbone == "resnet50" and (amx or "AuthenticAMD" in _vendors() and "avx512_bf16" in cpu_flags())
+    vendors = _found("/proc/cpuinfo", r"(?m)^vendor_id\s*: (.*)$")
+    return backbone == "resnet50" and (amx or "AuthenticAMD" in vendors and "avx512_bf16" in cpu_flags())
 
 
 def torchrun_number(name: str, default: int) -> int:
@@ -32,10 +33,6 @@ def torchrun_number(name: str, default: int) -> int:
     if not re.fullmatch("[0-9]{1,6}", text):
         raise UserError(f"{name}={text} is in the environment, and torchrun sets a number there: unset it")
     return int(text)
-
-
-def _vendors():
-    return _found("/proc/cpuinfo", r"(?m)^vendor_id\s*: (.*)$")
 
 
 def free_memory() -> Optional[int]:

@@ -129,7 +129,7 @@ def _index(manifest: Manifest, layout: Layout, pool: concurrent.futures.Executor
     index = HashIndex()
     copies = {}
     names = _evaluation_images(layout)
-    fingerprinted = ordered_map(_fingerprint_file, names, pool, 16)
+    fingerprinted = ordered_map(lambda path: fingerprints(read_image(path)), names, pool, 16)
     for path, views in progress(fingerprinted, len(names), "evaluation images"):
         index.add(names[path], views[0].code, path)
         copies.update((near, f"near duplicate of {names[path]}") for near in kept.matches(views, distance))
@@ -141,10 +141,6 @@ def _index(manifest: Manifest, layout: Layout, pool: concurrent.futures.Executor
     for row in manifest.kept():
         index.add(row["name"], *manifest.hash_and_path(row))
     return index
-
-
-def _fingerprint_file(path: str) -> List[Fingerprint]:
-    return fingerprints(read_image(path))
 
 
 def _evaluation_images(layout: Layout) -> Dict[str, str]:

@@ -2,7 +2,7 @@
 import pytest
 
 from core.errors import UserError
-from core.io.tables import Row, read_records, read_table
+from core.io.tables import Row, read_table
 
 ROWS = [["name", "note"], ["caf\u00e9", "a; b"], ["x", ""]]
 TEXT = 'name,note\ncaf\u00e9,"a; b"\nx,\n'
@@ -41,10 +41,3 @@ def test_what_is_no_table_is_refused(path, content, encoding, message):
     write(path, content, encoding)
     with pytest.raises(UserError, match=message):
         read_table(path)
-
-
-def test_records_go_by_the_titles(path):
-    write(path, "name,note\n1_1,a\n1_2\n")
-    assert read_records(path) == [{"name": "1_1", "note": "a"}, {"name": "1_2"}]
-    write(path, "")
-    assert read_records(path) == []

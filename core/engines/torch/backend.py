@@ -29,7 +29,7 @@ _TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 def gpus() -> int:
     """Number of GPUs: NVIDIA's or AMD's, or the one of Apple's."""
-    return torch.cuda.device_count() or int(_has_mps())
+    return torch.cuda.device_count() or int(torch.backends.mps.is_available())
 
 
 def process_devices(device_type: str, numbers: List[int]) -> List[Device]:
@@ -153,7 +153,3 @@ def resolve_dtype(text: str, devices: List[Device], fastest: bool = False, backb
         why = "as set" + (SLOW_BFLOAT16 if text == "bfloat16" and on_cpu and not fast else "")
     logger.info("computing in %s, %s", text, why)
     return text
-
-
-def _has_mps() -> bool:
-    return torch.backends.mps.is_available()
