@@ -72,7 +72,8 @@ def read_weights(path: str) -> WeightFile:
         if refused:
             raise UserError(f"{path} names {refused[1]}, which is not run: write the weights alone, with torch.save("
                             "model.state_dict(), FILE), or as .safetensors") from error
-        raise UserError(f"{path} is damaged, or no weight file: {str(error).strip().splitlines()[:1]}") from error
+        reason = "".join(str(error).strip().splitlines()[:1])
+        raise UserError(f"{path} is damaged, or no weight file: {reason}") from error
     return WeightFile(framework, networks, settings)
 
 
