@@ -25,7 +25,7 @@ from core.inference.segmenter import Segmenter
 from core.io.drawing import legend
 from core.io.files import read_arrays, write_lines, write_text
 from core.io.images import encode_image, read_image, read_mask
-from core.io.tables import read_records
+from core.io.tables import read_table
 from core.network.snapshots import identify_snapshot, load_snapshot
 from core.paths import SHIPPED_SNAPSHOT, class_of, image_path, mask_path
 from demo.pictures_table import side_by_side
@@ -131,7 +131,8 @@ def web_report(config, model):
     photographs are co-segmented now."""
     if config.root == _FOLDER:
         cosegment(config, lambda: model.device)
-    rows = read_records(config.layout.web_report)
+    header, *lines = [row.cells for row in read_table(config.layout.web_report)]
+    rows = [dict(zip(header, cells)) for cells in lines]
     for row in rows:
         row.update(kept=row["kept"] == "1", score=float(row["score"]))
     return sorted(rows, key=lambda row: -row["score"])
