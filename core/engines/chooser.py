@@ -86,6 +86,7 @@ def resolve_dtype(text: str, devices: List[Device], fastest: bool = False, backb
     Args:
         fastest: auto is bfloat16 where it is faster: on some CPUs, and with torch on GPUs from Ampere on; otherwise it
             is float32 everywhere, so that results do not depend on the machine.
+        backbone: of the network; bfloat16 on CPUs is for ResNet-50.
 
     Returns:
         "float32", "tf32", "bfloat16" or "float16"; or "int8", for which no engine is asked.

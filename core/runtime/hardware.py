@@ -35,6 +35,11 @@ def torchrun_number(name: str, default: int) -> int:
     return int(text)
 
 
+def processes_here() -> int:
+    """Number of torchrun's processes on this machine; 1 without it."""
+    return torchrun_number("LOCAL_WORLD_SIZE", 1) or 1
+
+
 def free_memory() -> Optional[int]:
     """Bytes of memory that this process can still get, by Linux and by its control groups; None on other systems.
 

@@ -15,7 +15,7 @@ from core.classes import IGNORE_LABEL
 from core.config import STRIDE, Config
 from core.dataset.samples import Sample
 from core.io.images import read_image, read_mask
-from core.runtime.hardware import torchrun_number
+from core.runtime.hardware import processes_here
 from core.training.augmentation import augment
 
 
@@ -53,7 +53,7 @@ class BatchLoader:
         self._config = config
         self._size = config.batch_size // parts
         self._part = part
-        self._workers = config.workers or max(1, joblib.cpu_count() // (torchrun_number("LOCAL_WORLD_SIZE", 1) or 1))
+        self._workers = config.workers or max(1, joblib.cpu_count() // processes_here())
         self._ahead = 2 + self._workers // self._size  # batches made in advance
 
     def batches(self, first: int) -> Generator[Batch, None, None]:

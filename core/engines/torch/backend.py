@@ -12,7 +12,7 @@ import numpy as np
 from core.engines.devices import Device, check_numbers, explaining_engine_errors, parse_devices
 from core.errors import UserError
 from core.io.logs import logger
-from core.runtime.hardware import SLOW_BFLOAT16, cpu_flags, has_fast_bfloat16, torchrun_number
+from core.runtime.hardware import SLOW_BFLOAT16, cpu_flags, has_fast_bfloat16, processes_here, torchrun_number
 
 try:
     import torch
@@ -20,7 +20,7 @@ except (ImportError, OSError) as error:
     raise UserError(f"torch can't be loaded: {error}; it is installed by: pip install -r dependencies-torch.txt"
                     ) from error
 
-_LOCAL_RANK, _LOCAL_SIZE = torchrun_number("LOCAL_RANK", 0), torchrun_number("LOCAL_WORLD_SIZE", 1) or 1
+_LOCAL_RANK, _LOCAL_SIZE = torchrun_number("LOCAL_RANK", 0), processes_here()
 torch.set_num_threads(max(1, joblib.cpu_count(only_physical_cores=True) // _LOCAL_SIZE))
 torch.backends.cudnn.allow_tf32 = False  # unlike PyTorch's default; matrix products don't use it by default
 _BFLOAT16_GPUS = (8, 0)  # compute capability from which on it is fast: Ampere
