@@ -14,7 +14,7 @@ from core.cosegmentation.by_cells import refined
 from core.cosegmentation.cell_classifier import Models, fold_of, predict
 from core.cosegmentation.cells import Cells, relative
 from core.cosegmentation.cosegment import cosegment
-from core.cosegmentation.feature_maps import describer, imagenet_network
+from core.cosegmentation.feature_maps import Describer, imagenet_network
 from core.cosegmentation.items import ROUNDS, model_path
 from core.engines.chooser import resolve_devices
 from core.errors import UserError
@@ -130,7 +130,7 @@ def web_report(config, model):
     """web_report.csv, the co-segmentation's: dicts of name, class, kept, score, foreground and reason, best first. The
     photographs are co-segmented now."""
     if config.root == _FOLDER:
-        cosegment(config, lambda: model.device)
+        cosegment(config, lambda: [model.device])
     header, *lines = [row.cells for row in read_table(config.layout.web_report)]
     rows = [dict(zip(header, cells)) for cells in lines]
     for row in rows:
@@ -147,7 +147,8 @@ def web_steps(config, name, model):
     """
     layout = config.layout
     image = read_image(image_path(layout.web_images, name))
-    cells = Cells(**describer(imagenet_network(model.device), config)(image))
+    maps, = Describer(imagenet_network(), config, [model.device]).start([image])
+    cells = Cells(**maps())
     first, last = (Models(**read_arrays(model_path(layout, number))) for number in (0, ROUNDS))
     evidence, learned = (predict(models, fold_of(name), class_of(name), cells.features) for models in (first, last))
     walked = cells.walk(relative(learned), first.centre).reshape(cells.size)

@@ -4,13 +4,14 @@
    foreground and background, by the foreground that the round before found in a bounded sample of images.
 2. Every image alone: the last round's regression, a random walk (`cells`) and a dense CRF.
 
-An image's maps (`feature_maps`) are made in the main process when it is its turn, and removed when nothing needs them
-any more.
+Images' maps (`feature_maps`) are made in the main process, a few images before it is their turn, and removed when
+nothing needs them any more.
 """
 import collections
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 import shutil
 from typing import Any, Callable, Dict, Sequence, Tuple
@@ -44,24 +45,22 @@ _CRF: Dict[str, Any] = {"crf_gaussian_sxy": 2.0, "crf_gaussian_compat": 3.0, "cr
                         "crf_bilateral_compat": 4.0}
 _CRF_REACH = 0.12   # crf_bilateral_sxy, as a share of the longest side
 
-Describe = Callable[[np.ndarray], Dict[str, np.ndarray]]
 
-
-def cosegment_cells(config: Config, items: Sequence[Item], describe: Describe, run: Callable) -> None:
+def cosegment_cells(config: Config, items: Sequence[Item], describer: Any, run: Callable) -> None:
     """Segment every image that has not been segmented: write masks and results of web images, posteriors of training
     images.
 
     Args:
-        describe: function from an image, (h, w, 3) uint8 RGB, to the arrays of its maps, see `feature_maps`.
+        describer: `feature_maps.Describer`, which makes the images' maps.
         run: function of (work, items, count, title) that does the work for every item, and yields those that are done.
     """
     layout = config.layout
-    _learn(config, items, describe, run)
+    _learn(config, items, describer, run)
     masked = stems(results_folder(layout), ".json") & stems(layout.web_masks, ".png")
     judged = stems(layout.train_posteriors, ".npz")
     rest = [item for item in items if item.name not in (masked if item.web else judged)]
-    readable = (item for item in rest if _has_maps(layout, item, describe))  # whose maps are made one after the other
-    for item in run(functools.partial(segment, config=config), readable, len(rest), "masks"):
+    with_maps = _with_maps(layout, rest, describer)
+    for item in run(functools.partial(segment, config=config), with_maps, len(rest), "masks"):
         remove(item.maps_file(), missing_ok=True)  # not by the worker: where one is lost, another repeats its work
     for folder in {item.folder for item in items}:
         for entry in os.scandir(folder) if os.path.isdir(folder) else ():
@@ -127,7 +126,7 @@ def refined(image: np.ndarray, foreground: np.ndarray, config: Config) -> Tuple[
     return posterior, float((first & second).sum() / max((first | second).sum(), 1))
 
 
-def _learn(config, items, describe, run):
+def _learn(config, items, describer, run):
     """Step 1: fit and store each round's models and the noise filter, unless they are there.
 
     Reads the maps of at most `_SAMPLE` images of a class, one at a time; keeps (c + 1)^2 numbers for each class and
@@ -137,7 +136,7 @@ def _learn(config, items, describe, run):
     missing = [number for number in range(ROUNDS + 1) if not os.path.exists(model_path(layout, number))]
     if not missing and os.path.exists(noise_filter_path(layout)):
         return
-    sample = _draw_sample(config, items, describe)
+    sample = _draw_sample(config, items, describer)
     if not sample:
         return
     classes, folds = [item.classes[0] for item in sample], [fold_of(item.name) for item in sample]
@@ -184,36 +183,56 @@ def _foreground_means(sample, config, run, number):
     return [read_array(item.foreground_file(number)) for item in sample]
 
 
-def _draw_sample(config, items, describe):
+def _draw_sample(config, items, describer):
     """At most `_SAMPLE` readable images of each class, chosen by a hash of their names, with their maps:
     items of one class each, sorted."""
     single = [item._replace(classes=(index,)) for item in items for index in item.classes]
     single.sort(key=lambda item: hashlib.sha256(item.key.encode("utf-8")).hexdigest())
-    counts: Dict[int, int] = collections.Counter()
-    sample = []
-    for item in progress(single, len(single), "maps"):
-        index = item.classes[0]
-        if counts[index] < _SAMPLE and _has_maps(config.layout, item, describe):
-            sample.append(item)
-            counts[index] += 1
-    return sorted(sample, key=lambda item: item.key)
+    while True:
+        counts: Dict[int, int] = collections.Counter()
+        sample = []
+        for item in single:
+            if counts[item.classes[0]] < _SAMPLE:
+                sample.append(item)
+                counts[item.classes[0]] += 1
+        readable = list(progress(_with_maps(config.layout, sample, describer), len(sample), "maps"))
+        if len(readable) == len(sample):
+            return sorted(sample, key=lambda item: item.key)
+        unreadable = {*sample} - {*readable}
+        single = [item for item in single if item not in unreadable]
 
 
-def _has_maps(layout, item, describe):
-    """Whether the image can be read; its maps are made then, unless they are there. For a web image that can't, a
-    result says why.
+def _with_maps(layout, items, describer):
+    """Yield the items that can be read, in order, once their maps are there. For a web image that can't, a result says
+    why.
     """
-    if os.path.exists(item.maps_file()):
-        return True
-    try:
-        image = read_image(item.image)
-    except UserError as error:
-        if not item.web:
-            raise
-        write_result(layout, Result(item.name, False, 0.0, 0.0, f"unreadable: {error}"))
-        return False
-    write_arrays(item.maps_file(), describe(image))
-    return True
+    items = iter(items)
+    started = []
+    while True:  # devices compute the next images' maps while those of the last ones are written
+        group = list(itertools.islice(items, describer.together))
+        finished, started = started, _start_maps(layout, group, describer)
+        for item, maps in finished:
+            if maps:
+                write_arrays(item.maps_file(), maps())
+            yield item
+        if not group:
+            return
+
+
+def _start_maps(layout, group, describer):
+    """Pairs of a readable item and the function that waits for its maps, or None where they are there already."""
+    images, readable = {}, []
+    for item in group:
+        try:
+            if item.maps_file() not in images and not os.path.exists(item.maps_file()):
+                images[item.maps_file()] = read_image(item.image)
+            readable.append(item)
+        except UserError as error:
+            if not item.web:
+                raise
+            write_result(layout, Result(item.name, False, 0.0, 0.0, f"unreadable: {error}"))
+    started = dict(zip(images, describer.start(list(images.values()))))
+    return [(item, started.pop(item.maps_file(), None)) for item in readable]
 
 
 def _foreground_after(layout, cells, item, rounds):

@@ -1,8 +1,8 @@
 """Masks for the web images of each class, learned from no mask.
 
 Images are compared by the maps of a trained network (`feature_maps`), cell by cell (`by_cells`). An image takes the
-same time whatever their number, and at most 100 of a class are learned from: n images take O(n). A
-process holds one image at a time. Every file appears whole; whatever is there is not made again.
+same time whatever their number, and at most 100 of a class are learned from: n images take O(n). The main
+process holds a few images at a time, the others one. Every file appears whole; whatever is there is not made again.
 """
 import collections
 import csv
@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import io
 import os
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from core.config import Config
 from core.cosegmentation.by_cells import cosegment_cells, read_noise_filter
 from core.cosegmentation.cache import claim
 from core.cosegmentation.contact_sheet import write_sheets
-from core.cosegmentation.feature_maps import base_network, describer, imagenet_network
+from core.cosegmentation.feature_maps import Describer, base_network, imagenet_network
 from core.cosegmentation.items import Item, noise_filter_path
 from core.cosegmentation.noise_filter import unjudged_classes
 from core.cosegmentation.results import UNLIKE, Result, read_result
@@ -37,8 +37,8 @@ from core.web.corrections import KEEP, REJECT, apply_moves, corrected_names, rea
 _NOTHING_COMMON = 0.4  # share of a class's images that look unlike it, above which the class is named
 
 
-def cosegment(config: Config, device: Callable[[], Device], jobs: int = 1, *, scheduler: Optional[str] = None,
-              features: str = "auto", overwrite: bool = False) -> List[Result]:
+def cosegment(config: Config, devices: Callable[[], Sequence[Device]], jobs: int = 1, *,
+              scheduler: Optional[str] = None, features: str = "auto", overwrite: bool = False) -> List[Result]:
     """Write web_labels/<name>.png for every web image, web_train_list.txt, web_report.csv and contact sheets.
 
     Where the setting `cosegmented_images` says so, also cache/train_posteriors/<id>.npz for every training image that
@@ -47,7 +47,7 @@ def cosegment(config: Config, device: Callable[[], Device], jobs: int = 1, *, sc
     models that are there.
 
     Args:
-        device: function that gives the network's Device.
+        devices: function that gives the network's devices.
         jobs: processes of this machine.
         scheduler: address of a Dask scheduler, instead of jobs.
         features: "imagenet", "resnet" or "auto", see `feature_set`.
@@ -70,7 +70,8 @@ def cosegment(config: Config, device: Callable[[], Device], jobs: int = 1, *, sc
     if config.cosegmented_images == "web+train":
         items += _train_items(config)
     features, why = feature_set(config, features)
-    network = imagenet_network(device()) if features == "imagenet" else base_network(config, device())
+    network = imagenet_network() if features == "imagenet" else base_network(config)
+    describer = Describer(network, config, devices())
     with locked(folder_lock(layout.web_cache), f"co-segmentation into {layout.web_masks}"), \
             task_pool(jobs, scheduler, layout.web_images) as pool, \
             claim(config, features, items, overwrite) as record:
@@ -78,7 +79,7 @@ def cosegment(config: Config, device: Callable[[], Device], jobs: int = 1, *, sc
                     features, why)
         if len(items) > len(names):
             logger.info("and %d training images, once for each of their labels", len(items) - len(names))
-        cosegment_cells(config, items, describer(network, config), functools.partial(_run, pool=pool))
+        cosegment_cells(config, items, describer, functools.partial(_run, pool=pool))
         record.finish()
         return _conclude(layout, config, [_reviewed(layout, read_result(layout, name), decisions) for name in names])
 

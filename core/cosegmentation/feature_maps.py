@@ -2,7 +2,8 @@
 
 Runs in the main process, the only one that may import mxnet or torch; what the workers need they read from files.
 """
-from typing import Callable, Dict, NamedTuple, Tuple
+import functools
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -18,25 +19,31 @@ from core.network.snapshots import adopt_recorded, matching, read_parameters
 
 CHANNELS = 256  # kept of the maps, by a random projection: angles and linear scores survive it
 CELL = 16       # pixels
+_TOGETHER = 16  # images for each device, described shape by shape
 _SCALE = 2      # longest side at which the network sees an image, in units of web_side
+
+Outputs = List[np.ndarray]
 
 
 class MapNetwork(NamedTuple):
     """A trained network that describes the cells of images.
 
     Attributes:
-        title: what the log calls it.
-        channels: of its stages.
-        forward: function from an (16 h + 16, 16 w + 16, 3) uint8 RGB image to the stages' maps over its inner h x w
-            cells, (sum of channels, h, w) float32, and their contrast, (h, w) float32: high where the network sees
-            anything that it knows, low on background.
+        build: function from an engine's operations to groups of stages, each group of one size, and the contrast,
+            (b, 1, h, w): high where the network sees anything that it knows, low on background.
+        channels: of the stages of each group.
+        args: parameters of `build`.
+        prepare: function from an (16 h + 16, 16 w + 16, 3) uint8 RGB image to the network's input.
+        inner: function from the outputs of the groups and the contrast to those over the image's inner h x w cells.
     """
-    title: str
-    channels: Tuple[int, ...]
-    forward: Callable[[np.ndarray], Tuple[np.ndarray, np.ndarray]]
+    build: Callable[[Any], Tuple[List[List[Any]], Any]]
+    channels: List[List[int]]
+    args: Dict[str, np.ndarray]
+    prepare: Callable[[np.ndarray], np.ndarray]
+    inner: Callable[[Outputs], Outputs]
 
 
-def imagenet_network(device: Device) -> MapNetwork:
+def imagenet_network() -> MapNetwork:
     """EfficientNet-Lite2: its last five stages. The contrast is the standard deviation of the ImageNet logits over the
     classes.
 
@@ -45,22 +52,18 @@ def imagenet_network(device: Device) -> MapNetwork:
     middle of the cell.
     """
     def build(ops):
-        stages = efficientnet_lite.stages(ops, ops.input(), CELL)
-        others = ops.concat([*stages[3:], efficientnet_lite.class_logits(ops, stages[-1])])
-        return [ops.average_pool(stages[2], kernel=3, stride=2), others]
+        third, *others = efficientnet_lite.stages(ops, ops.input(), CELL)[2:]
+        return ([[ops.average_pool(third, kernel=3, stride=2)], others],
+                ops.deviation(efficientnet_lite.class_logits(ops, others[-1])))
 
-    def forward(image):
-        third, others = network.forward(efficientnet_lite.network_input(image, CELL))()
-        maps, logits = np.split(np.concatenate([third, others[:, :-1, :-1]]), [sum(channels)])
-        return maps, logits.std(0)
-
-    channels = tuple(stage.channels for stage in efficientnet_lite.STAGES[2:])
-    network = Network(build, fcn.fold_batch_norms(*efficientnet_lite.read_imagenet_weights()), device)
-    return MapNetwork(efficientnet_lite.NAME, channels, forward)
+    third, *others = [stage.channels for stage in efficientnet_lite.STAGES[2:]]
+    return MapNetwork(build, [[third], others], fcn.fold_batch_norms(*efficientnet_lite.read_imagenet_weights()),
+                      lambda image: efficientnet_lite.network_input(image, CELL),
+                      lambda outputs: [outputs[0], *(output[:, :-1, :-1] for output in outputs[1:])])
 
 
-def base_network(config: Config, device: Device) -> MapNetwork:
-    """The base model, a ResNet-50: its last three stages. The contrast is the sum of the last one's channels (Wei et
+def base_network(config: Config) -> MapNetwork:
+    """The base model, a ResNet-50: its last three stages. The contrast is the mean of the last one's channels (Wei et
     al., "Selective Convolutional Descriptor Aggregation for Fine-Grained Image Retrieval", TIP 2017, section III.B).
     """
     path = config.layout.base_model
@@ -71,34 +74,63 @@ def base_network(config: Config, device: Device) -> MapNetwork:
     parameters = [{name: matching(path, values, name, shape, "the ResNet-50 base model")
                    for name, shape in shapes.items()}
                   for values, shapes in ((stored.args, recorder.args), (stored.aux, recorder.aux))]
-    network = Network(lambda ops: [resnet.cell_maps(ops, adopted)], fcn.fold_batch_norms(*parameters), device)
-    channels = tuple(adopted.width * 2 ** number for number in (3, 4, 5))
 
-    def forward(image):
-        maps = network.forward(prepare(image, image.shape[:2], adopted.mean_rgb))()[0]
-        maps = maps[:, 1:, 1:].copy()  # cell i is centred on pixel 16 i
-        return maps, maps[-channels[-1]:].sum(0)
-    return MapNetwork(path, channels, forward)
+    def build(ops):
+        stages = resnet.cell_maps(ops, adopted)
+        return [stages], ops.channel_mean(stages[-1])
+
+    return MapNetwork(build, [[adopted.width * 2 ** number for number in (3, 4, 5)]], fcn.fold_batch_norms(*parameters),
+                      lambda image: prepare(image, image.shape[:2], adopted.mean_rgb),
+                      lambda outputs: [output[:, 1:, 1:] for output in outputs])  # cell i is centred on pixel 16 i
 
 
-def describer(network: MapNetwork, config: Config) -> Callable[[np.ndarray], Dict[str, np.ndarray]]:
-    """Function from an image, (h, w, 3) uint8 RGB, to the arrays that describe its cells, h' x w' of them.
+class Describer:
+    """A `MapNetwork` on one or more devices, and the projection of its maps."""
 
-    maps: (256, h', w') float16, the stages, each of unit length in every cell, all projected by one random matrix
-    (Johnson and Lindenstrauss). contrast: (h', w') float16, see `MapNetwork`.
-    """
-    random = np.random.default_rng((config.seed, 4)).normal(size=(sum(network.channels), CHANNELS))
-    with threadpool_limits(1):  # with more threads the last bits would be others
-        directions = np.linalg.qr(random)[0].T.astype(np.float32)
+    def __init__(self, network: MapNetwork, config: Config, devices: Sequence[Device]):
+        self._network = network
+        self._side = _SCALE * config.web_side
+        sizes = [sum(channels) for channels in network.channels]
+        random = np.random.default_rng((config.seed, 4)).normal(size=(sum(sizes), CHANNELS))
+        with threadpool_limits(1):  # with more threads the last bits would be others
+            directions = np.linalg.qr(random)[0].T.astype(np.float32)
+        parts = np.split(directions, np.cumsum(sizes[:-1]), axis=1)
+        args = {**network.args, **{f"projection{number}_weight": part[..., None, None].copy()
+                                   for number, part in enumerate(parts)}}
 
-    def describe(image):
-        maps, contrast = network.forward(network_view(image, _SCALE * config.web_side))
-        for stage in np.split(maps, np.cumsum(network.channels[:-1])):
-            stage /= np.maximum(np.linalg.norm(stage, axis=0), 1e-6)
-        with threadpool_limits(1):
-            projected = np.tensordot(directions, maps, 1)
-        return {"maps": projected.astype(np.float16), "contrast": contrast.astype(np.float16)}
-    return describe
+        def build(ops):
+            groups, contrast = network.build(ops)
+            return [*(ops.convolution(ops.concat([ops.unit(stage) for stage in stages]), f"projection{number}",
+                                      len(directions), bias=False) for number, stages in enumerate(groups)), contrast]
+
+        self._networks = [Network(build, args, device) for device in devices]
+
+    @property
+    def together(self) -> int:
+        """Images that are best described together."""
+        return _TOGETHER * len(self._networks)
+
+    def start(self, images: Sequence[np.ndarray]) -> List[Callable[[], Dict[str, np.ndarray]]]:
+        """Start the networks on images, shape by shape, as each change of shape costs time.
+
+        Args:
+            images: (h, w, 3) uint8 RGB.
+
+        Returns:
+            for each image, a function that waits for the arrays that describe its cells, h' x w' of them.
+            maps: (256, h', w') float16, the stages, each of unit length in every cell, all projected by one random
+            matrix (Johnson and Lindenstrauss). contrast: (h', w') float16, see `MapNetwork`.
+        """
+        views = [network_view(image, self._side) for image in images]
+        outputs: Dict[int, Callable[[], Outputs]] = {}
+        for turn, number in enumerate(sorted(range(len(views)), key=lambda number: views[number].shape)):
+            network = self._networks[turn * len(self._networks) // len(views)]
+            outputs[number] = network.forward(self._network.prepare(views[number]))
+        return [functools.partial(self._finish, outputs[number]) for number in range(len(views))]
+
+    def _finish(self, outputs):
+        *groups, contrast = self._network.inner(outputs())
+        return {"maps": np.sum(groups, 0).astype(np.float16), "contrast": contrast[0].astype(np.float16)}
 
 
 def network_view(image: np.ndarray, longest_side: int) -> np.ndarray:

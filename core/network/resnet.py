@@ -32,12 +32,13 @@ def global_features(ops: Any, config: Config, shared: Sequence[Any], suffix: str
     return ops.global_max(stage(ops, config, fourth, 5, stride=2, suffix=suffix), "g_pool")
 
 
-def cell_maps(ops: Any, config: Config) -> Any:
-    """Outputs of stages 3 to 5 for the images, (b, 56 * width, h / 16, w / 16); cell i is centred on pixel 16 i."""
+def cell_maps(ops: Any, config: Config) -> List[Any]:
+    """Outputs of stages 3 to 5 for the images: (b, 8, 16 or 32 * width, h / 16, w / 16); cell i is centred on pixel
+    16 i."""
     third, = shared_stages(ops, config, ops.input())
     fourth = stage(ops, config, third, 4, stride=2)
     fifth = stage(ops, config, fourth, 5, stride=1, dilation=2)
-    return ops.concat([ops.max_pool(third, kernel=3, stride=2, pad=1, name="pool3"), fourth, fifth])
+    return [ops.max_pool(third, kernel=3, stride=2, pad=1, name="pool3"), fourth, fifth]
 
 
 def stage(ops: Any, config: Config, data: Any, number: int, stride: int, dilation: int = 1, suffix: str = "") -> Any:

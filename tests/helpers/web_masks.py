@@ -41,7 +41,7 @@ def write_base_model(config):
     from core.engines.mxnet.backend import mx
     from core.engines.mxnet.operations import SymbolOperations
     from core.network import resnet
-    symbol = resnet.cell_maps(SymbolOperations(), config)
+    symbol = mx.sym.Group(resnet.cell_maps(SymbolOperations(), config))
     shapes, _, aux = symbol.infer_shape(data=(1, 3, 64, 64))
     values = {"arg:" + name: mx.nd.random.normal(0, 0.1, shape) for name, shape in
               zip(symbol.list_arguments(), shapes) if name != "data"}

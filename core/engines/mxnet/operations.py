@@ -80,6 +80,18 @@ class SymbolOperations:
     def concat(self, parts: Sequence[mx.sym.Symbol]) -> mx.sym.Symbol:
         return mx.sym.concat(*parts, dim=1)
 
+    def unit(self, data: mx.sym.Symbol) -> mx.sym.Symbol:
+        """Every cell's vector of channels, divided by its length."""
+        return mx.sym.broadcast_div(data, mx.sym.maximum(mx.sym.norm(data, axis=1, keepdims=True), 1e-6))
+
+    def channel_mean(self, data: mx.sym.Symbol) -> mx.sym.Symbol:
+        """(b, 1, h, w)."""
+        return mx.sym.mean(data, axis=1, keepdims=True)
+
+    def deviation(self, data: mx.sym.Symbol) -> mx.sym.Symbol:
+        """(b, 1, h, w), the standard deviation over the channels."""
+        return mx.sym.sqrt(self.channel_mean(mx.sym.square(mx.sym.broadcast_sub(data, self.channel_mean(data)))))
+
     def broadcast_add(self, data: mx.sym.Symbol, logits: mx.sym.Symbol) -> mx.sym.Symbol:
         return mx.sym.broadcast_add(data, logits)
 

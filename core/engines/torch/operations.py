@@ -89,6 +89,15 @@ class TorchOperations:
     def concat(self, parts: List[torch.Tensor]) -> torch.Tensor:
         return torch.cat(parts, 1)
 
+    def unit(self, data: torch.Tensor) -> torch.Tensor:
+        return F.normalize(data, dim=1, eps=1e-6)
+
+    def channel_mean(self, data: torch.Tensor) -> torch.Tensor:
+        return data.mean(1, keepdim=True)
+
+    def deviation(self, data: torch.Tensor) -> torch.Tensor:
+        return data.std(1, unbiased=False, keepdim=True)
+
     def broadcast_add(self, data: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         return data + logits
 
