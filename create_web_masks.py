@@ -21,13 +21,13 @@ def main() -> None:
     start_log(config.layout.log("create_web_masks"), config)
 
     from core.cosegmentation.cosegment import cosegment  # after the flags: importing scikit-learn takes a second
-    cosegment(config, functools.partial(_devices, args.gpu, config.engine), args.jobs, scheduler=args.scheduler,
-              features=args.features, overwrite=args.overwrite)
+    cosegment(config, functools.partial(_devices, text=args.gpu, engine=config.engine), args.jobs,
+              scheduler=args.scheduler, features=args.features, overwrite=args.overwrite)
 
 
-def _devices(text, engine):
+def _devices(backbone, text, engine):
     from core.engines.chooser import resolve_devices
-    return resolve_devices(text, engine)
+    return resolve_devices(text, engine, backbone)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def main() -> None:
     from core.evaluation.ranking import choose_snapshot
     from core.inference.estimate_masks import estimate_train_masks
     model, epoch, path = choose_snapshot(config, args, "init")
-    estimate_train_masks(config, epoch, devices=resolve_devices(args.gpu, config.engine), crf=args.crf,
+    estimate_train_masks(config, epoch, devices=resolve_devices(args.gpu, config.engine, config.backbone), crf=args.crf,
                          overwrite=args.overwrite, jobs=args.jobs, model=model, path=path, output=args.output,
                          images=args.images)
 

@@ -32,7 +32,8 @@ def main() -> None:
 
     from core.engines.chooser import resolve_devices
     from core.evaluation.ranking import evaluate_all
-    evaluate_all(config, args.model, devices=resolve_devices(args.gpu, config.engine), ms=args.ms, crf=args.crf,
+    devices = resolve_devices(args.gpu, config.engine, config.backbone)
+    evaluate_all(config, args.model, devices=devices, ms=args.ms, crf=args.crf,
                  wait_hours=None if args.once else args.wait, jobs=args.jobs)
 
 

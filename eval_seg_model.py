@@ -69,8 +69,8 @@ def main() -> None:
                                  **chosen)
     if args.submission:
         check_submission(args.submission, load_snapshot(config, model, epoch, path).config)  # with its classes
-    evaluate(config, model, epoch=epoch, path=path, devices=resolve_devices(args.gpu, config.engine), options=options,
-             jobs=args.jobs)
+    devices = resolve_devices(args.gpu, config.engine, config.backbone)
+    evaluate(config, model, epoch=epoch, path=path, devices=devices, options=options, jobs=args.jobs)
     if args.submission:
         pack_submission(args.submission, read_list(options.list), masks_folder(options.output), options.images)
 

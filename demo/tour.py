@@ -130,7 +130,7 @@ def web_report(config, model):
     """web_report.csv, the co-segmentation's: dicts of name, class, kept, score, foreground and reason, best first. The
     photographs are co-segmented now."""
     if config.root == _FOLDER:
-        cosegment(config, lambda: [model.device])
+        cosegment(config, lambda _: [model.device])
     header, *lines = [row.cells for row in read_table(config.layout.web_report)]
     rows = [dict(zip(header, cells)) for cells in lines]
     for row in rows:

@@ -36,7 +36,7 @@ def chain(tmp_path_factory):
     make_sample.make_web(str(folder / "dataset"), 0, 3, str(folder / "truth"), noise=0, empty=0)
     make_sample.make_voc(str(folder / "dataset"), 0, 3, 3, 3)
 
-    cosegment(config, lambda: CPU)
+    cosegment(config, lambda _: CPU)
     create_dataset(config, 1)
     for path in masks_of(config, read_lines(config.layout.train_list)):
         os.remove(path)  # before anything is trained

@@ -37,7 +37,7 @@ from core.web.corrections import KEEP, REJECT, apply_moves, corrected_names, rea
 _NOTHING_COMMON = 0.4  # share of a class's images that look unlike it, above which the class is named
 
 
-def cosegment(config: Config, devices: Callable[[], Sequence[Device]], jobs: int = 1, *,
+def cosegment(config: Config, devices: Callable[[str], Sequence[Device]], jobs: int = 1, *,
               scheduler: Optional[str] = None, features: str = "auto", overwrite: bool = False) -> List[Result]:
     """Write web_labels/<name>.png for every web image, web_train_list.txt, web_report.csv and contact sheets.
 
@@ -47,7 +47,7 @@ def cosegment(config: Config, devices: Callable[[], Sequence[Device]], jobs: int
     models that are there.
 
     Args:
-        devices: function that gives the network's devices.
+        devices: function from the network's backbone to its devices.
         jobs: processes of this machine.
         scheduler: address of a Dask scheduler, instead of jobs.
         features: "imagenet", "resnet" or "auto", see `feature_set`.
@@ -70,8 +70,10 @@ def cosegment(config: Config, devices: Callable[[], Sequence[Device]], jobs: int
     if config.cosegmented_images == "web+train":
         items += _train_items(config)
     features, why = feature_set(config, features)
-    network = imagenet_network() if features == "imagenet" else base_network(config)
-    describer = Describer(network, config, devices())
+    if features == "imagenet":
+        describer = Describer(imagenet_network(), config, devices("efficientnet_lite2"))
+    else:
+        describer = Describer(base_network(config), config, devices("resnet50"))
     with locked(folder_lock(layout.web_cache), f"co-segmentation into {layout.web_masks}"), \
             task_pool(jobs, scheduler, layout.web_images) as pool, \
             claim(config, features, items, overwrite) as record:

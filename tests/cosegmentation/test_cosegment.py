@@ -35,7 +35,7 @@ SETTINGS = {"web_side": 80, "web_min_score": 0.0}
 
 
 def cosegment(config, **options):
-    return run_stage(config, lambda: CPUS[:1], **options)
+    return run_stage(config, lambda _: CPUS[:1], **options)
 
 
 def settings(config, **changes):
@@ -176,7 +176,7 @@ def test_a_killed_run_resumes_to_the_same_masks(web):
                "    replace(*paths)\n"
                "os.replace = last\n"
                f"config = Config(root=sys.argv[1], **{SETTINGS!r})\n"
-               "cosegment(config, lambda: [Device('mxnet')])")
+               "cosegment(config, lambda _: [Device('mxnet')])")
     for writes in (9, 35):
         run = subprocess.run([sys.executable, "-c", program, os.getcwd(), str(writes)], cwd=ROOT,
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -28,7 +28,7 @@ def made(tmp_path_factory):
         for number in range(1, 4):
             image, _ = make_sample.web_picture(np.random.default_rng((label, number)), config.classes[label])
             write_image(image_path(layout.web_images, f"{label}_{number:06d}"), image)
-    cosegment(config, lambda: CPUS[:1])
+    cosegment(config, lambda _: CPUS[:1])
     return config
 
 
@@ -52,7 +52,7 @@ def test_people_have_the_last_word(made):
         mask_path(layout.web_corrected, "1_000002")]
 
     for overwrite in (False, True):
-        cosegment(made, lambda: CPUS[:1], overwrite=overwrite)
+        cosegment(made, lambda _: CPUS[:1], overwrite=overwrite)
         found = rows(layout)
         assert set(found) == {"1_000001", "1_000002", "2_000001", "2_000002", "2_000003", "2_000004"}
         assert (found["1_000001"]["kept"], found["1_000001"]["reason"]) == ("0", "left out in the review")

@@ -85,7 +85,7 @@ def test_web_images_of_other_classes_do_not_train_and_are_not_segmented(config, 
     bring_web_images(layout)
     assert len(web_samples(config)) == 3
     changed = dataclasses.replace(config, classes=CHANGES[change])
-    for use in (lambda: web_samples(changed), lambda: cosegment(changed, lambda: CPUS[:1]),
+    for use in (lambda: web_samples(changed), lambda: cosegment(changed, lambda _: CPUS[:1]),
                 lambda: evaluate_web_masks(changed, layout.web_masks)):
         with pytest.raises(UserError, match="classes.json: the data set was made with class"):
             use()

@@ -39,13 +39,13 @@ def test_auto_is_mxnet_where_it_serves_the_device_and_torch_where_it_does_not(ma
     assert choose_engine("0,1") == ("mxnet", "the default")
 
 
-def test_auto_trains_the_light_network_with_torch(machine):
+def test_auto_computes_the_light_network_with_torch(machine):
     for device in ("0", "cpu"):
-        assert choose_engine(device, trains="efficientnet_lite2")[0] == "torch"
-    for given, trains in (("auto", ""), ("auto", "resnet50"), ("mxnet", "efficientnet_lite2")):
-        assert choose_engine("cpu", given, trains)[0] == "mxnet"
+        assert choose_engine(device, backbone="efficientnet_lite2")[0] == "torch"
+    for given, backbone in (("auto", ""), ("auto", "resnet50"), ("mxnet", "efficientnet_lite2")):
+        assert choose_engine("cpu", given, backbone)[0] == "mxnet"
     machine.installed = ["mxnet"]
-    assert choose_engine("cpu", trains="efficientnet_lite2")[0] == "mxnet"
+    assert choose_engine("cpu", backbone="efficientnet_lite2")[0] == "mxnet"
 
 
 @pytest.mark.parametrize("engine, other", [("mxnet", "torch"), ("torch", "mxnet")])
