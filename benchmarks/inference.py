@@ -3,7 +3,8 @@
 
 The plain way is Module.reshape for every image and scale, batch norms as layers, upsampling in the network and resizing
 class by class. Weights are random, and MXNet uses the same threads in both. --engine torch is timed by itself.
---int8 compares int8 with float32 instead, in CPU time, from files of pictures to files of masks.
+--int8 compares int8 with float32 instead, in CPU time, from files of pictures to files of masks. --light compares the
+engines on the light network: scores, and the maps by which co-segmentation compares images.
 """
 import dataclasses
 import os
@@ -15,6 +16,7 @@ import numpy as np
 from measure import alternate, draw, make_parser
 
 from core.config import MODELS, Config
+from core.cosegmentation.feature_maps import Describer, imagenet_network
 from core.engines.chooser import resolve_devices
 from core.inference.options import InferenceOptions
 from core.inference.postprocess import predict
@@ -97,6 +99,20 @@ def compare_int8(args, scales, snapshot, devices):
         print(f"{100 * same:.2f} % of the pixels agree")
 
 
+def compare_engines(args, scales):
+    config = Config(backbone="efficientnet_lite2", head_channels=256, global_channels=256)
+    snapshot = Snapshot(config, args.model, 0, random_parameters(args.model, config), "")
+    rng = np.random.default_rng(0)
+    images = [draw(rng, size)[0] for size in [args.size] * 3 + [args.size[::-1]]]
+    devices = {engine: resolve_devices(args.gpu, engine) for engine in ("mxnet", "torch")}
+    ways = {engine: lambda one=Segmenter(snapshot, on): list(one.scores_of(images, scales))
+            for engine, on in devices.items()}
+    alternate(ways, args.repeats, "an image, scores", len(images))
+    ways = {engine: lambda one=Describer(imagenet_network(), config, on): [maps() for maps in one.start(images)]
+            for engine, on in devices.items()}
+    alternate(ways, args.repeats, "an image, maps", len(images))
+
+
 def main():
     parser = make_parser(__doc__, repeats=3)
     parser.add_argument("--model", choices=MODELS, default="final", help="network (default: %(default)s)")
@@ -104,12 +120,16 @@ def main():
     parser.add_argument("--gpu", default="cpu", metavar="DEVICE", help="GPU number, or cpu (default: %(default)s)")
     parser.add_argument("--ms", action="store_true", help="three scales")
     parser.add_argument("--int8", action="store_true", help="compare int8 with float32")
+    parser.add_argument("--light", action="store_true", help="compare the engines on the light network")
     parser.add_argument("--snapshot", metavar="FILE",
                         help="of --int8, in place of a full-size network of random weights")
     parser.add_argument("--images", metavar="FOLDER", help="of --int8, pictures in place of drawn ones")
     args = parser.parse_args()
     config = Config()
     scales = config.scales if args.ms else (1.0,)
+    if args.light:
+        compare_engines(args, scales)
+        return
     parameters = random_parameters(args.model, config)
     devices = resolve_devices(args.gpu, args.engine)
     if args.int8:
