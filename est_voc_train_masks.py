@@ -5,8 +5,8 @@ from core.cli import add_crf, add_devices, add_jobs, add_snapshot, make_parser, 
 
 def main() -> None:
     from core.io.logs import start_log
-    parser = make_parser(__doc__, ("scales", "cosegmented_images", "logit_adjustment", "min_confidence", "engine",
-                                   "dtype", "crf_engine"))
+    parser = make_parser(__doc__, ("scales", "inference_side", "cosegmented_images", "logit_adjustment",
+                                   "min_confidence", "engine", "dtype", "crf_engine"))
     add_snapshot(parser, "init; final is for another round of training")
     add_devices(parser)
     add_crf(parser)

@@ -16,7 +16,7 @@ from core.cli import (
 def main() -> None:
     from core.config import MODELS
     from core.io.logs import start_log
-    parser = make_parser(__doc__, ("scales", "engine", "dtype", "crf_engine"))
+    parser = make_parser(__doc__, ("scales", "inference_side", "engine", "dtype", "crf_engine"))
     parser.add_argument("--model", choices=MODELS, required=True, help="model to evaluate")
     add_devices(parser)
     add_ms(parser)

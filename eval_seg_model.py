@@ -21,7 +21,7 @@ def main() -> None:
     from core.inference.postprocess import masks_folder
     from core.io.files import read_list
     from core.io.logs import start_log
-    parser = make_parser(__doc__, ("scales", "engine", "dtype", "crf_engine", "voc_dir"))
+    parser = make_parser(__doc__, ("scales", "inference_side", "engine", "dtype", "crf_engine", "voc_dir"))
     add_snapshot(parser)
     add_devices(parser)
     add_ms(parser)

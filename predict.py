@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
 """Segment your own pictures and videos with a trained model: masks, overlays, and the share of each class."""
+import dataclasses
+
 from core.cli import (
     add_crf,
     add_devices,
@@ -13,10 +15,12 @@ from core.cli import (
     run,
 )
 
+_SIDE = 500  # pixels, as in VOC and create_dataset.py: on larger pictures a network does not know the objects again
+
 
 def main() -> None:
     from core.io.logs import start_log
-    parser = make_parser(__doc__, ("scales", "engine", "dtype", "crf_engine"))
+    parser = make_parser(__doc__, ("scales", "inference_side", "engine", "dtype", "crf_engine"))
     parser.add_argument("paths", nargs="*", metavar="PATH", help="picture, video, folder that is searched for "
                         "both, or quoted pattern such as 'holiday/**/*.jpg'")
     add_snapshot(parser, "final", "newest; without a snapshot the one that comes with the code")
@@ -28,7 +32,7 @@ def main() -> None:
     parser.add_argument("--savescoremap", action="store_true",
                         help="save log scores, or the CRF's marginals with --crf, as scoremaps/<name>.npy")
     parser.add_argument("--max-side", type=positive, default=1500, metavar="PIXELS", help="pictures with a longer side "
-                        "are scaled down to this length for the network; masks keep the picture's size "
+                        "are scaled down to this length before all else; masks keep the picture's size "
                         "(default: %(default)s)")
     parser.add_argument("--output", metavar="FOLDER", help="folder for the results (default: outputs/predictions)")
     parser.add_argument("--serve", action="store_true", help="serve a page to drop pictures on, for a browser on this "
@@ -42,6 +46,8 @@ def main() -> None:
     if not args.serve:
         check_scales(args)
     config = parse_config(args)
+    if not config.is_set("inference_side"):
+        config = dataclasses.replace(config, inference_side=_SIDE)
     layout = config.layout
     start_log(layout.log("predict"), config)
 

@@ -139,6 +139,9 @@ class Config:
 
     scales: Tuple[float, ...] = _setting((0.7, 1.0, 1.3), "scales whose scores --ms and mask estimation sum", above=0,
                                          at_most=8, group="Inference")
+    inference_side: int = _setting(0, "longest side that images are resized to before --scales, pixels: about that of "
+                                   "the images that the network learned from; 0: the images' own. The default of "
+                                   "predict.py is 500", at_least=0, at_most=20000)
     logit_adjustment: float = _setting(0.0, "power to which mask estimation divides the init model's scores by the "
                                        "share of each class in the masks that it was trained on; 1 takes the training "
                                        "set's prior out of them", at_least=0, at_most=4)
@@ -244,6 +247,11 @@ def network_settings(config: Config, names: Sequence[str] = NETWORK_SETTINGS) ->
     """The settings `names` as JSON keeps them: dict from name to number, text or list."""
     values = {name: getattr(config, name) for name in names}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def side_settings(config: Config) -> Dict[str, int]:
+    """The setting inference_side as records keep it: images of their own size go without saying."""
+    return {"inference_side": config.inference_side} if config.inference_side else {}
 
 
 def adopt_settings(config: Config, recorded: Dict[str, Any], source: str) -> Config:

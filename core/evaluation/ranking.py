@@ -5,7 +5,7 @@ import re
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from core.config import Config, network_settings
+from core.config import Config, network_settings, side_settings
 from core.errors import UserError
 from core.evaluation.evaluate import check_list, evaluate, evaluation_options
 from core.io.files import file_digest, read_json, write_json
@@ -36,7 +36,7 @@ def evaluate_all(config: Config, model: str, *, devices: list, ms: bool = False,
     check_list(layout.val_list, layout)
     seen: Dict[int, Any] = {}
     results: Dict[int, Dict[str, Any]] = {}
-    how = {"scales": list(config.scales) if ms else [1.0], "crf": crf}
+    how = {"scales": list(config.scales) if ms else [1.0], "crf": crf, **side_settings(config)}
     while True:
         new = [epoch for epoch in layout.epochs(model) if seen.get(epoch) != _state(layout.snapshot(model, epoch))]
         for epoch in new:

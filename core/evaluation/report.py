@@ -146,8 +146,9 @@ def _conditions(result: Result, epoch: bool = True) -> str:
     settings = result["settings"]
     scales = ", ".join(f"{scale:g}" for scale in settings["scales"])
     words: Sequence[Any] = (result["model"], epoch and f"epoch {result['epoch']}",
-                            "one scale" if scales == "1" else f"scales {scales}", settings["crf"] and "CRF",
-                            settings.get("dtype"))
+                            "one scale" if scales == "1" else f"scales {scales}",
+                            "inference_side" in settings and f"of {settings['inference_side']} pixels",
+                            settings["crf"] and "CRF", settings.get("dtype"))
     return ", ".join(filter(None, words))
 
 

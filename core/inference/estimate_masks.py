@@ -7,7 +7,7 @@ from typing import Optional
 import numpy as np
 
 from core.classes import BACKGROUND
-from core.config import Config, network_settings
+from core.config import Config, network_settings, side_settings
 from core.data import check_classes
 from core.dataset.samples import listed_web_images, train_images, web_images
 from core.errors import UserError
@@ -126,7 +126,7 @@ def _origin(snapshot, options, images, posteriors):
         origin["cosegmentation"] = StageRecord(config.layout.web_record, posteriors).origin
     if options.dtype != "float32":
         origin["dtype"] = options.dtype
-    return origin
+    return {**origin, **side_settings(config)}
 
 
 def _claim(images, origin, overwrite):

@@ -44,7 +44,7 @@ class SegmentationOptions:
         output: folder for masks/, overlays/, scoremaps/ and predictions.json.
         save_scores: whether to keep scoremaps/<name>.npy.
         allowed: indices of the classes that may occur besides the background; None allows all.
-        max_side: pixels of the longer side above which a picture is scaled down for the network.
+        max_side: pixels of the longer side above which a picture is scaled down.
     """
     inference: InferenceOptions
     output: str

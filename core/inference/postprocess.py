@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from core.classes import BACKGROUND, IGNORE_LABEL
-from core.config import Config, network_settings
+from core.config import Config, network_settings, side_settings
 from core.inference.confusion import confusion_matrix
 from core.inference.crf import SMALLEST_SCORE, crf_settings, refine
 from core.inference.options import EvaluationOptions, InferenceOptions, SegmentationOptions
@@ -115,7 +115,7 @@ def scores_path(output: str, name: str) -> str:
 
 def scoring_settings(snapshot: "Snapshot", options: InferenceOptions) -> Dict[str, Any]:
     """What decides the prediction of an image, as JSON keeps it; float32 goes without saying."""
-    return {**({} if options.dtype == "float32" else {"dtype": options.dtype}),
+    return {**({} if options.dtype == "float32" else {"dtype": options.dtype}), **side_settings(snapshot.config),
             "snapshot_sha256": snapshot.digest, "scales": list(options.scales),
             "crf": crf_settings(snapshot.config) if options.crf else None,
             **network_settings(snapshot.config)}

@@ -127,7 +127,7 @@ class _Work:
                 _check_lengths(medium, self._options.output)
                 image, size = read_picture(medium.path, self._options.max_side)
                 if image.shape[:2] != size:
-                    logger.info("%s: %d x %d pixels, scaled down to %d x %d for the network; see --max-side",
+                    logger.info("%s: %d x %d pixels, scaled down to %d x %d; see --max-side",
                                 medium.path, *size[::-1], *image.shape[1::-1])
                 self._segmenter.check_memory(medium.path, image.shape[:2], self._options.inference.scales)
                 yield Picture(medium.name, medium.path, size), image

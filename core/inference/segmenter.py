@@ -55,15 +55,21 @@ class Segmenter:
         self._networks = [Network(lambda ops: [fcn.probabilities(ops, snapshot.model, snapshot.config)], args,
                                   device, dtype) for device in devices]
 
+    def _scaled(self, size, scale):
+        """(h, w) at which the network sees an image of (h, w) pixels."""
+        if self._config.inference_side:
+            scale *= self._config.inference_side / max(size)
+        return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
+
     def check_memory(self, path: str, size: Tuple[int, ...], scales: Sequence[float]) -> None:
         """Raise UserError, naming `path`, if the scores of an image of (h, w) pixels exceed the free memory.
 
         Without this the system would end the process, and maybe others, without a word. GPUs are not checked.
         """
         free = free_memory()
-        pixels = size[0] * size[1]
-        needed = pixels * (_BYTES_PER_CHANNEL * self._config.width * max(scales) ** 2
-                           + _SCORE_COPIES * 4 * self._config.num_classes)
+        height, width = self._scaled(size, max(scales))
+        needed = (height * width * _BYTES_PER_CHANNEL * self._config.width
+                  + size[0] * size[1] * _SCORE_COPIES * 4 * self._config.num_classes)
         if self._on_cpu and free is not None and needed > free:
             raise UserError(f"{path} is {size[1]} x {size[0]} pixels: at scale {max(scales):g} that takes about "
                             f"{needed / 2 ** 30:.1f} GiB of memory, and {free / 2 ** 30:.1f} GiB are free: shrink it "
@@ -78,7 +84,7 @@ class Segmenter:
 
         Args:
             images: iterable of (h, w, 3) uint8 RGB.
-            scales: factors by which each image is resized; the scores add up over them.
+            scales: factors by which each image is resized, after `inference_side`; the scores add up over them.
 
         Yields:
             (classes, h, w) float32, class probabilities summed over the scales.
@@ -94,8 +100,7 @@ class Segmenter:
 
     def _start(self, images, scales):
         """Start the networks on a few images, shape by shape, as each change of shape costs time."""
-        sizes = [[(max(1, int(image.shape[0] * scale)), max(1, int(image.shape[1] * scale))) for scale in scales]
-                 for image in images]
+        sizes = [[self._scaled(image.shape[:2], scale) for scale in scales] for image in images]
         outputs = {}
         for scaled, number in sorted({(scaled, number) for number, row in enumerate(sizes) for scaled in row}):
             network = self._networks[number % len(self._networks)]

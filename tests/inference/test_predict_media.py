@@ -157,7 +157,7 @@ def test_a_bad_picture_is_reported_and_the_others_continue(untrained, tmp_path, 
     written = json.loads((output / "predictions.json").read_text())
     assert sorted(written["files"]) == ["a", "c"] and len(written["failures"]) == 2
     assert written["settings"]["epoch"] == 2
-    assert written["settings"]["scales"] == [0.7, 1.0, 1.3]
+    assert written["settings"]["scales"] == [0.7, 1.0, 1.3] and written["settings"]["inference_side"] == 500
 
 
 def test_the_input_is_never_written_over(untrained, tmp_path, image):

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import cv2
@@ -169,6 +170,16 @@ def test_shapes_that_share_memory_do_not_disturb_one_another(rng, dtype):
     together = Segmenter(trained, CPUS[:1], dtype)
     for image, scores in zip(images + images, together.scores_of(images + images, (0.7, 1.0))):
         np.testing.assert_array_equal(scores, Segmenter(trained, CPUS[:1], dtype).scores(image, (0.7, 1.0)))
+
+
+def test_images_of_any_size_are_seen_at_the_same_side(rng):
+    trained = snapshot("final", rng)
+    image = rng.integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    expected = Segmenter(trained, CPUS[:1]).scores(image, (0.75, 1.5))
+    resized = dataclasses.replace(trained, config=dataclasses.replace(trained.config, inference_side=90))
+    np.testing.assert_array_equal(Segmenter(resized, CPUS[:1]).scores(image, (0.5, 1.0)), expected)
+    larger = cv2.resize(image, (120, 80))
+    assert Segmenter(resized, CPUS[:1]).scores(larger).shape == (trained.config.num_classes, 80, 120)
 
 
 def test_images_are_read_a_few_ahead(rng):
