@@ -32,8 +32,11 @@ args = parser.parse_args()
 session = onnxruntime.InferenceSession(args.model, providers=["CPUExecutionProvider"])
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
 
-mask = session.run(["mask"], {"image": read(args.picture)})[0]  # (h, w) uint8 class indices
+picture = Image.fromarray(read(args.picture))
+size = picture.size
+picture.thumbnail((500, 500))  # the network knows objects in pictures of about the size of VOC's
+mask = session.run(["mask"], {"image": np.asarray(picture)})[0]  # (h, w) uint8 class indices
 
-Image.fromarray(mask).save(args.mask)
+Image.fromarray(mask).resize(size, Image.Resampling.NEAREST).save(args.mask)
 for label in np.unique(mask):
     print(f"{classes[label]} {100 * (mask == label).mean():.1f} %")
