@@ -23,7 +23,8 @@ def main() -> None:
     from core.inference.crf import refine
     from core.inference.segmenter import Segmenter
     from core.network.snapshots import identify_snapshot, load_snapshot
-    snapshot = load_snapshot(Config(), *identify_snapshot(SHIPPED_SNAPSHOT), SHIPPED_SNAPSHOT)
+    config = Config(inference_side=500)  # as predict.py has it
+    snapshot = load_snapshot(config, *identify_snapshot(SHIPPED_SNAPSHOT), SHIPPED_SNAPSHOT)
     config, segmenter = snapshot.config, Segmenter(snapshot, resolve_devices("cpu"))
     images = [read_image(os.path.join(ROOT, "demo", "pictures", name + ".jpg")) for name in SHOWN]
     masks = [refine(segmenter.scores(image, config.scales), image, config).argmax(0).astype(np.uint8)
