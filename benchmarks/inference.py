@@ -71,6 +71,12 @@ def random_parameters(model, config):
                  for part in parameter_shapes(model, config))
 
 
+def four_images(args):
+    """Three of one shape and one of another."""
+    rng = np.random.default_rng(0)
+    return [draw(rng, size)[0] for size in [args.size] * 3 + [args.size[::-1]]]
+
+
 def compare_int8(args, scales, snapshot, devices):
     """File to result, with pictures that are drawn unless a folder of them is given."""
     from core.inference.quantized import IMAGES, quantise
@@ -102,8 +108,7 @@ def compare_int8(args, scales, snapshot, devices):
 def compare_engines(args, scales):
     config = Config(backbone="efficientnet_lite2", head_channels=256, global_channels=256)
     snapshot = Snapshot(config, args.model, 0, random_parameters(args.model, config), "")
-    rng = np.random.default_rng(0)
-    images = [draw(rng, size)[0] for size in [args.size] * 3 + [args.size[::-1]]]
+    images = four_images(args)
     devices = {engine: resolve_devices(args.gpu, engine) for engine in ("mxnet", "torch")}
     ways = {engine: lambda one=Segmenter(snapshot, on): list(one.scores_of(images, scales))
             for engine, on in devices.items()}
@@ -140,8 +145,8 @@ def main():
     dtypes = ["float32"] + ["bfloat16"] * (args.engine == "torch" or "avx512bw" in cpu_flags())
     snapshot = Snapshot(config, args.model, 0, parameters, "")
     ours = {dtype: Segmenter(snapshot, devices, dtype) for dtype in dtypes}
-    rng = np.random.default_rng(0)
     if args.growth:
+        rng = np.random.default_rng(0)
         for factor in (0.5, 1, 1.5):
             image = draw(rng, tuple(int(side * factor) for side in args.size))[0]
             height, width = image.shape[:2]
@@ -152,7 +157,7 @@ def main():
             alternate({f"{count} images": lambda: list(ours["float32"].scores_of([image] * count, scales))},
                       args.repeats, "an image", count)
         return
-    images = [draw(rng, size)[0] for size in [args.size] * 3 + [args.size[::-1]]]
+    images = four_images(args)
     ways = {}
     if args.engine == "mxnet":
         plain = PlainSegmenter(config, args.model, parameters)

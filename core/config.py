@@ -127,8 +127,9 @@ class Config:
                             at_most=1024)
 
     engine: str = _setting("auto", "what computes the networks: mxnet; torch; or auto: MXNet where it is installed and "
-                           "can use the device, else torch, which also computes EfficientNet-Lite2 where both "
-                           "are installed", choices=("auto", "mxnet", "torch"), group="Computing")
+                           "can use the device, else torch, which in all but predict.py also computes "
+                           "EfficientNet-Lite2 where both are installed", choices=("auto", "mxnet", "torch"),
+                           group="Computing")
     dtype: str = _setting("auto", "type the network computes in, in training by torch only: float32; bfloat16 (MXNet: "
                           "on CPUs); float16 (GPUs); tf32 (torch, GPUs); int8 (a trained network, on CPUs with VNNI); "
                           "or auto: bfloat16 in predict.py on a CPU where it is faster and in training by torch on "

@@ -22,7 +22,7 @@ class Cells:
     def __init__(self, maps: np.ndarray, contrast: np.ndarray):
         """
         Args:
-            maps: (c, h, w). contrast: (h, w); see `feature_maps.cache_maps`.
+            maps: (c, h, w). contrast: (h, w); see `feature_maps.Describer`.
         """
         self.size = contrast.shape
         flat = maps.reshape(len(maps), -1).astype(np.float32)

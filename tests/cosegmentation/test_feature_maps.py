@@ -27,11 +27,20 @@ def described(network, config, images, devices=CPUS[:1]):
     return [finish() for finish in Describer(network, config, devices).start(images)]
 
 
+def stages_of(network, view):
+    """The stages' maps over the inner cells of what `network_view` gives."""
+    whole = Network(lambda ops: sum(network.build(ops)[0], []), network.args, CPUS[0])
+    return network.inner(whole.forward(network.prepare(view))())
+
+
 def test_cells_see_the_pixels_that_they_cover(network, rng):
-    """A change of one cell's pixels changes its map most."""
+    """A change of one cell's pixels changes its map most; in the deepest stages neighbours change as much."""
     image = np.full((320, 384, 3), 100, np.uint8)
     other = image.copy()
     other[128:144, 192:208] = rng.integers(0, 256, (16, 16, 3))
+    for before, after in list(zip(*(stages_of(network, network_view(picture, 384)) for picture in (image, other))))[:3]:
+        change = np.abs(after - before).sum(0)
+        assert change.shape == (20, 24) and np.unravel_index(change.argmax(), change.shape) == (8, 12)
     before, after = described(network, Config(web_side=192), [image, other])
     assert before["maps"].shape == (CHANNELS, 20, 24) and before["contrast"].shape == (20, 24)
     change = np.abs(after["maps"].astype(np.float32) - before["maps"]).sum(0)
@@ -43,9 +52,8 @@ def test_the_projection_keeps_the_likeness_of_cells(rng):
     a random projection."""
     network, config = imagenet_network(), Config(web_side=96)
     image = rng.integers(0, 256, (5, 6, 3)).astype(np.uint8).repeat(32, 0).repeat(32, 1)
-    whole = Network(lambda ops: sum(network.build(ops)[0], []), network.args, CPUS[0])
-    stages = network.inner(whole.forward(network.prepare(network_view(image, 192)))())
-    stages = [stage.reshape(len(stage), -1) / np.linalg.norm(stage.reshape(len(stage), -1), axis=0) for stage in stages]
+    flat = [stage.reshape(len(stage), -1) for stage in stages_of(network, network_view(image, 192))]
+    stages = [stage / np.linalg.norm(stage, axis=0) for stage in flat]
     exact = np.mean([stage.T @ stage for stage in stages], 0)
     maps = described(network, config, [image])[0]["maps"].reshape(CHANNELS, -1).astype(np.float32)
     maps /= np.linalg.norm(maps, axis=0)

@@ -16,7 +16,7 @@ from networks import batch_of, made, step
 pytest.importorskip("torch", reason="torch is not installed: pip install -r tests/torch-dependencies.txt")
 
 from core.config import Config  # noqa: E402
-from core.cosegmentation.feature_maps import Describer, imagenet_network  # noqa: E402
+from core.cosegmentation.feature_maps import Describer, imagenet_network, network_view  # noqa: E402
 from core.engines.chooser import load, resolve_dtype  # noqa: E402
 from core.engines.devices import Device  # noqa: E402
 from core.engines.network import Network  # noqa: E402
@@ -62,8 +62,16 @@ def test_the_branches_and_stages_are_the_same(rng):
 
 @pytest.mark.skipif(imagenet_weights.weights_path() is None, reason="the package with ImageNet weights is missing")
 def test_the_maps_of_the_imagenet_network_are_the_same(rng):
-    image = rng.integers(0, 256, (96, 128, 3)).astype(np.uint8)
-    theirs, mine = (Describer(imagenet_network(), Config(web_side=96), [device]).start([image])[0]()
+    image, network = rng.integers(0, 256, (96, 128, 3)).astype(np.uint8), imagenet_network()
+    data = network.prepare(network_view(image, 192))
+
+    def build(ops):
+        groups, contrast = network.build(ops)
+        return [*sum(groups, []), contrast]
+
+    for theirs, mine in zip(*(Network(build, network.args, device).forward(data)() for device in (CPUS[0], TORCH))):
+        np.testing.assert_allclose(mine, theirs, atol=1e-4 * np.abs(theirs).max())
+    theirs, mine = (Describer(network, Config(web_side=96), [device]).start([image])[0]()
                     for device in (CPUS[0], TORCH))
     for name in ("maps", "contrast"):  # float16
         np.testing.assert_allclose(mine[name], theirs[name], atol=1e-3 * np.abs(theirs[name]).max())
