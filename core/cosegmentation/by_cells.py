@@ -72,8 +72,10 @@ def summarise(item: Item, config: Config, rounds: int) -> None:
     """Step 1 for an image of the sample: writes what `_foreground_mean` gives after some rounds."""
     with threadpool_limits(1):
         cells = _read_cells(item)
-        foreground, _ = _foreground_after(config.layout, cells, item, rounds)
-        write_array(item.foreground_file(rounds), _foreground_mean(cells, foreground))
+        own, *others = (foreground for foreground, _ in _foregrounds_after(config.layout, cells, item, rounds))
+        for other in others:  # a cell shows one class
+            own[other > own] = 0
+        write_array(item.foreground_file(rounds), _foreground_mean(cells, own))
 
 
 def segment(item: Item, config: Config) -> None:
@@ -81,8 +83,7 @@ def segment(item: Item, config: Config) -> None:
     layout = config.layout
     with threadpool_limits(1):
         cells = _read_cells(item)
-        foregrounds = [_foreground_after(layout, cells, item._replace(classes=(index,)), ROUNDS)
-                       for index in item.classes]
+        foregrounds = _foregrounds_after(layout, cells, item, ROUNDS)
         if item.web:
             _finish_web_image(item, config, cells, *foregrounds[0])
         else:
@@ -139,8 +140,8 @@ def _learn(config, items, describer, run):
     sample = _draw_sample(config, items, describer)
     if not sample:
         return
-    classes, folds = [item.classes[0] for item in sample], [fold_of(item.name) for item in sample]
-    single = len(set(classes)) == 1  # its other classes are the borders of its images
+    classes, folds = [item.classes for item in sample], [fold_of(item.name) for item in sample]
+    single = len({own for own, *_ in classes}) == 1  # its other classes are the borders of its images
     foreground_means = functools.partial(_foreground_means, sample, config, run)
     moments = None
     for number in missing:
@@ -153,7 +154,7 @@ def _learn(config, items, describer, run):
         else:
             foregrounds = list(zip(classes, folds, foreground_means(number - 1)))
             if single:
-                foregrounds += [(BACKGROUND, fold, np.zeros_like(mean)) for _, fold, mean in foregrounds]
+                foregrounds += [((BACKGROUND,), fold, np.zeros_like(mean)) for _, fold, mean in foregrounds]
             models = moments.fit_foreground(foregrounds)
         write_arrays(model_path(layout, number), models._asdict())
 
@@ -161,17 +162,17 @@ def _learn(config, items, describer, run):
     # What the last round learned from is there; what it finds would take another pass.
     descriptors = np.stack([_descriptor(mean, centre) for mean in foreground_means(ROUNDS - 1)])
     with threadpool_limits(1):
-        noise_filter = fit_noise_filter(descriptors, np.array(classes), np.array(folds))
+        noise_filter = fit_noise_filter(descriptors, np.array([own for own, *_ in classes]), np.array(folds))
     write_arrays(noise_filter_path(layout), noise_filter._asdict(), compressed=True)
 
 
 def _features(sample, borders):
-    """(class index, fold, features of its cells) of each image; those of its border, as background, too if wanted."""
+    """(classes, fold, features of its cells) of each image; those of its border, as background, too if wanted."""
     for item in progress(sample, len(sample), "statistics"):
         cells, fold = _read_cells(item), fold_of(item.name)
-        yield item.classes[0], fold, cells.features
+        yield item.classes, fold, cells.features
         if borders:
-            yield BACKGROUND, fold, cells.features[cells.border]
+            yield (BACKGROUND,), fold, cells.features[cells.border]
 
 
 def _foreground_means(sample, config, run, number):
@@ -184,9 +185,10 @@ def _foreground_means(sample, config, run, number):
 
 
 def _draw_sample(config, items, describer):
-    """At most `_SAMPLE` readable images of each class, chosen by a hash of their names, with their maps:
-    items of one class each, sorted."""
-    single = [item._replace(classes=(index,)) for item in items for index in item.classes]
+    """At most `_SAMPLE` readable images of each class, chosen by a hash of their names, with their maps: sorted items,
+    each of which counts for the first of its classes."""
+    single = [item._replace(classes=(index, *(other for other in item.classes if other != index)))
+              for item in items for index in item.classes]
     single.sort(key=lambda item: hashlib.sha256(item.key.encode("utf-8")).hexdigest())
     while True:
         counts: Dict[int, int] = collections.Counter()
@@ -235,15 +237,19 @@ def _start_maps(layout, group, describer):
     return [(item, started.pop(item.maps_file(), None)) for item in readable]
 
 
-def _foreground_after(layout, cells, item, rounds):
-    """(n,) foreground of the cells after the given number of rounds, in [0, 1], and the learned one alone."""
-    index, fold, first = item.classes[0], fold_of(item.name), _models(layout, 0)
-    start = cells.start(predict(first, fold, index, cells.features))
-    if not rounds:
-        return start, start
-    learned = predict(_models(layout, rounds), fold, index, cells.features)
-    learned = cells.walk(relative(learned), first.centre)
-    return relative((1 - _START_SHARE) * learned + _START_SHARE * start), learned
+def _foregrounds_after(layout, cells, item, rounds):
+    """For each of the item's classes: (n,) foreground of the cells after the given number of rounds, in [0, 1], and the
+    learned one alone."""
+    fold, first, foregrounds = fold_of(item.name), _models(layout, 0), []
+    for index in item.classes:
+        start = learned = cells.start(predict(first, fold, index, cells.features))
+        foreground = start
+        if rounds:
+            learned = predict(_models(layout, rounds), fold, index, cells.features)
+            learned = cells.walk(relative(learned), first.centre)
+            foreground = relative((1 - _START_SHARE) * learned + _START_SHARE * start)
+        foregrounds.append((foreground, learned))
+    return foregrounds
 
 
 def _foreground_mean(cells, foreground):

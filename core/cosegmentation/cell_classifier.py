@@ -37,16 +37,20 @@ class Models(NamedTuple):
 
 class Moments:
     """Mean outer products of the cells' features over the images of each class and fold: all that a regression needs
-    to know of the features, whatever its targets."""
+    to know of the features, whatever its targets.
 
-    def __init__(self, images: Iterable[Tuple[int, int, np.ndarray]]):
+    An image is one of its class, the first of `classes`; the others are those that it is labelled with, too.
+    """
+
+    def __init__(self, images: Iterable[Tuple[Tuple[int, ...], int, np.ndarray]]):
         """
         Args:
-            images: (class index, fold, (n, c + 1) float32 features of its cells, the last column 1) of each image; of
-                two classes at least.
+            images: (classes, fold, (n, c + 1) float32 features of its cells, the last column 1) of each image; of two
+                classes at least.
         """
-        self._sums = _sums((index, fold, features.T @ features / len(features)) for index, fold, features in images)
-        self._classes = sorted({index for index, _ in self._sums})
+        self._sums = _sums((classes, fold, features.T @ features / len(features))
+                           for classes, fold, features in images)
+        self._classes = sorted({classes[0] for classes, _ in self._sums})
 
     def fit_classes(self) -> Models:
         """Models that tell the cells of a class's images from those of the other classes' images, 1 from 0."""
@@ -59,7 +63,7 @@ class Moments:
         """Models that tell foreground from background, 1 from 0.
 
         Args:
-            images: (class index, fold, (c + 1,) mean of features times foreground) of the same images.
+            images: (classes, fold, (c + 1,) mean of features times foreground) of the same images.
         """
         share = 1 - _SHARED - _NEGATIVE
 
@@ -70,33 +74,35 @@ class Moments:
 
     def _fit(self, solve, *sums):
         """Models whose weights `solve` gives, from a pair of each of the sums: their mean over the images of the class,
-        and that over the images of the other classes, each of which counts the same."""
+        and that over the images of the other classes that don't show it, each class of which counts the same."""
         size = len(next(iter(self._sums.values()))[0])
         weights = np.zeros((FOLDS, len(self._classes), size), np.float32)
         for fold in range(FOLDS):
-            means = [{index: _mean(each, index, fold) for index in self._classes} for each in sums]
             for row, index in enumerate(self._classes):
                 others = [other for other in self._classes if other != index]
-                weights[fold, row] = solve(*((mean[index], sum(mean[other] for other in others) / len(others))
-                                             for mean in means))
+                weights[fold, row] = solve(*(
+                    (_mean(each, index, fold), sum(_mean(each, other, fold, index) for other in others) / len(others))
+                    for each in sums))
         centre = np.mean([_mean(self._sums, index, None)[-1, :-1] for index in self._classes], 0)
         return Models(np.array(self._classes), weights, centre.astype(np.float32))
 
 
 def _sums(images):
-    """Dict from (class, fold) to [sum of the images' arrays, number of images]."""
+    """Dict from (classes, fold) to [sum of the images' arrays, number of images]."""
     sums = {}
-    for index, fold, array in images:
-        entry = sums.setdefault((index, fold), [np.zeros(array.shape), 0])
+    for classes, fold, array in images:
+        entry = sums.setdefault((classes, fold), [np.zeros(array.shape), 0])
         entry[0] += array
         entry[1] += 1
     return sums
 
 
-def _mean(sums, index, fold):
-    """Mean over the images of a class in the other folds, or in all where those have none."""
-    keys = [key for key in sums if key[0] == index]
+def _mean(sums, index, fold, without=None):
+    """Mean over the images of a class in the other folds that don't show the class `without`; over all of the class
+    where there are none."""
+    keys = [key for key in sums if key[0][0] == index]
     keys = [key for key in keys if key[1] != fold] or keys
+    keys = [key for key in keys if without not in key[0]] or keys
     return sum(sums[key][0] for key in keys) / sum(sums[key][1] for key in keys)
 
 

@@ -16,14 +16,24 @@ from web_masks import beside, draw_web_images, masks, write_base_model
 
 from core.config import Config
 from core.cosegmentation import by_cells, noise_filter
+from core.cosegmentation.cells import Cells
 from core.cosegmentation.cosegment import cosegment as run_stage
 from core.cosegmentation.cosegment import feature_set, log_doubts
 from core.cosegmentation.evaluate_masks import evaluate_web_masks
-from core.cosegmentation.items import noise_filter_path
+from core.cosegmentation.items import Item, noise_filter_path
 from core.cosegmentation.results import UNLIKE, Result
 from core.dataset.train_posteriors import read_posteriors
 from core.errors import UserError
-from core.io.files import read_arrays, read_bytes, read_lines, write_arrays, write_bytes, write_json, write_lines
+from core.io.files import (
+    read_array,
+    read_arrays,
+    read_bytes,
+    read_lines,
+    write_arrays,
+    write_bytes,
+    write_json,
+    write_lines,
+)
 from core.io.images import read_mask, write_image, write_mask
 from core.io.locks import locked
 from core.network import imagenet_weights
@@ -306,6 +316,19 @@ def test_training_images_are_segmented_for_each_of_their_labels(web, monkeypatch
     cosegment(config)
     assert read_posteriors(folder, "2007_1", (9, 9)).labels == (6,)
     assert times(folder)[os.path.join(folder, "000001.npz")] == first[os.path.join(folder, "000001.npz")]
+
+
+def test_a_cell_teaches_one_of_its_images_labels(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    cells = Cells(rng.random((5, 3, 4)), rng.random((3, 4)))
+    own, other = rng.random((2, 12))
+    monkeypatch.setattr(by_cells, "_read_cells", lambda _: cells)
+    monkeypatch.setattr(by_cells, "_foregrounds_after", lambda *_: [(own.copy(), None), (other.copy(), None)])
+    item = Item("2007_1", "", (8, 6), str(tmp_path), False)
+    by_cells.summarise(item, Config(), 2)
+    shown = (own > 0.5) & (own >= other)
+    assert 0 < shown.sum() < (own > 0.5).sum()
+    np.testing.assert_allclose(read_array(item.foreground_file(2)), cells.features.T @ shown / 12, rtol=1e-5)
 
 
 def test_names_without_class_and_empty_folders_are_reported(tmp_path):
