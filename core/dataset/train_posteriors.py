@@ -1,6 +1,6 @@
 """What the co-segmentation says of the training images: a foreground posterior for each image-level label."""
 import os
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -46,3 +46,11 @@ def read_posteriors(folder: str, name: str, size: Tuple[int, ...]) -> Posteriors
         return Posteriors(tuple(stored["labels"].tolist()), scipy.special.expit(np.stack(odds)))
     except (KeyError, ValueError, cv2.error) as error:
         raise UserError(f"{path} is damaged: remove it and run create_web_masks.py again") from error
+
+
+def read_foreground(folder: str, name: str, labels: Sequence[int], size: Tuple[int, ...]) -> np.ndarray:
+    """(labels, h, w) float32 foreground of the posteriors of an image, whose labels have to be these, rising."""
+    posteriors = read_posteriors(folder, name, size)
+    if list(posteriors.labels) != list(labels):
+        raise UserError(f"{folder}: {name} was co-segmented with other labels: run create_web_masks.py again")
+    return posteriors.foreground

@@ -1,5 +1,6 @@
 """Masks for the training images from a trained model, limited to their image-level labels."""
 import collections
+import dataclasses
 import functools
 import os
 from typing import Optional
@@ -13,6 +14,7 @@ from core.dataset.samples import listed_web_images, train_images, web_images
 from core.errors import UserError
 from core.inference.crf import crf_settings
 from core.inference.options import InferenceOptions
+from core.inference.priors import SAMPLE, lower_to_cosegmentation, web_prior
 from core.inference.pseudo_masks import Estimation, estimate
 from core.inference.segmenter import Segmenter, scored_images, settled_dtype
 from core.io.files import remove, remove_leftovers, write_lines
@@ -66,8 +68,9 @@ def estimate_train_masks(config: Config, epoch: int, *, devices: list, crf: bool
         logger.info("%d masks to estimate, %d there already", len(rest), len(targets.names) - len(rest))
 
         segmenter = Segmenter(snapshot, devices, options.dtype)
+        prior = _prior(segmenter, snapshot, targets, posteriors, options) if rest else None
         work = functools.partial(estimate, estimation=Estimation(
-            config, crf, targets.labels, _adjustment(snapshot), posteriors, targets.masks))
+            config, crf, targets.labels, prior, posteriors, targets.masks))
         with record, process_pool(jobs if crf else 1) as pool:
             scored = scored_images(segmenter, rest, folder=targets.images, options=options)
             for _ in progress(ordered_map(work, scored, pool, 2 * jobs), len(rest), "mask estimation"):
@@ -100,19 +103,19 @@ def _same(folder, other):
     return os.path.realpath(folder) == os.path.realpath(other)
 
 
-def _adjustment(snapshot):
-    """(classes,) array that the init model's scores are divided by, or None.
-
-    Menon et al., "Long-tail learning via logit adjustment" (ICLR 2021), equation 9. Most pixels of web images are
-    background, so where the network is unsure it says background; that an image's labels are known makes it too timid.
-    """
-    power, prior = snapshot.config.logit_adjustment, snapshot.class_prior
-    if not power or snapshot.model != "init":
-        return None
-    if prior is None:
-        raise UserError(f"{snapshot.path} does not record how often its training masks show each class: train it again "
-                        "with this program, or set logit_adjustment to 0")
-    return np.where(prior > 0, prior / prior.max(), 1) ** power
+def _prior(segmenter, snapshot, targets, posteriors, options):
+    """(classes,) array that the model's scores are divided by, or None."""
+    prior = web_prior(snapshot)
+    if prior is None or posteriors is None:
+        return prior
+    labelled = collections.defaultdict(list)
+    for name in targets.names:
+        for label in set(targets.labels[name]):
+            labelled[label].append(name)
+    sample = {name for names in labelled.values() for name in names[::-(-len(names) // SAMPLE)]}
+    scored = scored_images(segmenter, progress(sorted(sample), len(sample), "shares of the classes"),
+                           folder=targets.images, options=dataclasses.replace(options, scales=(1.0,)))
+    return lower_to_cosegmentation(prior, scored, targets.labels, posteriors, snapshot.config)
 
 
 def _origin(snapshot, options, images, posteriors):

@@ -5,8 +5,7 @@ import numpy as np
 
 from core.classes import BACKGROUND, IGNORE_LABEL
 from core.config import Config
-from core.dataset.train_posteriors import read_posteriors
-from core.errors import UserError
+from core.dataset.train_posteriors import read_foreground
 from core.inference.postprocess import Scored, predict
 from core.io.images import write_mask
 from core.paths import mask_path
@@ -39,11 +38,7 @@ def estimate(scored: Scored, estimation: Estimation) -> None:
     if estimation.prior is not None:
         scored = scored._replace(scores=scored.scores / estimation.prior.astype(np.float32)[:, None, None])
     if estimation.posteriors and labels:
-        judged = read_posteriors(estimation.posteriors, scored.name, scored.image.shape[:2])
-        if list(judged.labels) != labels:
-            raise UserError(f"{estimation.posteriors}: {scored.name} was co-segmented with other labels: run "
-                            "create_web_masks.py again")
-        foreground = judged.foreground
+        foreground = read_foreground(estimation.posteriors, scored.name, labels, scored.image.shape[:2])
     mask = pseudo_mask(scored, labels, estimation.config, crf=estimation.crf, foreground=foreground)
     write_mask(mask_path(estimation.folder, scored.name), mask)
 
