@@ -7,6 +7,7 @@ from core.classes import BACKGROUND
 from core.config import Config
 from core.dataset.train_posteriors import read_foreground
 from core.errors import UserError
+from core.inference.crf import SMALLEST_SCORE
 from core.inference.postprocess import Scored
 from core.io.logs import logger
 from core.network.snapshots import Snapshot
@@ -53,7 +54,7 @@ def lower_to_cosegmentation(prior: np.ndarray, scored: Iterable[Scored], labels:
         scores = scores[rows, ::_STEP, ::_STEP]
         foreground = read_foreground(posteriors, name, shown, scores.shape[1:])
         odds = np.concatenate([np.ones_like(foreground[:1]), foreground / (1 - foreground)])
-        images.append((rows, scores.reshape(len(rows), -1)))
+        images.append((rows, np.maximum(scores.reshape(len(rows), -1), SMALLEST_SCORE)))
         known.append((rows, (odds / odds.sum(0)).mean((1, 2))))
     wanted = _mean_shares(known, len(prior))
     factors = least = 1 / prior
@@ -63,8 +64,8 @@ def lower_to_cosegmentation(prior: np.ndarray, scored: Iterable[Scored], labels:
         raised[BACKGROUND] = least[BACKGROUND]
         factors = np.maximum(raised, least)
     for index in np.flatnonzero(factors > 2 * least):
-        logger.info("%s: takes less of its images to the model than to the co-segmentation; scores raised %.0f times",
-                    config.classes[index], factors[index] / least[index])
+        logger.info("%s: the model gives it less of its images than the co-segmentation does: its scores count %.0f "
+                    "times", config.classes[index], factors[index] / least[index])
     return 1 / factors
 
 

@@ -8,9 +8,12 @@ from conftest import CPUS
 
 from core.dataset.create import create_dataset
 from core.dataset.samples import read_labels
+from core.dataset.train_posteriors import Posteriors, write_posteriors
 from core.errors import UserError
+from core.inference import estimate_masks
 from core.inference.estimate_masks import estimate_train_masks
 from core.inference.options import InferenceOptions
+from core.inference.pseudo_masks import estimate
 from core.inference.segmenter import Segmenter, scored_images
 from core.io.files import read_list
 from core.io.images import read_mask, write_mask
@@ -47,6 +50,31 @@ def test_logit_adjustment_divides_the_scores_by_the_prior_that_the_snapshot_reco
     estimate_train_masks(untrained, 2, devices=CPU, overwrite=True)
     plain = {name: read_mask(mask_path(layout.train_masks, name), untrained.num_classes) for name in expected}
     assert sum((mask > 0).sum() for mask in masks.values()) > sum((mask > 0).sum() for mask in plain.values())
+
+
+def test_a_class_that_the_model_misses_is_raised_to_its_share_by_cosegmentation(untrained, sample, monkeypatch):
+    create_dataset(untrained, 1)
+    layout = untrained.layout
+    path = layout.snapshot("init", 2)
+    write_parameters(path, read_parameters(path)._replace(class_prior=np.full(untrained.num_classes, 1.0)))
+    names = read_list(layout.train_list)
+    labels = read_labels(layout.train_labels, names, untrained)
+    missed = labels[names[0]][0]  # which the co-segmentation gives nearly all of its images, and others hardly anything
+    for name in names:
+        shown = tuple(sorted(labels[name]))
+        write_posteriors(layout.train_posteriors, name, Posteriors(
+            shown, np.stack([np.full((4, 4), 0.99 if label == missed else 0.01) for label in shown])))
+    priors = []
+
+    def noted(scored, estimation):
+        priors.append(estimation.prior)
+        estimate(scored, estimation)
+    monkeypatch.setattr(estimate_masks, "estimate", noted)
+    config = dataclasses.replace(untrained, cosegmented_images="web+train", logit_adjustment=1.0)
+    estimate_train_masks(config, 2, devices=CPU)
+    assert priors[0][missed] < 0.5 and (np.delete(priors[0], missed) == 1).all()
+    estimate_train_masks(dataclasses.replace(config, cosegmented_images="web"), 2, devices=CPU, overwrite=True)
+    assert (priors[-1] == 1).all()
 
 
 def test_the_log_says_how_many_masks_show_each_label(untrained, sample, caplog):
