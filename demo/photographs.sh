@@ -54,8 +54,8 @@ last=${trained%% *}  # epoch of both models
 step 2 python fetch_web_images.py --folder "$folder/web" "${settings[@]}"
 step 21 python create_web_masks.py "${settings[@]}"
 step 9 python train_seg_model.py --model init --resume "${settings[@]}"
-# At their own size, training images are labelled as well as at 500 pixels, in less time.
-step 13 python est_voc_train_masks.py --epoch $last --crf --inference-side 0 "${settings[@]}"
+# Training images are labelled as well at the published scales, in less time.
+step 13 python est_voc_train_masks.py --epoch $last --crf --scales 0.7,1,1.3 "${settings[@]}"
 # Smaller steps: the global branch's new layers diverge with the init model's.
 step 22 python train_seg_model.py --model final --resume --lr 0.01 "${settings[@]}" \
     --base-model "${trained#* }"
