@@ -37,9 +37,9 @@ def lower_to_cosegmentation(prior: np.ndarray, scored: Iterable[Scored], labels:
     """The prior, lower for classes that the model finds less of than the co-segmentation does.
 
     A model that knows persons from portraits sees the heads of riders alone. So the scores of a class are raised until
-    it takes as large a share of the images labelled with it as the co-segmentation gives it; those of classes that take
-    more stay as they are. The iteration is that of Saerens, Latinne and Decaestecker, "Adjusting the outputs of a
-    classifier to new a priori probabilities" (Neural Computation, 2002), with shares that are known.
+    its share of the images labelled with it is the geometric mean of the model's own and the co-segmentation's; those
+    of classes that take more stay as they are. The iteration is that of Saerens, Latinne and Decaestecker, "Adjusting
+    the outputs of a classifier to new a priori probabilities" (Neural Computation, 2002), with shares that are known.
 
     Args:
         prior: (classes,), see `web_prior`.
@@ -56,11 +56,14 @@ def lower_to_cosegmentation(prior: np.ndarray, scored: Iterable[Scored], labels:
         odds = np.concatenate([np.ones_like(foreground[:1]), foreground / (1 - foreground)])
         images.append((rows, np.maximum(scores.reshape(len(rows), -1), SMALLEST_SCORE)))
         known.append((rows, (odds / odds.sum(0)).mean((1, 2))))
-    wanted = _mean_shares(known, len(prior))
+
+    def found(factors):
+        return _mean_shares(((rows, _shares(scores * factors[rows, None])) for rows, scores in images), len(prior))
+
     factors = least = 1 / prior
+    wanted = np.sqrt(found(least) * _mean_shares(known, len(prior)))
     for _ in range(_ROUNDS):
-        found = _mean_shares(((rows, _shares(scores * factors[rows, None])) for rows, scores in images), len(prior))
-        raised = factors * wanted / np.maximum(found, 1e-9)
+        raised = factors * wanted / np.maximum(found(factors), 1e-9)
         raised[BACKGROUND] = least[BACKGROUND]
         factors = np.maximum(raised, least)
     for index in np.flatnonzero(factors > 2 * least):
