@@ -39,7 +39,7 @@ STAGES = (Stage(1, 3, 1, 1, 16), Stage(3, 3, 2, 6, 24), Stage(3, 5, 2, 6, 48), S
           Stage(4, 5, 1, 6, 120), Stage(5, 5, 2, 6, 208), Stage(1, 3, 1, 6, 352))
 _STEM, _HEAD = 32, 1280  # channels
 _FIRST_BLOCK = (0,) + tuple(itertools.accumulate(stage.blocks for stage in STAGES))  # of stages 1 to 7
-SHARED_STAGES = 5  # before the branches part, which differ in stride
+SHARED_STAGES, LAST_STAGE = 5, 7  # the last one before the branches part, which differ in stride, and the last of all
 
 
 def stem(ops: Any, data: Any) -> Any:

@@ -23,36 +23,31 @@ BACKBONES = {"resnet50": resnet, "efficientnet_lite2": efficientnet_lite}
 _GLOBAL = "_g"  # suffix of the global branch's copies of the backbone's layers
 
 
-def shared_maps(ops: Any, config: Config) -> List[Any]:
-    """Outputs of the stages that both branches start from."""
-    return BACKBONES[config.backbone].shared_stages(ops, config, ops.input())
-
-
-def logits(ops: Any, model: str, config: Config, dropout: float = 0.0, shared: Optional[List[Any]] = None
+def logits(ops: Any, model: str, config: Config, dropout: float = 0.0, frozen: Optional[List[Any]] = None
            ) -> Tuple[Any, Any]:
     """The network, up to the losses or the softmax.
 
     Args:
         ops: the engine's operations.
         dropout: share of the head's activations dropped.
-        shared: what `shared_maps` gives, where it is there already; the network then has no other input.
+        frozen: what `frozen_maps` gives, where it is there already; the network then has no other input.
 
     Returns:
         (per-cell logits (b, classes, h/8, w/8), image-level logits (b, classes, 1, 1); of the init model None).
     """
-    cells, whole = branches(ops, model, config, dropout, shared)
+    cells, whole = branches(ops, model, config, dropout, frozen)
     return (cells, None) if whole is None else (ops.broadcast_add(cells, whole), whole)
 
 
-def branches(ops: Any, model: str, config: Config, dropout: float = 0.0, shared: Optional[List[Any]] = None
+def branches(ops: Any, model: str, config: Config, dropout: float = 0.0, frozen: Optional[List[Any]] = None
              ) -> Tuple[Any, Any]:
     """As `logits`, but the image-level ones are not added to the per-cell ones."""
     if model not in MODELS:
         raise UserError(f"there is no model {model!r}; it is one of: {', '.join(MODELS)}")
     backbone = BACKBONES[config.backbone]
-    shared = shared_maps(ops, config) if shared is None else shared
+    features = frozen if frozen and _all_frozen(config) else _features(ops, model, config, frozen)
 
-    cells = _scaled(ops, backbone, backbone.dense_stages(ops, config, shared))
+    cells = _scaled(ops, backbone, features[0])
     cells = ops.convolution(cells, "new_conv1", config.head_channels, kernel=3,
                             dilation=-(-config.head_dilation * STRIDE // backbone.OUTPUT_STRIDE))
     cells = ops.dropout(ops.relu(cells), dropout)
@@ -63,10 +58,29 @@ def branches(ops: Any, model: str, config: Config, dropout: float = 0.0, shared:
     if model == "init":
         return cells, None
 
-    whole = _scaled(ops, backbone, backbone.global_features(ops, config, shared, _GLOBAL))
+    whole = _scaled(ops, backbone, features[1])
     for name in ("g_multi_fc1", "g_multi_fc2"):
         whole = ops.dropout(ops.relu(ops.convolution(whole, name, config.global_channels)), dropout)
     return cells, ops.convolution(whole, "g_score", config.num_classes)
+
+
+def frozen_maps(ops: Any, model: str, config: Config) -> List[Any]:
+    """Outputs of stages that don't learn: those that both branches start from; or the last ones, if none learns."""
+    if _all_frozen(config):
+        return _features(ops, model, config)
+    return BACKBONES[config.backbone].shared_stages(ops, config, ops.input())
+
+
+def _all_frozen(config):
+    return config.frozen_stages >= BACKBONES[config.backbone].LAST_STAGE
+
+
+def _features(ops, model, config, shared=None):
+    """Maps of the backbone that the per-cell head, and in the final model the global branch's layers, start from."""
+    backbone = BACKBONES[config.backbone]
+    shared = shared or backbone.shared_stages(ops, config, ops.input())
+    features = [backbone.dense_stages(ops, config, shared)]
+    return features if model == "init" else [*features, backbone.global_features(ops, config, shared, _GLOBAL)]
 
 
 def _scaled(ops, backbone, features):
@@ -162,11 +176,11 @@ def frozen_parameters(model: str, config: Config) -> List[str]:
             if (base_stage(name) or np.inf) <= config.frozen_stages]
 
 
-def frozen_share(config: Config, args: Mapping[str, np.ndarray], aux: Mapping[str, np.ndarray]
+def frozen_share(model: str, config: Config, args: Mapping[str, np.ndarray], aux: Mapping[str, np.ndarray]
                  ) -> Optional[Dict[str, np.ndarray]]:
-    """Parameters, as `fold_batch_norms` gives them, of the stages that `shared_maps` runs; None where one learns."""
+    """Parameters, as `fold_batch_norms` gives them, of the stages that `frozen_maps` runs; None where one learns."""
     if config.frozen_stages < BACKBONES[config.backbone].SHARED_STAGES:
         return None
     recorder = ShapeRecorder()
-    shared_maps(recorder, config)
+    frozen_maps(recorder, model, config)
     return fold_batch_norms({name: args[name] for name in recorder.args}, aux)

@@ -10,7 +10,7 @@ from core.config import Config
 BN_EPSILON = 1.001e-5
 OUTPUT_STRIDE = 8  # of the dense branch
 FEATURE_SCALE = 1  # of what the new layers get
-SHARED_STAGES = 3  # before the branches part
+SHARED_STAGES, LAST_STAGE = 3, 5  # the last one before the branches part, and the last of all
 NAME = "ResNet-50"
 
 

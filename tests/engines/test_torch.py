@@ -78,7 +78,7 @@ def test_the_maps_of_the_imagenet_network_are_the_same(rng):
 
 
 @pytest.mark.parametrize("backbone, frozen_stages", [("resnet50", 1), ("resnet50", 3), ("efficientnet_lite2", 1),
-                                                     ("efficientnet_lite2", 5)])
+                                                     ("efficientnet_lite2", 5), ("efficientnet_lite2", 7)])
 @pytest.mark.parametrize("model", ["init", "final"])
 def test_a_training_step_is_the_same(backbone, frozen_stages, model, rng):
     config, parameters = made(backbone, model, rng, learning_rate=0.05, weight_decay=0.3, frozen_stages=frozen_stages,
@@ -92,7 +92,7 @@ def test_a_training_step_is_the_same(backbone, frozen_stages, model, rng):
     for name in theirs:
         np.testing.assert_allclose(mine[name], theirs[name], rtol=0, err_msg=name,
                                    atol=1e-5 * max(changes.values()) + 1e-6 * np.abs(theirs[name]).max())
-    assert sum(change > 0 for change in changes.values()) > 20
+    assert sum(change > 0 for change in changes.values()) > (5 if frozen_stages == 7 else 20)
 
 
 @pytest.mark.parametrize("kernel, stride, dilation, side, same", [

@@ -103,7 +103,8 @@ def test_frozen_stages_stay_and_the_others_learn(backbone, layers, rng):
     assert not set(trainer.momentum()) & set(frozen)
 
 
-@pytest.mark.parametrize("backbone, frozen_stages", [("resnet50", 3), ("efficientnet_lite2", 5)])
+@pytest.mark.parametrize("backbone, frozen_stages", [("resnet50", 3), ("resnet50", 5), ("efficientnet_lite2", 5),
+                                                     ("efficientnet_lite2", 7)])
 def test_frozen_stages_that_run_once_folded_give_the_same_step(backbone, frozen_stages, rng, monkeypatch):
     config, parameters = made(backbone, "final", rng, frozen_stages=frozen_stages, learning_rate=0.05, batch_size=4)
     batch, results = batch_of(config, rng), []

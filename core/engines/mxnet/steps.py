@@ -16,7 +16,7 @@ Inputs = List[Tuple[str, Tuple[int, ...]]]  # names and shapes
 
 
 def training_symbol(model: str, config: Config, device_batch: int, stored_statistics: bool = True,
-                    shared: Optional[List[mx.sym.Symbol]] = None) -> mx.sym.Symbol:
+                    frozen: Optional[List[mx.sym.Symbol]] = None) -> mx.sym.Symbol:
     """Network with its losses.
 
     Inputs: data (b, 3, h, w) float32, RGB minus the mean; softmax_label (b, h/8 * w/8), class indices or 255; for the
@@ -30,11 +30,11 @@ def training_symbol(model: str, config: Config, device_batch: int, stored_statis
     Args:
         device_batch: images of a batch on one device.
         stored_statistics: False normalises by the statistics of the batch.
-        shared: inputs in place of data, see `fcn.logits`.
+        frozen: inputs in place of data, see `fcn.logits`.
     """
     with mx.name.NameManager():  # layers without a name are counted from 0, however many networks were made before
         logits, image_logits = fcn.logits(SymbolOperations("stored" if stored_statistics else "batch"), model, config,
-                                          config.dropout, shared)
+                                          config.dropout, frozen)
     outputs = [mx.sym.SoftmaxOutput(logits, name="softmax", multi_output=True, use_ignore=True,
                                     ignore_label=IGNORE_LABEL, normalization="valid")]
     if image_logits is not None:
@@ -80,15 +80,15 @@ class Steps:
         self._has_labels = model == "final"
         self._contexts = [context(device) for device in devices]
         self._start = parameters
-        frozen = fcn.frozen_share(config, *parameters)
-        self._frozen = _FrozenStages(config, frozen, self._contexts) if frozen else None
+        frozen = fcn.frozen_share(model, config, *parameters)
+        self._frozen = _FrozenStages(config, model, frozen, self._contexts) if frozen else None
         symbol = training_symbol(model, config, config.batch_size // len(devices))
         self.symbol = symbol.tojson()
         inputs, labels = training_inputs(model, config, config.batch_size)
         if self._frozen:
             inputs = self._frozen.outputs
             symbol = training_symbol(model, config, config.batch_size // len(devices),
-                                     shared=[mx.sym.Variable(name) for name, _ in inputs])
+                                     frozen=[mx.sym.Variable(name) for name, _ in inputs])
         names = set(symbol.list_arguments())
         self._module = mx.mod.Module(symbol, [name for name, _ in inputs], [name for name, _ in labels],
                                      context=self._contexts, fixed_param_names=[
@@ -157,19 +157,19 @@ class Steps:
 
 
 class _FrozenStages:
-    """The stages before the branches, where they don't learn: batch norms are folded into the convolutions, once.
+    """Stages that don't learn, see `fcn.frozen_maps`: batch norms are folded into the convolutions, once.
 
     Attributes:
         outputs: names and shapes of their maps.
     """
 
-    def __init__(self, config: Config, parameters: Dict[str, np.ndarray], contexts: List[mx.Context]):
-        symbol = mx.sym.Group(fcn.shared_maps(SymbolOperations("folded"), config))
+    def __init__(self, config: Config, model: str, parameters: Dict[str, np.ndarray], contexts: List[mx.Context]):
+        symbol = mx.sym.Group(fcn.frozen_maps(SymbolOperations("folded"), model, config))
         shape = (config.batch_size // len(contexts), 3, config.crop_size, config.crop_size)
         self._executors = [symbol.simple_bind(where, grad_req="null", data=shape) for where in contexts]
         for executor in self._executors:
             executor.copy_params_from(_arrays(parameters))
-        self.outputs: Inputs = [(f"shared{number}", (config.batch_size, *output.shape[1:]))
+        self.outputs: Inputs = [(f"frozen{number}", (config.batch_size, *output.shape[1:]))
                                 for number, output in enumerate(self._executors[0].outputs)]
 
     def forward(self, data: np.ndarray) -> List[mx.nd.NDArray]:

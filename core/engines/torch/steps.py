@@ -111,7 +111,7 @@ class _Network(torch.nn.Module):
         for name in fcn.frozen_parameters(model, config):
             self.trained[name].requires_grad_(False)
         self._frozen = {name: self._tensor(value, device)
-                        for name, value in (fcn.frozen_share(config, *parameters) or {}).items()}
+                        for name, value in (fcn.frozen_share(model, config, *parameters) or {}).items()}
 
     def _tensor(self, value, device):
         """In the order of the maps, so that no step has to lay out weights, gradients or momentum again."""
@@ -122,12 +122,12 @@ class _Network(torch.nn.Module):
                 share: float) -> Tuple[torch.Tensor, torch.Tensor]:
         """(loss, the four numbers that `Steps.step` promises) of a share of this process's images, which have `cells`
         valid cells; the losses are those of MXNet's `training_symbol`."""
-        data, shared = (images.permute(0, 3, 1, 2) - self._mean).contiguous(memory_format=self._format), None
+        data, frozen = (images.permute(0, 3, 1, 2) - self._mean).contiguous(memory_format=self._format), None
         if self._frozen:
             with torch.no_grad():
-                shared = fcn.shared_maps(TorchOperations(self._frozen, data), self._config)
+                frozen = fcn.frozen_maps(TorchOperations(self._frozen, data), self._model, self._config)
         ops = TorchOperations({**self.trained, **self.states}, data, "stored")
-        logits, image_logits = fcn.logits(ops, self._model, self._config, self._config.dropout, shared)
+        logits, image_logits = fcn.logits(ops, self._model, self._config, self._config.dropout, frozen)
         logits = logits.float()
         labels = labels.long().view(len(labels), *logits.shape[2:])
         total = F.cross_entropy(logits, labels, ignore_index=IGNORE_LABEL, reduction="sum")
