@@ -20,7 +20,7 @@ torch = backend.torch
 GPUS = torch.cuda.device_count()
 DTYPES = ("float32", "tf32", "bfloat16") if GPUS else ("float32",)
 BACKBONES = {"resnet50": {"batch_size": 16, "crop_size": 320},
-             "efficientnet_lite2": {"batch_size": 16, "crop_size": 320, "frozen_stages": 5}}
+             "efficientnet_lite2": {"batch_size": 16, "crop_size": 320, "frozen_stages": 7}}
 SMALL = {"width": 4, "head_channels": 8, "global_channels": 8, "batch_size": 2, "crop_size": 64}
 STEPS, IMAGES, SIDE = (50, 50, 504) if GPUS else (1, 1, 96)
 

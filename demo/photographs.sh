@@ -21,8 +21,8 @@ val=()
 [ ! -d "$folder/val/masks" ] || val=(--val-images "$folder/val/images" --val-masks "$folder/val/masks")
 
 # step WEIGHT COMMAND: the weights are about the minutes that the steps take for twenty classes, on two quiet cores.
-left=82
-[ ${#val[@]} -gt 0 ] || left=70
+left=72
+[ ${#val[@]} -gt 0 ] || left=60
 spent=0
 begin=$SECONDS
 step() {
@@ -52,12 +52,12 @@ config = make_config("demo/light.yaml", sys.argv[1], root=sys.argv[2])
 print(config.max_epoch - 1, config.layout.snapshot("init", config.max_epoch - 1))' "$folder/photographs.yaml" "$work")
 last=${trained%% *}  # epoch of both models
 step 2 python fetch_web_images.py --folder "$folder/web" "${settings[@]}"
-step 21 python create_web_masks.py "${settings[@]}"
-step 9 python train_seg_model.py --model init --resume "${settings[@]}"
+step 24 python create_web_masks.py "${settings[@]}"
+step 5 python train_seg_model.py --model init --resume "${settings[@]}"
 # Training images are labelled as well at the published scales, in less time.
 step 13 python est_voc_train_masks.py --epoch $last --crf --scales 0.7,1,1.3 "${settings[@]}"
 # Smaller steps: the global branch's new layers diverge with the init model's.
-step 22 python train_seg_model.py --model final --resume --lr 0.01 "${settings[@]}" \
+step 13 python train_seg_model.py --model final --resume --lr 0.01 "${settings[@]}" \
     --base-model "${trained#* }"
 if [ ${#val[@]} -gt 0 ]; then
     step 1 python eval_seg_model.py --model init --epoch $last "${settings[@]}"

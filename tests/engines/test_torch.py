@@ -22,7 +22,6 @@ from core.engines.devices import Device  # noqa: E402
 from core.engines.network import Network  # noqa: E402
 from core.engines.torch import backend as torch_backend  # noqa: E402
 from core.engines.torch import steps as torch_steps  # noqa: E402
-from core.engines.torch.operations import TorchOperations  # noqa: E402
 from core.errors import UserError  # noqa: E402
 from core.inference.segmenter import Segmenter, branch_scores  # noqa: E402
 from core.io.files import read_json  # noqa: E402
@@ -93,22 +92,6 @@ def test_a_training_step_is_the_same(backbone, frozen_stages, model, rng):
         np.testing.assert_allclose(mine[name], theirs[name], rtol=0, err_msg=name,
                                    atol=1e-5 * max(changes.values()) + 1e-6 * np.abs(theirs[name]).max())
     assert sum(change > 0 for change in changes.values()) > (5 if frozen_stages == 7 else 20)
-
-
-@pytest.mark.parametrize("kernel, stride, dilation, side, same", [
-    (5, 1, 2, 8, False), (5, 1, 2, 7, False), (3, 1, 2, 9, False), (5, 2, 1, 8, False), (5, 2, 1, 8, True),
-    (5, 1, 1, 6, False)])
-def test_gradients_of_depthwise_convolutions_are_those_of_torch(kernel, stride, dilation, side, same):
-    torch.manual_seed(0)
-    shapes = (2, 3, side, side + 2), (3, 1, kernel, kernel), (3,)
-    inputs = data, weight, bias = [torch.randn(shape, requires_grad=True) for shape in shapes]
-    padded = torch.nn.functional.pad(weight, (1, 0, 1, 0)) if same else weight
-    theirs = torch.nn.functional.conv2d(data, padded, bias, stride, dilation * (kernel // 2), dilation, 3)
-    ops = TorchOperations({"a_weight": weight, "a_bias": bias}, data)
-    mine = ops.convolution(data, "a", 3, kernel, stride, dilation, depthwise=True, same=same)
-    grad = torch.randn_like(theirs)
-    for one, other in zip(torch.autograd.grad(mine, inputs, grad), torch.autograd.grad(theirs, inputs, grad)):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_a_batch_in_parts_makes_the_same_step(rng):

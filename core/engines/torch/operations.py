@@ -1,10 +1,9 @@
 """The networks' operations, carried out by torch."""
-from typing import Any, Dict, List, Optional
+from typing import Dict, List, Optional
 
 from core.engines.torch.backend import torch
 
 F = torch.nn.functional
-_gradients: Any = F.grad  # type: ignore[attr-defined]
 
 
 class TorchOperations:
@@ -112,10 +111,7 @@ def _convolve(data, weight, bias: Optional[torch.Tensor], kernel, stride, dilati
     pad = dilation * (kernel // 2)
     if same and stride == 2:
         weight = F.pad(weight, (1, 0, 1, 0))
-    groups = len(weight) if depthwise else 1
-    if depthwise and (kernel > 3 or dilation > 1) and weight.requires_grad and data.device.type == "cpu":
-        return _Depthwise.apply(data, weight, bias, stride, pad, dilation)
-    return F.conv2d(data, weight, bias, stride, pad, dilation, groups)
+    return F.conv2d(data, weight, bias, stride, pad, dilation, len(weight) if depthwise else 1)
 
 
 class _ReLU6(torch.autograd.Function):
@@ -130,41 +126,3 @@ class _ReLU6(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         return torch.ops.aten.hardtanh_backward(grad, ctx.saved_tensors[0], 0, 6)
-
-
-class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution, with gradients that oneDNN has fast kernels for: torch's took 2 to 4 times as long
-    where the kernel is dilated or has more than three columns, and 9 times in bfloat16."""
-
-    @staticmethod
-    def forward(ctx, data, weight, bias, stride, pad, dilation):
-        ctx.save_for_backward(data, weight)
-        ctx.shape = stride, pad, dilation
-        return F.conv2d(data, weight, bias, stride, pad, dilation, len(weight))
-
-    @staticmethod
-    def backward(ctx, grad):
-        data, weight = (value.to(grad.dtype) for value in ctx.saved_tensors)
-        (stride, pad, dilation), count, bias_grad = ctx.shape, len(weight), grad.sum((0, 2, 3))
-        if stride == 1:
-            data_grad = F.conv2d(grad, weight.flip(2, 3), None, 1, pad, dilation, count)
-        else:
-            data_grad = _gradients.conv2d_input(data.shape, weight, grad, stride, pad, 1, count)
-        if dilation > 1:
-            data, grad, pad = _cells_apart(data, dilation), _cells_apart(grad, dilation), pad // dilation
-        parts = []
-        for column in range(0, weight.shape[3], 3):
-            shape = weight[..., column:column + 3].shape
-            width = (grad.shape[3] - 1) * stride + shape[3]
-            seen = F.pad(data, (pad - column, width - data.shape[3] - pad + column))
-            parts.append(_gradients.conv2d_weight(seen, shape, grad, stride, (pad, 0), 1, count))
-        return data_grad, torch.cat(parts, 3), bias_grad, None, None, None
-
-
-def _cells_apart(data, step):
-    """Maps of every `step`-th row and column, as a batch: on them, what is dilated by `step` is not."""
-    below, right = (-side % step for side in data.shape[2:])
-    data = F.pad(data, (0, right, 0, below)) if below or right else data
-    count, channels, height, width = data.shape
-    cells = data.permute(0, 2, 3, 1).reshape(count, height // step, step, width // step, step, channels)
-    return cells.permute(2, 4, 0, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
