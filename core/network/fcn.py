@@ -45,9 +45,10 @@ def branches(ops: Any, model: str, config: Config, dropout: float = 0.0, frozen:
     if model not in MODELS:
         raise UserError(f"there is no model {model!r}; it is one of: {', '.join(MODELS)}")
     backbone = BACKBONES[config.backbone]
-    features = frozen if frozen and _all_frozen(config) else _features(ops, model, config, frozen)
+    ready = frozen if frozen and _all_frozen(config) else None
+    shared = frozen or backbone.shared_stages(ops, config, ops.input())
 
-    cells = _scaled(ops, backbone, features[0])
+    cells = _scaled(ops, backbone, ready[0] if ready else backbone.dense_stages(ops, config, shared))
     cells = ops.convolution(cells, "new_conv1", config.head_channels, kernel=3,
                             dilation=-(-config.head_dilation * STRIDE // backbone.OUTPUT_STRIDE))
     cells = ops.dropout(ops.relu(cells), dropout)
@@ -58,29 +59,25 @@ def branches(ops: Any, model: str, config: Config, dropout: float = 0.0, frozen:
     if model == "init":
         return cells, None
 
-    whole = _scaled(ops, backbone, features[1])
+    whole = _scaled(ops, backbone, ready[1] if ready else backbone.global_features(ops, config, shared, _GLOBAL))
     for name in ("g_multi_fc1", "g_multi_fc2"):
         whole = ops.dropout(ops.relu(ops.convolution(whole, name, config.global_channels)), dropout)
     return cells, ops.convolution(whole, "g_score", config.num_classes)
 
 
 def frozen_maps(ops: Any, model: str, config: Config) -> List[Any]:
-    """Outputs of stages that don't learn: those that both branches start from; or the last ones, if none learns."""
-    if _all_frozen(config):
-        return _features(ops, model, config)
-    return BACKBONES[config.backbone].shared_stages(ops, config, ops.input())
+    """Outputs of stages that don't learn: those that both branches start from; or, if none of the backbone learns, what
+    the head and, in the final model, the global branch's own layers get."""
+    backbone = BACKBONES[config.backbone]
+    shared = backbone.shared_stages(ops, config, ops.input())
+    if not _all_frozen(config):
+        return shared
+    dense = backbone.dense_stages(ops, config, shared)
+    return [dense] if model == "init" else [dense, backbone.global_features(ops, config, shared, _GLOBAL)]
 
 
 def _all_frozen(config):
     return config.frozen_stages >= BACKBONES[config.backbone].LAST_STAGE
-
-
-def _features(ops, model, config, shared=None):
-    """Maps of the backbone that the per-cell head, and in the final model the global branch's layers, start from."""
-    backbone = BACKBONES[config.backbone]
-    shared = shared or backbone.shared_stages(ops, config, ops.input())
-    features = [backbone.dense_stages(ops, config, shared)]
-    return features if model == "init" else [*features, backbone.global_features(ops, config, shared, _GLOBAL)]
 
 
 def _scaled(ops, backbone, features):
