@@ -45,10 +45,10 @@ def branches(ops: Any, model: str, config: Config, dropout: float = 0.0, frozen:
     if model not in MODELS:
         raise UserError(f"there is no model {model!r}; it is one of: {', '.join(MODELS)}")
     backbone = BACKBONES[config.backbone]
-    ready = frozen if frozen and _all_frozen(config) else None
     shared = frozen or backbone.shared_stages(ops, config, ops.input())
+    ready = frozen and _all_frozen(config)
 
-    cells = _scaled(ops, backbone, ready[0] if ready else backbone.dense_stages(ops, config, shared))
+    cells = _scaled(ops, backbone, shared[0] if ready else backbone.dense_stages(ops, config, shared))
     cells = ops.convolution(cells, "new_conv1", config.head_channels, kernel=3,
                             dilation=-(-config.head_dilation * STRIDE // backbone.OUTPUT_STRIDE))
     cells = ops.dropout(ops.relu(cells), dropout)
@@ -59,7 +59,7 @@ def branches(ops: Any, model: str, config: Config, dropout: float = 0.0, frozen:
     if model == "init":
         return cells, None
 
-    whole = _scaled(ops, backbone, ready[1] if ready else backbone.global_features(ops, config, shared, _GLOBAL))
+    whole = _scaled(ops, backbone, shared[1] if ready else backbone.global_features(ops, config, shared, _GLOBAL))
     for name in ("g_multi_fc1", "g_multi_fc2"):
         whole = ops.dropout(ops.relu(ops.convolution(whole, name, config.global_channels)), dropout)
     return cells, ops.convolution(whole, "g_score", config.num_classes)
